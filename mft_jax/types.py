@@ -1,0 +1,94 @@
+"""The words every room shares.
+
+Axis legend, used in jaxtyping signatures and as capital suffixes of local names:
+
+    A  micro-batches of one optimiser step (gradient accumulation)
+    B  rows of a batch              L  positions of a row
+    T  tasks                        N  decoder layers (stacked)
+    D  model width                  F  feed-forward width
+    H  query heads                  K  key/value heads        C  head width
+    V  vocabulary                   R  adapter rank           G  quantisation groups
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+
+class MftError(Exception):
+    """A mistake the user can mend. The message says what, where, expected, remedy."""
+
+
+class Batch(NamedTuple):
+    """Packed rows. A row holds several samples (segments) of any tasks.
+
+    One row of length 8 with a sample of task 2, a sample of task 0 and padding:
+
+        tokens        a0 a1 a2 a3  b0 b1 b2  .
+        targets       a1 a2 a3  .  b1 b2  .  .
+        positions      0  1  2  3   0  1  2  0
+        segment_ids    1  1  1  1   2  2  2  0
+        task_ids       2  2  2  2   0  0  0  0
+        loss_weights   0  1  1  0   0  1  0  0
+
+    `targets[b, l]` is the token after `tokens[b, l]` in the same segment; where there is none (the
+    last position of a segment, padding) the loss weight is 0. `segment_ids == 0` is padding.
+    Leaves are NumPy arrays in the loader and JAX arrays in the step; a leading axis A may precede B.
+    """
+
+    tokens: Int[np.ndarray | Array, "*A B L"]
+    targets: Int[np.ndarray | Array, "*A B L"]
+    positions: Int[np.ndarray | Array, "*A B L"]
+    segment_ids: Int[np.ndarray | Array, "*A B L"]
+    task_ids: Int[np.ndarray | Array, "*A B L"]
+    loss_weights: Float[np.ndarray | Array, "*A B L"]
+
+
+class TaskSums(NamedTuple):
+    """A sum and a count per task; the mean is taken once, last. Zero count means absent."""
+
+    sum: Float[np.ndarray | Array, " T"]
+    count: Float[np.ndarray | Array, " T"]
+
+    def merge(self, other: TaskSums) -> TaskSums:
+        return TaskSums(self.sum + other.sum, self.count + other.count)
+
+    def present(self) -> Bool[np.ndarray | Array, " T"]:
+        return self.count > 0
+
+    def mean(self) -> Float[np.ndarray | Array, " T"]:
+        """sum / count. NaN where a task is absent: an absent task has no loss, not loss 0."""
+        return self.sum / self.count
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskTable:
+    """Immutable name <-> id table. The id of a task is its place in `names`."""
+
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise MftError("no task is configured; expected at least one entry in `data.tasks`")
+        twice = sorted({name for name in self.names if self.names.count(name) > 1})
+        if twice:
+            raise MftError(
+                f"task names must be unique, but {', '.join(map(repr, twice))} occurs more than "
+                "once in `data.tasks`; rename one of them"
+            )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def id(self, name: str) -> int:
+        return self.names.index(name)
+
+    def by_name(self, values_T: Sequence[float] | np.ndarray) -> dict[str, float | None]:
+        """`{name: value}`, with None for a value that is not finite (an absent task)."""
+        values = [float(value) for value in values_T]
+        return {n: v if np.isfinite(v) else None for n, v in zip(self.names, values, strict=True)}
