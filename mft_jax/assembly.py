@@ -1,0 +1,206 @@
+"""The parts of a run, built from its configuration: model, data, step. No loop, no state."""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from transformers import PreTrainedTokenizerBase
+
+from mft_jax import finetune, optim, sharding
+from mft_jax.balancers.base import Balancer
+from mft_jax.balancers.registry import make_balancer
+from mft_jax.config import TrainConfig
+from mft_jax.data.loader import train_loader, valid_batches, valid_loader
+from mft_jax.data.tokenization import TokenizedData, load_data
+from mft_jax.huggingface.checkpoint import load_params, model_folder, random_params, read_model
+from mft_jax.huggingface.tokenizers import load_tokenizer
+from mft_jax.models.config import ModelConfig
+from mft_jax.models.decoder import Params, param_shapes
+from mft_jax.models.families.base import Family
+from mft_jax.train_state import TrainState
+from mft_jax.train_step import Computation, TrainStep, make_train_step, task_nll
+from mft_jax.types import Batch, MftError, TaskSums
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A base model on the mesh, split into what is frozen and what is trained."""
+
+    folder: Path
+    family: Family
+    config: ModelConfig
+    frozen: Params
+    trainable: Params
+
+
+def load_model(config: TrainConfig, mesh: Mesh, console: Console) -> Model:
+    folder = model_folder(config.model.path)
+    family, model = read_model(folder)
+    tuning, dtype = config.finetune, config.model.compute_dtype
+    shapes = param_shapes(model)
+    if tuning.method != "full":
+        finetune.adapted_paths(tuning, shapes)  # a pattern without a match is an error: find it now
+    freeze = functools.partial(_freeze, tuning, dtype)
+    place = functools.partial(sharding.leaf_shardings, mesh)
+    if config.model.weights == "random":
+        params = random_params(model, config.seed, freeze=freeze, shardings=place)
+    else:
+        with _loading(console, folder.name) as progress:
+            params = load_params(
+                folder, family, model, freeze=freeze, shardings=place, progress=progress
+            )
+    trainable = params
+    if tuning.method != "full":
+        adapters = functools.partial(finetune.init_trainable, tuning, {}, shapes, config.seed)
+        where = sharding.tree_shardings(mesh, jax.eval_shape(adapters))
+        trainable = jax.jit(adapters, out_shardings=where)()
+    return Model(folder, family, model, finetune.init_frozen(tuning, params), trainable)
+
+
+@contextlib.contextmanager
+def _loading(console: Console, name: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar over bytes, with their rate and the time left."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with RichProgress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(f"loading {name}", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _freeze(tuning: finetune.FinetuneConfig, dtype: str, path: str, weight: jax.Array) -> Any:
+    return finetune.freeze(tuning, path, weight, dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Tokenized tasks and what reads them. Batches are NumPy, this process's rows alone."""
+
+    tokenized: TokenizedData
+    train: Any  # grain iterator with get_state and set_state
+    valid: Any  # the balancer's micro-batch of each step, likewise
+    passes: list[Batch]  # one full validation pass
+
+
+def build_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, console: Console) -> Data:
+    loop, length = config.loop, config.data.row_length
+    with console.status(f"reading and tokenizing {len(config.data.tasks)} tasks"):
+        tokenized = load_data(config.data, tokenizer)
+    shared = dict(
+        row_length=length, process_index=jax.process_index(), process_count=jax.process_count()
+    )
+    steps = dict(num_batches=loop.steps, seed=config.seed)
+    train = train_loader(
+        tokenized.train,
+        rows_per_batch=loop.rows_per_step,
+        micro_batches=loop.micro_batches,
+        **steps,
+        **shared,
+    )
+    valid = valid_loader(tokenized.valid, rows_per_batch=loop.valid_rows, **steps, **shared)
+    passes = valid_batches(tokenized.valid, rows_per_batch=loop.valid_rows, **shared)
+    return Data(tokenized, train, valid, passes)
+
+
+def check_rows(config: TrainConfig, mesh: Mesh) -> None:
+    """Rows must divide evenly over micro-batches and the mesh's data and fsdp axes."""
+    divisor = sharding.rows_divisor(mesh)
+    loop = config.loop
+    for name, rows, parts in (
+        ("loop.rows_per_step", loop.rows_per_step, loop.micro_batches * divisor),
+        ("loop.valid_rows", loop.valid_rows, divisor),
+    ):
+        if parts < 1 or rows < 1 or rows % parts:
+            raise MftError(
+                f"{name}={rows} must be a positive multiple of {parts} (loop.micro_batches="
+                f"{loop.micro_batches}, mesh data={mesh.shape['data']} x fsdp="
+                f"{mesh.shape['fsdp']} devices); change the rows or the mesh"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Machinery:
+    """The compiled functions of a run and the state they start from."""
+
+    compute: Computation
+    balancer: Balancer
+    step: TrainStep
+    evaluate: Callable[[Params, Params, Batch], TaskSums]
+    init_state: Callable[[Params, TaskSums], TrainState]
+    init_balancer: Callable[[TaskSums], Any]
+
+
+def build_machinery(config: TrainConfig, model: Model, mesh: Mesh, data: Data) -> Machinery:
+    num_tasks = len(data.tokenized.tasks)
+    source, steps = config.model, config.loop.steps
+    compute = Computation(
+        model.config, config.finetune, config.objective, num_tasks, source.compute_dtype, source.remat
+    )
+    balancer = make_balancer(
+        config.balancer, total_steps=steps, valid_micro_batches=len(data.passes)
+    )
+    optimizer = optim.optimizer(config.optim, steps)
+    whole = sharding.replicated(mesh)
+    trainable = sharding.tree_shardings(mesh, model.trainable)
+
+    def init_state(params: Params, initial: TaskSums) -> TrainState:
+        zero = jax.numpy.zeros((), jax.numpy.int32)
+        return TrainState(zero, params, optimizer.init(params), balancer.init(num_tasks, initial))
+
+    absent = TaskSums(np.ones(num_tasks, np.float32), np.ones(num_tasks, np.float32))
+    shapes = jax.eval_shape(init_state, model.trainable, absent)
+    where = TrainState(
+        step=whole,
+        trainable=trainable,
+        opt_state=optax.tree_map_params(
+            optimizer,
+            lambda _, placed: placed,
+            shapes.opt_state,
+            trainable,
+            transform_non_params=lambda _: whole,
+        ),
+        balancer=jax.tree.map(lambda _: whole, shapes.balancer),
+    )
+    step = make_train_step(
+        compute, balancer, optimizer, optim.learning_rate(config.optim, steps)
+    )
+    return Machinery(
+        compute=compute,
+        balancer=balancer,
+        step=jax.jit(step, donate_argnums=0, out_shardings=(where, None)),
+        evaluate=jax.jit(functools.partial(task_nll, compute), out_shardings=whole),
+        init_state=jax.jit(init_state, out_shardings=where),
+        init_balancer=jax.jit(
+            functools.partial(balancer.init, num_tasks), out_shardings=where.balancer
+        ),
+    )
+
+
+def place_batch(batch: Batch, mesh: Mesh) -> Batch:
+    """This process's rows as part of the global batch; a leading micro-batch axis stays whole."""
+    spec = sharding.batch_sharding(mesh, batch.tokens.ndim - 2)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(spec, x), batch)
+
+
+def full_pass(
+    machinery: Machinery, trainable: Params, frozen: Params, data: Data, mesh: Mesh
+) -> TaskSums:
+    """Nll of the whole validation set; summed in float64 on the host."""
+    zeros = np.zeros(len(data.tokenized.tasks))
+    total = TaskSums(zeros, zeros)
+    for batch in data.passes:
+        sums = machinery.evaluate(trainable, frozen, place_batch(batch, mesh))
+        total = total.merge(TaskSums(*(np.asarray(leaf, np.float64) for leaf in sums)))
+    return total
+
+
+def tokenizer_for(model: Model) -> PreTrainedTokenizerBase:
+    return load_tokenizer(model.folder, model.config.vocab_size)

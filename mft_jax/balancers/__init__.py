@@ -1,0 +1,1 @@
+"""Weights per task, one paper per file. `base` holds the shape they share."""

@@ -1,0 +1,42 @@
+"""The door: `mft COMMAND --flag=value`, the same as `python -m mft_jax`."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from mft_jax.types import MftError
+
+COMMANDS = {
+    "train": "fine-tune, or resume, as --config says, into --workdir",
+    "export": "write a PEFT adapter or a merged model from --workdir",
+    "report": "write report.html from the metrics in --workdir",
+    "data": "show what --config's tasks hold, and how well they pack",
+    "bench": "measure the loader and the balancer's cost under --config",
+}
+
+
+def usage() -> str:
+    rows = [f"  mft {name:<8} {text}" for name, text in COMMANDS.items()]
+    return "usage: mft COMMAND [--flag=value ...]\n\n" + "\n".join(rows) + (
+        "\n\n`mft COMMAND --help` lists a command's flags."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        sys.exit(0 if arguments else 2)
+    name, *rest = arguments
+    if name not in COMMANDS:
+        print(f"mft: unknown command {name!r}\n\n{usage()}", file=sys.stderr)
+        sys.exit(2)
+    command = importlib.import_module(f"mft_jax.cli.{name}")
+    try:
+        sys.exit(command.run(rest))
+    except MftError as error:
+        print(f"mft {name}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"mft {name}: interrupted", file=sys.stderr)
+        sys.exit(130)

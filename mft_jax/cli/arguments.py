@@ -1,0 +1,56 @@
+"""Flags of a command, read with absl and ml_collections; every mistake is an `MftError`."""
+
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import config_flags
+
+from mft_jax.config import TrainConfig, resolve
+from mft_jax.types import MftError
+
+
+def parse(command: str, doc: str, arguments: Sequence[str], values: flags.FlagValues) -> None:
+    """Parse `arguments` into `values`; `--help` prints the flags and ends."""
+    if any(argument in ("-h", "--help", "-help") for argument in arguments):
+        print(f"mft {command}: {doc}\n")
+        for name in values:
+            if name == values[name].name:
+                default = values[name].default
+                shown = "" if default is None else f" (default: {default})"
+                print(f"  --{name}={'...' :<6} {values[name].help}{shown}")
+        sys.exit(0)
+    try:
+        rest = values([f"mft {command}", *arguments])
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise MftError(f"{error}; see `mft {command} --help`") from error
+    except (OSError, SyntaxError, ImportError) as error:
+        raise MftError(f"--config cannot be read: {error}") from error
+    if len(rest) > 1:
+        raise MftError(
+            f"unexpected argument {rest[1]!r}; flags are written --name=value; see "
+            f"`mft {command} --help`"
+        )
+
+
+def config_flag(values: flags.FlagValues) -> None:
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "a file such as configs/quickstart.py; --config.key=value changes a setting",
+        lock_config=True,
+        flag_values=values,
+    )
+
+
+def resolved(values: flags.FlagValues) -> TrainConfig:
+    if values["config"].value is None:
+        raise MftError("no --config was given; expected a file such as configs/quickstart.py")
+    return resolve(values["config"].value)
+
+
+def required_flag(values: flags.FlagValues, name: str) -> str:
+    value = values[name].value
+    if not value:
+        raise MftError(f"no --{name} was given; it is required")
+    return value

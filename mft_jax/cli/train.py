@@ -1,0 +1,62 @@
+"""`mft train`: parse, resolve, call; then the adapter, the report and the last word."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from absl import flags
+from rich.console import Console
+
+from mft_jax import metrics, trainer
+from mft_jax.cli import arguments as args
+from mft_jax.display import final_table
+from mft_jax.huggingface.adapters import save_adapter
+from mft_jax.report.page import write_report
+from mft_jax.report.record import read_record
+
+
+def run(arguments: Sequence[str]) -> int:
+    values = flags.FlagValues()
+    args.config_flag(values)
+    flags.DEFINE_string(
+        "workdir", None, "the run's folder; a run that it holds is resumed", flag_values=values
+    )
+    args.parse("train", "fine-tune, or resume, as --config says", arguments, values)
+    config, workdir = args.resolved(values), Path(args.required_flag(values, "workdir"))
+    console = Console()
+    run, outcome = trainer.train(config, workdir, console)
+    if jax.process_index() == 0:
+        conclude(run, outcome, console)
+    return 0
+
+
+def conclude(run: trainer.Run, outcome: trainer.Outcome, console: Console) -> None:
+    """The table, and where everything lies. An interrupted run says how to go on."""
+    workdir = run.workdir
+    report = write_report(workdir)
+    if outcome.reason == "interrupted":
+        console.print(
+            f"interrupted and saved at step {outcome.step}; the same command resumes it",
+            f"report      {report}",
+            sep="\n",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return
+    record = read_record(workdir / metrics.FILE_NAME)
+    console.print(final_table(record))
+    lines = [f"report      {report}"]
+    if run.config.finetune.method != "full":
+        folder = workdir / "adapter"
+        save_adapter(
+            folder,
+            trainable=outcome.state.trainable,
+            finetune_config=run.config.finetune,
+            family=run.model.family,
+            config=run.model.config,
+            base_model=run.config.model.path,
+            overwrite=True,
+        )
+        lines.append(f"adapter     {folder}")
+    lines.append(f"checkpoint  {run.checkpoints.folder / str(outcome.step)}")
+    console.print(*lines, sep="\n", highlight=False, soft_wrap=True)

@@ -1,0 +1,177 @@
+"""`TrainConfig` composes the rooms' settings; `default` and `resolve` are its two views.
+
+A file in `configs/` gets a mutable `ConfigDict` from `default()`, changes it, and hands it to the
+command line, where `--config.key=value` may change it again. `resolve` turns it into frozen
+dataclasses, once, and refuses what the schema does not know.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import ml_collections
+from ml_collections import config_dict
+
+from mft_jax.balancers.registry import BalancerConfig
+from mft_jax.data.tasks import DataConfig
+from mft_jax.finetune import FinetuneConfig
+from mft_jax.losses import ObjectiveConfig
+from mft_jax.optim import OptimConfig
+from mft_jax.sharding import MeshConfig
+from mft_jax.types import MftError
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSource:
+    """`path`: a Hugging Face folder, or `builtin:tiny`. `weights='random'` reads config and
+    tokenizer alone. `remat` recomputes activations in the backward pass.
+    """
+
+    path: str = "builtin:tiny"
+    weights: Literal["pretrained", "random"] = "pretrained"
+    compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    remat: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """Rows are packed rows of `data.row_length` tokens, counted over all devices.
+
+    `micro_batches` splits the rows of a step (gradient accumulation); `valid_rows` is the
+    balancer's validation micro-batch; `patience_evals=0` never stops early.
+    """
+
+    steps: int = 1000
+    rows_per_step: int = 8
+    micro_batches: int = 1
+    valid_rows: int = 8
+    eval_every_steps: int = 100
+    save_every_steps: int = 100
+    log_every_steps: int = 10
+    patience_evals: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    seed: int = 0
+    model: ModelSource = ModelSource()
+    data: DataConfig = DataConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    balancer: BalancerConfig = BalancerConfig()
+    optim: OptimConfig = OptimConfig()
+    mesh: MeshConfig = MeshConfig()
+    loop: LoopConfig = LoopConfig()
+
+
+# A run may be continued with other values of these; all else decides what the numbers mean.
+RESUMABLE = ("mesh", "loop.eval_every_steps", "loop.save_every_steps", "loop.log_every_steps",
+             "loop.patience_evals")  # fmt: skip
+
+
+def default() -> ml_collections.ConfigDict:
+    """The schema with its defaults, to be changed by a config file."""
+    return ml_collections.ConfigDict(_mirror(TrainConfig))
+
+
+def resolve(config: ml_collections.ConfigDict | Mapping[str, Any]) -> TrainConfig:
+    """Frozen dataclasses. Raises `MftError` on an unknown key or a value of the wrong kind."""
+    return _build(TrainConfig, config, "")
+
+
+def to_dict(config: TrainConfig) -> dict[str, Any]:
+    """Plain JSON-able form; `resolve(to_dict(config)) == config`."""
+    return dataclasses.asdict(config)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Lines 'key: old -> new' of settings that may not change between a run and its resumption."""
+    left, right = _flatten(old), _flatten(new)
+    return [
+        f"{key}: {left.get(key)!r} -> {right.get(key)!r}"
+        for key in sorted(left.keys() | right.keys())
+        if left.get(key) != right.get(key)
+        and not any(key == free or key.startswith(free + ".") for free in RESUMABLE)
+    ]
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves by dotted key. Lists and tuples (of tasks, of patterns) count by position."""
+    if isinstance(tree, Mapping):
+        items = [(str(key), value) for key, value in tree.items()]
+    elif isinstance(tree, list | tuple):
+        items = [(str(index), value) for index, value in enumerate(tree)]
+    else:
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        flat |= _flatten(value, f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
+def _mirror(schema: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(schema)
+    mirror: dict[str, Any] = {}
+    for field in dataclasses.fields(schema):
+        kind, value = hints[field.name], field.default
+        if dataclasses.is_dataclass(kind):
+            mirror[field.name] = _mirror(typing.cast(type, kind))
+        elif isinstance(kind, types.UnionType):  # `T | None`
+            inner = [arg for arg in typing.get_args(kind) if arg is not type(None)]
+            mirror[field.name] = config_dict.placeholder(inner[0])
+        else:
+            mirror[field.name] = value
+    return mirror
+
+
+def _build(schema: type, values: Any, where: str) -> Any:
+    if not isinstance(values, Mapping | ml_collections.ConfigDict):
+        raise MftError(f"{where or 'config'} is {values!r}; expected settings by name")
+    hints = typing.get_type_hints(schema)
+    known = {field.name for field in dataclasses.fields(schema)}
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"expected {', '.join(sorted(known))}"
+            raise MftError(f"unknown setting {_dotted(where, key)!r}; {hint}")
+    missing = [
+        field.name
+        for field in dataclasses.fields(schema)
+        if field.default is dataclasses.MISSING and field.name not in values
+    ]
+    if missing:
+        raise MftError(f"{where or 'config'} has no {missing[0]!r}; it must be set")
+    return schema(**{k: _convert(hints[k], values[k], _dotted(where, k)) for k in values})
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    if isinstance(value, config_dict.FieldReference):
+        value = value.get()
+    if dataclasses.is_dataclass(kind):
+        return _build(typing.cast(type, kind), value, where)
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        if value not in args:
+            near = difflib.get_close_matches(str(value), args, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise MftError(f"{where}={value!r}: expected {' | '.join(map(repr, args))}{hint}")
+        return value
+    if isinstance(kind, types.UnionType):
+        inner = [arg for arg in args if arg is not type(None)][0]
+        return None if value is None else _convert(inner, value, where)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise MftError(f"{where}={value!r}: expected a list")
+        return tuple(_convert(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        raise MftError(f"{where}={value!r}: expected {kind.__name__}, got {type(value).__name__}")
+    return value
+
+
+def _dotted(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key

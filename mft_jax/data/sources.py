@@ -1,0 +1,161 @@
+"""Files of records: `.jsonl`, `.jsonl.gz`, `.jsonl.zst`, `.parquet`.
+
+A source yields every record of its files in a fixed order (files sorted by name, records in file
+order) or raises; only blank lines are passed over.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import zstandard
+
+from mft_jax.types import MftError
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+CHUNK_BYTES = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceRecord:
+    """One record and the place an error message points to (`file:line` or `file row n`)."""
+
+    data: dict[str, Any]
+    where: str
+
+
+def read_records(path: str) -> Iterator[SourceRecord]:
+    """All records of a file, of a folder's files (not of its sub-folders) or of a glob pattern."""
+    for file in find_files(path):
+        yield from _read_parquet(file) if file.name.endswith(".parquet") else _read_jsonl(file)
+
+
+def find_files(path: str) -> list[Path]:
+    """The data files that `path` names, sorted. Raises where there is none, or one we cannot read.
+
+    In a folder, files with other suffixes are no data files (a README, a checksum list); a file
+    named outright or by a pattern must be one.
+    """
+    place = Path(path).expanduser()
+    if place.is_dir():
+        files = sorted(f for f in place.iterdir() if f.is_file() and f.name.endswith(SUFFIXES))
+        if not files:
+            raise MftError(
+                f"folder {path} holds no data file; expected at least one file that ends in "
+                f"{_either(SUFFIXES)}; put one there or name another path"
+            )
+        return files
+    if place.is_file():
+        files = [place]
+    else:
+        matches = glob.glob(str(place), recursive=True)
+        files = sorted(Path(match) for match in matches if Path(match).is_file())
+    if not files:
+        raise MftError(
+            f"no file at {path}; expected an existing file, a folder of data files or a glob "
+            "pattern that matches at least one file; correct the path"
+        )
+    for file in files:
+        if not file.name.endswith(SUFFIXES):
+            raise MftError(
+                f"cannot read {file}: its name ends in none of the known suffixes; expected "
+                f"{_either(SUFFIXES)}; convert the file or name another path"
+            )
+    return files
+
+
+def _either(words: tuple[str, ...]) -> str:
+    return ", ".join(words[:-1]) + " or " + words[-1]
+
+
+def _read_jsonl(file: Path) -> Iterator[SourceRecord]:
+    for number, line in enumerate(_lines(file), start=1):
+        if line.strip():
+            yield SourceRecord(_parse(line, f"{file}:{number}"), f"{file}:{number}")
+
+
+def _parse(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        data = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise MftError(
+            f"{where}: invalid UTF-8 at byte {error.start + 1} of the line "
+            f"(0x{line[error.start]:02x}); expected UTF-8 text; convert the file to UTF-8"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise MftError(
+            f"{where}: invalid JSON, {error.msg} at character {error.pos + 1} of the line; "
+            "expected one JSON object per line; mend or remove the line"
+        ) from error
+    if not isinstance(data, dict):
+        raise MftError(
+            f"{where}: the line holds a JSON {type(data).__name__}; expected an object such as "
+            '{"prompt": "...", "answer": "..."}; mend or remove the line'
+        )
+    return data
+
+
+def _lines(file: Path) -> Iterator[bytes]:
+    """Lines split at b"\\n" alone: other line separators may stand inside a JSON string."""
+    number, rest = 0, b""
+    try:
+        for chunk in _chunks(file):
+            *whole, rest = (rest + chunk).split(b"\n")
+            for line in whole:
+                number += 1
+                yield line
+    except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+        raise MftError(
+            f"{file}: the compressed data is cut short or damaged after line {number} ({error}); "
+            "expected a complete file; copy or compress it again"
+        ) from error
+    if rest:
+        yield rest
+
+
+def _chunks(file: Path) -> Iterator[bytes]:
+    if file.name.endswith(".zst"):
+        yield from _zstd_chunks(file)
+        return
+    with gzip.open(file) if file.name.endswith(".gz") else file.open("rb") as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            yield chunk
+
+
+def _zstd_chunks(file: Path) -> Iterator[bytes]:
+    """zstandard's own stream reader ends quietly inside a cut frame; a decompression object tells
+    by `eof` whether the frame was complete. A file may hold several frames."""
+    decompressor, frame = zstandard.ZstdDecompressor(), None
+    with file.open("rb") as stream:
+        while data := stream.read(CHUNK_BYTES):
+            while data:
+                frame = frame or decompressor.decompressobj()
+                yield frame.decompress(data)
+                data = frame.unused_data if frame.eof else b""
+                frame = None if frame.eof else frame
+    if frame is not None:
+        raise EOFError("a zstd frame ended before its end marker")
+
+
+def _read_parquet(file: Path) -> Iterator[SourceRecord]:
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(file) as table:
+            for batch in table.iter_batches():
+                for row in batch.to_pylist():
+                    number += 1
+                    yield SourceRecord(row, f"{file} row {number}")
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise MftError(
+            f"{file}: not a readable Parquet file after row {number} ({error}); expected a "
+            "complete Parquet file; copy or write it again"
+        ) from error

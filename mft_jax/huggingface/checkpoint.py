@@ -1,0 +1,246 @@
+"""A Hugging Face folder -> sharded, already frozen parameters, tensor by tensor.
+
+Everything that can be wrong with a checkpoint is found from the safetensors headers, before any
+memory is spent. Then each tensor goes from the mapped file straight to its devices:
+
+    file [out, in] -> view [in, out] -> shards -> freeze (jit) -> leaf[layer], leaf [N, ...]
+
+so the host holds about one tensor, and the devices the stored leaves plus one dense layer.
+"""
+
+import difflib
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+import mft_jax
+from mft_jax.huggingface.tensors import (
+    DTYPES,
+    INDEX_FILE,
+    SINGLE_FILE,
+    Span,
+    read,
+    read_json,
+    read_spans,
+    weight_files,
+)
+from mft_jax.models.config import ModelConfig
+from mft_jax.models.decoder import Params, init_params, param_shapes
+from mft_jax.models.families import FAMILIES
+from mft_jax.models.families.base import Entry, Family
+from mft_jax.types import MftError
+
+BUILTIN_PREFIX = "builtin:"
+
+Freeze = Callable[[str, jax.Array], Any]
+Shardings = Callable[[str, Any], Any]
+Progress = Callable[[int, int], None]
+
+
+def model_folder(path: str) -> Path:
+    """The folder behind `builtin:NAME` or a local path. It has a config.json; weights may be
+    absent (training from scratch), but not in the pickle format alone."""
+    if path.startswith(BUILTIN_PREFIX):
+        shelf = Path(mft_jax.__file__).parent / "builtin"
+        folder = shelf / path.removeprefix(BUILTIN_PREFIX)
+        if not (folder / "config.json").is_file():
+            names = sorted(p.parent.name for p in shelf.glob("*/config.json"))
+            known = ", ".join(f"{BUILTIN_PREFIX}{name}" for name in names)
+            raise MftError(f"no model is called {path!r}; the package holds {known}")
+        return folder
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise MftError(
+            f"model folder {path!r} does not exist; nothing is downloaded from the hub: fetch the "
+            f"model first (hf download {path} --local-dir FOLDER) and give that folder"
+        )
+    if not (folder / "config.json").is_file():
+        raise MftError(f"{folder} has no config.json; expected a Hugging Face model folder")
+    has_weights = (folder / SINGLE_FILE).exists() or (folder / INDEX_FILE).exists()
+    pickled = sorted(folder.glob("*.bin"))
+    if pickled and not has_weights:
+        raise MftError(
+            f"{folder} has its weights as {pickled[0].name}, a pickle, which is never read; "
+            "convert it to safetensors (load it with transformers, then save_pretrained)"
+        )
+    return folder
+
+
+def read_model(folder: Path) -> tuple[Family, ModelConfig]:
+    """Which family the folder's config.json names, and the decoder that it describes."""
+    file = folder / "config.json"
+    hf = read_json(file)
+    name = hf.get("model_type")
+    if name not in FAMILIES:
+        near = difflib.get_close_matches(str(name), FAMILIES, n=2, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise MftError(
+            f"{file}: model_type={name!r} is not supported; expected one of "
+            f"{', '.join(sorted(FAMILIES))}{hint}"
+        )
+    family = FAMILIES[name]
+    try:
+        return family, family.read_config(hf)
+    except MftError as error:
+        raise MftError(f"{folder}: {error}") from error
+
+
+def hf_names(entry: Entry, config: ModelConfig) -> list[str]:
+    """The HF names of an entry's tensors, in layer order."""
+    count = config.num_layers if entry.stacked else 1
+    return [entry.hf.replace("{layer}", str(layer)) for layer in range(count)]
+
+
+def hf_shape(entry: Entry, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> tuple[int, ...]:
+    """The shape of one HF tensor of an entry."""
+    shape = shapes[entry.path].shape
+    shape = shape[1:] if entry.stacked else shape
+    return shape[::-1] if entry.layout == "transposed" else shape
+
+
+def checked_spans(folder: Path, family: Family, config: ModelConfig) -> dict[str, Span]:
+    """Every tensor the model needs, by HF name. One `MftError` lists all that is wrong."""
+    found: dict[str, Span] = {}
+    problems: list[str] = []
+    for file in weight_files(folder):
+        try:
+            spans = read_spans(file)
+        except MftError as error:
+            problems.append(str(error))
+            continue
+        twice = sorted(found.keys() & spans.keys())
+        problems += [f"{n} is in {found[n].file.name} and in {file.name}" for n in twice]
+        found |= spans
+    shapes = param_shapes(config)
+    expected = {
+        name: hf_shape(entry, shapes)
+        for entry in family.entries(config)
+        for name in hf_names(entry, config)
+    }
+    if not problems:  # a file that cannot be read would be reported again as missing tensors
+        problems += _differences(expected, found, config)
+    if problems:
+        shown = problems[:20] + [f"... and {len(problems) - 20} more"] * (len(problems) > 20)
+        raise MftError(
+            f"{folder} does not hold the model that its config.json describes:\n  "
+            + "\n  ".join(shown)
+        )
+    return {name: found[name] for name in expected}
+
+
+def _differences(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Span], config: ModelConfig
+) -> list[str]:
+    problems = [f"missing: {name} {shape}" for name, shape in expected.items() if name not in found]
+    for name, span in found.items():
+        ignored = name.endswith("rotary_emb.inv_freq")  # a constant that old checkpoints store
+        ignored |= config.tied_head and name == "lm_head.weight"
+        if ignored:
+            continue
+        if name not in expected:
+            problems.append(f"unexpected: {name} {span.shape}")
+        elif span.shape != expected[name]:
+            problems.append(f"{name}: shape {span.shape}, expected {expected[name]}")
+        elif span.dtype not in DTYPES:
+            problems.append(f"{name}: dtype {span.dtype}, expected one of {', '.join(DTYPES)}")
+    return problems
+
+
+def load_params(
+    folder: Path,
+    family: Family,
+    config: ModelConfig,
+    *,
+    freeze: Freeze,
+    shardings: Shardings,
+    progress: Progress | None = None,
+) -> Params:
+    """The checkpoint as `{path: leaf}`, stacked, frozen and placed.
+
+    `freeze(path, weight)` is the stored form of one layer's weight, traced under jit.
+    `shardings(path, leaf)` gives the `NamedSharding`s of a leaf (of shapes): it is asked for the
+    stacked leaf and for one layer's dense weight. `progress` gets bytes read and bytes in all.
+    """
+    spans = checked_spans(folder, family, config)
+    shapes = param_shapes(config)
+    total = sum(span.nbytes for span in spans.values())
+    done = 0
+    params: Params = {}
+    for entry in family.entries(config):
+        names = hf_names(entry, config)
+        place = functools.partial(_place, entry, shardings)
+        start, insert = _leaf_builder(entry, shapes[entry.path], freeze, shardings)
+        leaf = start()
+        for layer, name in enumerate(names):
+            leaf = insert(leaf, place(read(spans[name])), layer)
+            # Wait, or the queue of dispatched tensors would hold many of them at once.
+            jax.block_until_ready(leaf)
+            done += spans[name].nbytes
+            if progress is not None:
+                progress(done, total)
+        params[entry.path] = leaf
+    return params
+
+
+def _place(entry: Entry, shardings: Shardings, tensor: np.ndarray) -> jax.Array:
+    """The dense weight in our layout, on its devices; each process reads only its shards."""
+    weight = tensor.T if entry.layout == "transposed" else tensor
+    sharding = shardings(entry.path, jax.ShapeDtypeStruct(weight.shape, weight.dtype))
+    # A copy: the CPU backend may keep the array it is given, and the map is of a file.
+    return jax.make_array_from_callback(
+        weight.shape, sharding, lambda index: np.array(weight[index], order="C")
+    )
+
+
+def _leaf_builder(
+    entry: Entry, dense: jax.ShapeDtypeStruct, freeze: Freeze, shardings: Shardings
+) -> tuple[Callable[[], Any], Callable[[Any, jax.Array, int], Any]]:
+    """`start() -> empty leaf` and `insert(leaf, weight, layer) -> leaf`, which donates the leaf."""
+    stack, shape = (dense.shape[:1], dense.shape[1:]) if entry.stacked else ((), dense.shape)
+    one = jax.ShapeDtypeStruct(shape, dense.dtype)
+    frozen = jax.eval_shape(functools.partial(freeze, entry.path), one)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*stack, *x.shape), x.dtype), frozen)
+    target = shardings(entry.path, shapes)
+    whole = NamedSharding(shardings(entry.path, one).mesh, PartitionSpec())
+
+    def store(weight: jax.Array) -> Any:
+        if isinstance(frozen, jax.ShapeDtypeStruct):  # a cast: elementwise, shard by shard
+            return freeze(entry.path, weight)
+        # Quantisation reduces over the weight. On the whole of it, the codes are the same on
+        # every mesh; on shards the order of the sums would move a scale by an ulp.
+        weight = jax.lax.with_sharding_constraint(weight, whole)
+        return jax.lax.with_sharding_constraint(freeze(entry.path, weight), whole)
+
+    def insert(leaf: Any, weight: jax.Array, layer: int) -> Any:
+        stored = store(weight)
+        if not entry.stacked:
+            return stored
+        put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=layer, axis=0)
+        return jax.tree.map(put, leaf, stored)
+
+    zeros = functools.partial(jax.tree.map, lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    start = jax.jit(zeros, out_shardings=target)
+    return start, jax.jit(insert, donate_argnums=0, out_shardings=target)
+
+
+def random_params(
+    config: ModelConfig, seed: int, *, freeze: Freeze, shardings: Shardings
+) -> Params:
+    """What `load_params` gives, from `init_params` instead of a file: training from scratch."""
+
+    def make() -> Params:
+        return {path: store(path, weight) for path, weight in init_params(config, seed).items()}
+
+    def store(path: str, weight: jax.Array) -> Any:
+        one = functools.partial(freeze, path)
+        return jax.vmap(one)(weight) if path.startswith("layers/") else one(weight)
+
+    shapes = jax.eval_shape(make)
+    target = {path: shardings(path, leaf) for path, leaf in shapes.items()}
+    return jax.jit(make, out_shardings=target)()

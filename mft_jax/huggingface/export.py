@@ -1,0 +1,289 @@
+"""A fine-tuned model as an ordinary Hugging Face folder, written tensor by tensor.
+
+    method full        the trained weights
+    original base      W16 of the base folder + delta       (dequantized=False)
+    dequantised base   dequantize(W4) + delta               (dequantized=True)
+
+A QLoRA adapter was trained on the dequantised weights, so only the third is the trained model; the
+second starts from better weights that the adapter never saw. `logit_difference` says how far
+apart two of them are.
+"""
+
+import dataclasses
+import functools
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from mft_jax.finetune import FinetuneConfig
+from mft_jax.huggingface.checkpoint import checked_spans, hf_names, hf_shape
+from mft_jax.huggingface.output import new_folder
+from mft_jax.huggingface.tensors import (
+    DTYPES,
+    INDEX_FILE,
+    SINGLE_FILE,
+    Span,
+    TensorType,
+    read,
+    read_json,
+    write_tensors,
+)
+from mft_jax.models.config import ModelConfig
+from mft_jax.models.decoder import Params, bind, param_shapes
+from mft_jax.models.families.base import Entry, Family
+from mft_jax.types import Batch, MftError
+from mft_jax.weights.lora import LoraArray
+from mft_jax.weights.quantized import Int4Array, NF4Array
+
+MAX_SHARD_BYTES = 5_000_000_000
+COPIED_FILES = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+CONFIG_DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where one HF tensor comes from: layer `layer` of `entry`, stored as `kind`."""
+
+    entry: Entry
+    layer: int
+    kind: TensorType
+
+
+def save_merged(
+    output: Path,
+    *,
+    base_folder: Path,
+    trainable: Params,
+    frozen: Params,
+    finetune_config: FinetuneConfig,
+    family: Family,
+    config: ModelConfig,
+    dequantized: bool,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write weights in the base checkpoint's dtype, config.json and the tokenizer's files.
+
+    `frozen` is needed for `dequantized` alone. A `full` export needs no weights in `base_folder`.
+    One process must hold all shards of the parameters. Raises `MftError`, before anything is
+    written, where `output` is not free or `base_folder` is incomplete.
+    """
+    full = finetune_config.method == "full"
+    spans = {} if full else checked_spans(base_folder, family, config)
+    sources = _sources(base_folder, spans, family, config)
+    weights = _weights(spans, trainable, frozen, finetune_config, dequantized)
+    with new_folder(output) as partial:
+        _write_shards(partial, sources, weights, max_shard_bytes)
+        hf_config = read_json(base_folder / "config.json")
+        hf_config["architectures"] = [family.architecture]
+        (partial / "config.json").write_text(json.dumps(hf_config, indent=2) + "\n", "utf-8")
+        for name in COPIED_FILES:
+            if (base_folder / name).is_file():
+                shutil.copyfile(base_folder / name, partial / name)
+
+
+def _sources(
+    base_folder: Path, spans: Mapping[str, Span], family: Family, config: ModelConfig
+) -> dict[str, Source]:
+    """Every tensor to write, by HF name. Without base tensors config.json names the dtype."""
+    hf_config = read_json(base_folder / "config.json")
+    named = hf_config.get("dtype") or hf_config.get("torch_dtype") or "float32"
+    if named not in CONFIG_DTYPES:
+        raise MftError(
+            f"{base_folder / 'config.json'}: dtype={named!r} cannot be written; expected one of "
+            f"{', '.join(CONFIG_DTYPES)}"
+        )
+    shapes = param_shapes(config)
+    sources = {}
+    for entry in family.entries(config):
+        for layer, name in enumerate(hf_names(entry, config)):
+            dtype = spans[name].dtype if name in spans else CONFIG_DTYPES[named]
+            sources[name] = Source(entry, layer, TensorType(dtype, hf_shape(entry, shapes)))
+    return sources
+
+
+def _weights(
+    spans: Mapping[str, Span],
+    trainable: Params,
+    frozen: Params,
+    finetune_config: FinetuneConfig,
+    dequantized: bool,
+) -> Callable[[str, Source], np.ndarray]:
+    """`weight(name, source)`: one merged HF tensor."""
+    method, scale = finetune_config.method, finetune_config.scale
+    merges = {}
+
+    def weight(name: str, source: Source) -> np.ndarray:
+        path = source.entry.path
+        adapter = None if method == "full" else trainable.get(path)
+        dtype = DTYPES[source.kind.dtype]
+        if method == "full":
+            base, layer = trainable[path], source.layer
+        elif dequantized:
+            base, layer = frozen[path], source.layer
+        else:
+            base, layer = np.array(read(spans[name])), None
+            if adapter is None:
+                return base
+        key = (path, dtype)
+        if key not in merges:
+            merge = functools.partial(_merge, entry=source.entry, scale=scale, dtype=dtype)
+            merges[key] = jax.jit(merge)
+        return np.asarray(merges[key](base, adapter, layer, source.layer))
+
+    return weight
+
+
+def _merge(
+    base: Any,
+    adapter: dict[str, Array] | None,
+    base_layer: int | None,
+    layer: int,
+    *,
+    entry: Entry,
+    scale: float,
+    dtype: np.dtype,
+) -> Array:
+    """`base + delta` in float32, in HF's layout and `dtype`.
+
+    `base` is our stacked leaf, or with `base_layer` None one tensor in HF's layout.
+    """
+    if base_layer is None:
+        dense = base.T if entry.layout == "transposed" else base
+    else:
+        dense = _layer_of(base, base_layer) if entry.stacked else base
+    if isinstance(dense, (NF4Array, Int4Array)):
+        dense = dense.dequantize(jnp.float32)
+    dense = dense.astype(jnp.float32)
+    if adapter is not None:
+        ab = _layer_of(adapter, layer) if entry.stacked else adapter
+        with jax.default_matmul_precision("highest"):
+            dense = dense + LoraArray(dense, ab["a"], ab["b"], scale).delta()
+    return (dense.T if entry.layout == "transposed" else dense).astype(dtype)
+
+
+def _layer_of(leaf: Any, layer: int) -> Any:
+    take = functools.partial(jax.lax.dynamic_index_in_dim, index=layer, axis=0, keepdims=False)
+    return jax.tree.map(take, leaf)
+
+
+def _write_shards(
+    folder: Path,
+    sources: Mapping[str, Source],
+    weight: Callable[[str, Source], np.ndarray],
+    max_shard_bytes: int,
+) -> None:
+    """One file, or shards of at most `max_shard_bytes` (or of one tensor) with an index."""
+    shards: list[dict[str, Source]] = [{}]
+    filled = 0
+    for name, source in sources.items():
+        if shards[-1] and filled + source.kind.nbytes > max_shard_bytes:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = source
+        filled += source.kind.nbytes
+
+    weight_map = {}
+    for number, shard in enumerate(shards, 1):
+        several = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        file = SINGLE_FILE if len(shards) == 1 else several
+        weight_map |= dict.fromkeys(shard, file)
+        types = {name: source.kind for name, source in shard.items()}
+        tensors: Iterator[tuple[str, np.ndarray]] = (
+            (name, weight(name, source)) for name, source in shard.items()
+        )
+        write_tensors(folder / file, types, tensors)
+    if len(shards) > 1:
+        total = sum(source.kind.nbytes for source in sources.values())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+
+
+@dataclasses.dataclass(frozen=True)
+class LogitDifference:
+    """Two models on the same tokens, over positions that are not padding.
+
+    max_abs, mean_abs   of the logits
+    kl                  mean KL(a || b) per position, in nats
+    top1_agreement      share of positions where both prefer the same token
+    """
+
+    max_abs: float
+    mean_abs: float
+    kl: float
+    top1_agreement: float
+
+
+def logit_difference(
+    config: ModelConfig,
+    params_a: Params,
+    params_b: Params,
+    batch: Batch,
+    *,
+    dtype: jax.typing.DTypeLike = jnp.float32,
+) -> LogitDifference:
+    """Compare row by row: `[1, L, V]` logits of both models are alive at a time."""
+    if not np.any(np.asarray(batch.segment_ids)):
+        raise MftError("nothing to compare: the batch holds padding only")
+    compare = jax.jit(functools.partial(_compare_row, config, dtype=dtype))
+    rows = [
+        compare(params_a, params_b, *(x[i : i + 1] for x in _inputs(batch)))
+        for i in range(batch.tokens.shape[0])
+    ]
+    maxima, sums = zip(*jax.device_get(rows), strict=True)
+    mean_abs, kl, agree, count = np.asarray(sums, np.float64).sum(axis=0).tolist()
+    return LogitDifference(
+        max_abs=float(max(maxima)),
+        mean_abs=mean_abs / count,
+        kl=kl / count,
+        top1_agreement=agree / count,
+    )
+
+
+def _inputs(batch: Batch) -> tuple[Any, Any, Any]:
+    return batch.tokens, batch.positions, batch.segment_ids
+
+
+def _compare_row(
+    config: ModelConfig,
+    params_a: Params,
+    params_b: Params,
+    tokens: Array,
+    positions: Array,
+    segment_ids: Array,
+    *,
+    dtype: jax.typing.DTypeLike,
+) -> tuple[Float[Array, ""], Float[Array, " 4"]]:
+    """(max |a - b|, [sum of mean |a - b| over V, sum of KL, agreements, positions])."""
+
+    def logits(params: Params) -> Float[Array, "1 L V"]:
+        decoder = bind(config, params)
+        hidden = decoder(tokens, positions, segment_ids, dtype=dtype, remat=False)
+        table = decoder.head_table().astype(dtype)
+        return jnp.einsum("bld,vd->blv", hidden, table, preferred_element_type=jnp.float32)
+
+    a_BLV, b_BLV = logits(params_a), logits(params_b)
+    real_BL = (segment_ids > 0).astype(jnp.float32)
+    gap_BLV = jnp.abs(a_BLV - b_BLV) * real_BL[..., None]
+    log_a, log_b = jax.nn.log_softmax(a_BLV), jax.nn.log_softmax(b_BLV)
+    kl_BL = jnp.sum(jnp.exp(log_a) * (log_a - log_b), axis=-1)
+    agree_BL = jnp.argmax(a_BLV, axis=-1) == jnp.argmax(b_BLV, axis=-1)
+    parts = (jnp.mean(gap_BLV, axis=-1), kl_BL, agree_BL, jnp.ones_like(real_BL))
+    return jnp.max(gap_BLV), jnp.stack([jnp.sum(part * real_BL) for part in parts])

@@ -1,0 +1,51 @@
+"""A folder appears whole or not at all."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from mft_jax.types import MftError
+
+
+@contextlib.contextmanager
+def new_folder(output: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A sibling folder to write into; it takes the name `output` when the block ends well.
+
+        with new_folder(Path("runs/a/adapter")) as folder: ...
+
+        runs/a/.adapter.partial   while the block runs; removed if it raises
+        runs/a/adapter            after it
+
+    Raises `MftError` where `output` exists and is not an empty folder. With `overwrite` an
+    existing folder stays until the new one is complete, and is then replaced.
+    """
+    check_free(output, overwrite=overwrite)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f".{output.name}.partial")
+    previous = output.with_name(f".{output.name}.previous")
+    for stale in (partial, previous):  # of a process that was killed
+        if stale.exists():
+            shutil.rmtree(stale)
+    partial.mkdir()
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial)
+        raise
+    if output.exists():
+        output.rename(previous)
+    partial.rename(output)
+    if previous.exists():
+        shutil.rmtree(previous)
+
+
+def check_free(output: Path, *, overwrite: bool = False) -> None:
+    """Raise `MftError` unless `output` may be written: ask before the long work, not after."""
+    if output.exists() and not output.is_dir():
+        raise MftError(f"{output} is a file; expected the name of a folder to write")
+    if output.is_dir() and not overwrite and any(output.iterdir()):
+        raise MftError(
+            f"{output} exists and is not empty; nothing is overwritten: choose another folder, "
+            "or remove it first"
+        )

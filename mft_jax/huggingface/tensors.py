@@ -1,0 +1,146 @@
+"""The safetensors format, read and written one tensor at a time, without torch.
+
+| 8 bytes: header length | header: JSON | data ...                                |
+                           {"name": {"dtype": "BF16", "shape": [2, 3],
+                                     "data_offsets": [begin, end]}}   of the data part
+"""
+
+import dataclasses
+import json
+import math
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from mft_jax.types import MftError
+
+DTYPES: dict[str, np.dtype] = {
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F16": np.dtype(np.float16),
+    "F32": np.dtype(np.float32),
+}
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+# The format's own limit; a larger length means that the file is no safetensors file.
+MAX_HEADER_BYTES = 100_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """Where a tensor lies: `offset` in bytes from the start of `file`."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+def read(span: Span) -> np.ndarray:
+    """The tensor as a read-only map of the file; its pages are dropped with the array."""
+    if span.nbytes == 0:
+        return np.zeros(span.shape, DTYPES[span.dtype])
+    dtype = DTYPES[span.dtype]
+    return np.memmap(span.file, dtype, mode="r", offset=span.offset, shape=span.shape)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_bytes())
+    except UnicodeDecodeError as error:
+        raise MftError(f"{file} is not UTF-8 text: {error}") from error
+    except json.JSONDecodeError as error:
+        raise MftError(f"{file}:{error.lineno}: invalid JSON ({error.msg})") from error
+    if not isinstance(value, dict):
+        raise MftError(f"{file}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint: one file, or the shards that its index names."""
+    single, index = folder / SINGLE_FILE, folder / INDEX_FILE
+    if single.is_file():
+        return [single]
+    if not index.is_file():
+        raise MftError(
+            f"{folder} holds no weights: expected {SINGLE_FILE} or {INDEX_FILE}; download the "
+            "checkpoint again, or choose a folder that has one"
+        )
+    names = read_json(index).get("weight_map", {}).values()
+    return [folder / name for name in sorted(set(names))]
+
+
+def read_spans(file: Path) -> dict[str, Span]:
+    """The tensors of one file, from its header alone. Raises `MftError` if it was cut short."""
+    if not file.is_file():
+        raise MftError(f"{file} is missing; the checkpoint is incomplete, download it again")
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        prefix = stream.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        if not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
+            raise MftError(
+                f"{file} is cut short or not a safetensors file: {size} bytes, and a header of "
+                f"{length} bytes is announced; download it again"
+            )
+        raw = stream.read(length)
+    start = 8 + length
+    try:
+        header = json.loads(raw)
+        spans = {k: _span(file, start, v) for k, v in header.items() if k != "__metadata__"}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MftError(f"{file}: the safetensors header is damaged ({error!r})") from error
+    expected = max((span.offset + span.nbytes for span in spans.values()), default=start)
+    if size != expected:
+        raise MftError(
+            f"{file} is damaged: its header describes {expected} bytes, found {size}; "
+            "download it again"
+        )
+    return spans
+
+
+def _span(file: Path, start: int, value: Mapping[str, Any]) -> Span:
+    begin, end = value["data_offsets"]
+    shape = tuple(map(int, value["shape"]))
+    dtype = value["dtype"]
+    if dtype in DTYPES and math.prod(shape) * DTYPES[dtype].itemsize != end - begin:
+        raise ValueError(f"shape {shape} of {dtype} does not fill {end - begin} bytes")
+    return Span(file, dtype, shape, start + begin, end - begin)
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorType:
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+
+
+def write_tensors(
+    file: Path, types: Mapping[str, TensorType], tensors: Iterable[tuple[str, np.ndarray]]
+) -> None:
+    """Write `tensors`, which must come in the order of `types`, holding one at a time."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, kind in types.items():
+        end = offset + kind.nbytes
+        header[name] = {
+            "dtype": kind.dtype,
+            "shape": list(kind.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    raw = json.dumps(header, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)  # the data part starts aligned
+    with file.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(raw)) + raw)
+        for (name, kind), (given, tensor) in zip(types.items(), tensors, strict=True):
+            if (name, kind.shape, DTYPES[kind.dtype]) != (given, tensor.shape, tensor.dtype):
+                raise ValueError(f"{given}: {tensor.dtype}{tensor.shape}, announced {name} {kind}")
+            stream.write(np.ascontiguousarray(tensor).view(np.uint8).data)

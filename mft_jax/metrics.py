@@ -1,0 +1,182 @@
+"""`metrics.jsonl` is the record of a run: one JSON object a line, its kind first.
+
+    run    configuration, tasks, model, data; once per start
+    train  one optimiser step: losses, tokens, weights, the balancer's numbers
+    valid  a full validation pass; step 0 is before training
+    end    why and when the run stopped
+
+Losses are nats per trained token; a task absent from a step has null. All else is derived.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mft_jax.train_step import StepMetrics
+from mft_jax.types import MftError, TaskSums, TaskTable
+
+FILE_NAME = "metrics.jsonl"
+
+
+class MetricsLog:
+    """Appends to the record. `resume_step`: what a resumed run will write again is taken out.
+
+    None starts a new record.
+    """
+
+    def __init__(self, workdir: Path, resume_step: int | None):
+        self.path = workdir / FILE_NAME
+        if resume_step is None:
+            self.path.unlink(missing_ok=True)
+        elif self.path.exists():
+            _cut_back(self.path, resume_step)
+        self.file = self.path.open("a", encoding="utf-8")
+
+    def write(self, record: dict[str, Any]) -> None:
+        self.file.write(json.dumps(record, allow_nan=False) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class Recorder:
+    """Writes each step's record when the next step has been dispatched, or at `flush`.
+
+    The time of a step is that between two records; `restart_clock` leaves out what else was done.
+    """
+
+    def __init__(
+        self, log: MetricsLog, show: Callable[[dict[str, Any]], None], tasks: TaskTable, positions: int
+    ):
+        self.log, self.show, self.tasks, self.positions = log, show, tasks, positions
+        self.pending: tuple[int, StepMetrics] | None = None
+        self.since = time.monotonic()
+
+    def push(self, step: int, metrics: StepMetrics) -> None:
+        self.flush()
+        self.pending = (step, metrics)
+
+    def flush(self) -> None:
+        if self.pending is None:
+            return
+        step, metrics = self.pending
+        self.pending = None
+        metrics = jax.device_get(metrics)
+        seconds = time.monotonic() - self.since
+        self.restart_clock()
+        record = train_record(step, metrics, self.tasks, self.positions, seconds)
+        self.log.write(record)
+        self.show(record)
+
+    def restart_clock(self) -> None:
+        self.since = time.monotonic()
+
+
+def _cut_back(path: Path, resume_step: int) -> None:
+    """Drop steps that will be repeated, the end of the interrupted run, and a line cut short."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if not line.endswith("\n"):
+            break
+        record = json.loads(line)
+        kind, step = record["kind"], record.get("step", 0)
+        if kind == "end" or (kind == "train" and step >= resume_step) or step > resume_step:
+            continue
+        kept.append(line)
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def train_record(
+    step: int, metrics: StepMetrics, tasks: TaskTable, positions: int, seconds: float
+) -> dict[str, Any]:
+    """`step` is the number of the step taken (0-based); `positions` those of the global batch.
+
+    Raises `MftError` where the loss or the gradient is not finite.
+    """
+    check_finite(step, metrics, tasks)
+    num_tokens = float(np.sum(metrics.tokens))
+    record = {
+        "kind": "train",
+        "step": step,
+        "loss": float(metrics.loss),
+        "grad_norm": float(metrics.grad_norm),
+        "learning_rate": float(metrics.learning_rate),
+        "tokens_per_sec": num_tokens / seconds,
+        "tokens": tasks.by_name(metrics.tokens),
+        "padding": 1.0 - num_tokens / positions,
+        "train_loss": mean_by_name(metrics.train, tasks),
+        "weight": tasks.by_name(metrics.weight),
+    }
+    if metrics.balancer:
+        record["coba"] = {
+            name: float(value) if np.ndim(value) == 0 else tasks.by_name(value)
+            for name, value in metrics.balancer.items()
+        }
+    return record
+
+
+def valid_record(
+    step: int, sums: TaskSums, initial: dict[str, float | None], tasks: TaskTable
+) -> dict[str, Any]:
+    losses = mean_by_name(sums, tasks)
+    ratios = ratios_to(losses, initial)
+    tokens = tasks.by_name(sums.count)
+    return {"kind": "valid", "step": step, "loss": losses, "ratio": ratios, "tokens": tokens}
+
+
+def mean_by_name(sums: TaskSums, tasks: TaskTable) -> dict[str, float | None]:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return tasks.by_name(TaskSums(*map(np.asarray, sums)).mean())
+
+
+def check_finite(step: int, metrics: StepMetrics, tasks: TaskTable) -> None:
+    if math.isfinite(metrics.loss) and math.isfinite(metrics.grad_norm):
+        return
+    bad = [n for n, total in zip(tasks.names, metrics.train.sum, strict=True) if not np.isfinite(total)]
+    what = "loss" if not math.isfinite(metrics.loss) else "gradient"
+    where = f"task {', '.join(map(repr, bad))}" if bad else "no single task"
+    raise MftError(
+        f"step {step}: the {what} is not finite (from {where}); nothing after the last checkpoint "
+        "was saved; lower optim.learning_rate or optim.clip_norm, or look at that task's data, "
+        "and start again from the checkpoint"
+    )
+
+
+def check_valid(step: int, sums: TaskSums, tasks: TaskTable) -> None:
+    """Every task must be there and finite in a full validation pass."""
+    for name, total, count in zip(tasks.names, sums.sum, sums.count, strict=True):
+        if not count > 0:
+            raise MftError(
+                f"task {name!r} has no trained token in its validation set; expected at least one: "
+                "tasks are balanced by it; mend its `valid_path` or raise `valid_fraction`"
+            )
+        if not np.isfinite(total):
+            raise MftError(
+                f"step {step}: the validation loss of task {name!r} is not finite; look at that "
+                "task's data, or lower optim.learning_rate and start again"
+            )
+
+
+def mean_ratio(losses: dict[str, float | None], initial: dict[str, float | None]) -> float:
+    """Mean over tasks of valid loss / valid loss before training: what early stopping watches."""
+    ratios = ratios_to(losses, initial)
+    return float(np.mean([ratio for ratio in ratios.values() if ratio is not None]))
+
+
+def ratios_to(
+    losses: dict[str, float | None], initial: dict[str, float | None]
+) -> dict[str, float | None]:
+    return {
+        name: loss / start if loss is not None and (start := initial[name]) else None
+        for name, loss in losses.items()
+    }

@@ -1,0 +1,51 @@
+"""AdamW with linear warm-up and cosine decay to a minimum rate. Steps are optimiser steps."""
+
+import dataclasses
+
+import optax
+
+from mft_jax.types import MftError
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """`warmup_steps` counts towards the run's steps; `min_rate_fraction` is of `learning_rate`."""
+
+    learning_rate: float = 1e-3
+    warmup_steps: int = 20
+    min_rate_fraction: float = 0.1
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    clip_norm: float = 1.0
+
+
+def learning_rate(config: OptimConfig, total_steps: int) -> optax.Schedule:
+    """Rate of step t (0-based): peak (t + 1) / warmup, then cosine to the minimum at the end."""
+    warmup, peak = config.warmup_steps, config.learning_rate
+    if not 0 <= warmup < total_steps:
+        raise MftError(
+            f"optim.warmup_steps={warmup} must be at least 0 and below the run's {total_steps} "
+            "steps (loop.steps); lower it or train longer"
+        )
+    decay = optax.cosine_decay_schedule(peak, total_steps - warmup, config.min_rate_fraction)
+    if warmup == 0:
+        return decay
+    ramp = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
+    return optax.join_schedules([ramp, decay], [warmup])
+
+
+def optimizer(config: OptimConfig, total_steps: int) -> optax.GradientTransformation:
+    """Global-norm clipping, then decoupled AdamW. Weight decay spares vectors (norms, biases)."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(
+            learning_rate(config, total_steps),
+            b1=config.beta1,
+            b2=config.beta2,
+            eps=config.epsilon,
+            weight_decay=config.weight_decay,
+            mask=lambda params: {path: "kernel" in path or "table" in path for path in params},
+        ),
+    )

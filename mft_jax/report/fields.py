@@ -1,0 +1,53 @@
+"""Typed values out of one line of metrics.jsonl. `where` is "file:line" in every message."""
+
+import math
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from mft_jax.types import MftError
+
+Json = dict[str, Any]
+
+
+def step(where: str, line: Json) -> int:
+    value = typed(where, line, "step", int)
+    if isinstance(value, bool) or value < 0:
+        raise malformed(where, f"step {value!r}", "a step number >= 0")
+    return value
+
+
+def per_task(where: str, line: Json, name: str, tasks: tuple[str, ...]) -> Float[np.ndarray, " T"]:
+    values = typed(where, line, name, dict)
+    if values.keys() != set(tasks):
+        odd = ", ".join(sorted(map(repr, values.keys() ^ set(tasks))))
+        raise malformed(where, f"{name!r} missing or unknown for {odd}", "a value for every task")
+    return np.array([number(where, values, task) for task in tasks])
+
+
+def number(where: str, line: Json, name: str) -> float:
+    """NaN for null."""
+    if name not in line:
+        raise malformed(where, f"no {name!r}", "a number or null under that name")
+    value = line[name]
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise malformed(where, f"{value!r} under {name!r}", "a number or null there")
+    return float(value)
+
+
+def typed(where: str, line: Json, name: str, kind: type) -> Any:
+    value = line.get(name)
+    if not isinstance(value, kind):
+        found = "nothing" if value is None else type(value).__name__
+        raise malformed(where, f"{found} under {name!r}", f"a value of type {kind.__name__} there")
+    return value
+
+
+def malformed(where: str, found: str, expected: str) -> MftError:
+    return MftError(
+        f"{where}: found {found}; expected {expected}. metrics.jsonl is written by `mft train` "
+        "alone: restore the file, or delete this line"
+    )

@@ -1,0 +1,174 @@
+"""Which figures a run has, in reading order: outcome, balance, data, machinery."""
+
+import numpy as np
+from jaxtyping import Float
+
+from mft_jax.report import series
+from mft_jax.report.charts import Chart, Line, line_chart, share_chart
+from mft_jax.report.record import RunRecord, Series, last_step
+
+LABELLED_TASKS = 8  # with more, names at line ends would touch; the legend serves
+RAW_TASKS = 12  # with more, raw lines behind smoothed ones are a smear
+SHARE_COLUMNS = 60
+POINTS_PER_FIGURE = 8000
+BEHIND_NOTE = "; behind: every step"
+
+
+def figure_groups(record: RunRecord) -> list[tuple[str, list[str]]]:
+    """`(heading, figures)`. A group without figures is left out."""
+    groups = [
+        ("Learning", _learning(record)),
+        ("Balance", _balance(record)),
+        ("Data, optimiser and speed", _data(record) + _machinery(record)),
+    ]
+    return [(heading, figures) for heading, figures in groups if figures]
+
+
+def _learning(record: RunRecord) -> list[str]:
+    valid, train = record.valid, record.train
+    probe = None if record.coba is None else (record.coba.step, record.coba.task["ratio"])
+    return [
+        _per_task(
+            record, valid, valid.task["ratio"], "Validation loss, normalised",
+            "relative to the loss before training",
+            reference=1.0, behind=probe,
+        ),
+        _per_task(
+            record, valid, valid.task["loss"], "Validation loss",
+            "nats per token, the whole validation set",
+        ),
+        _per_task(
+            record, train, train.task["train_loss"], "Training loss",
+            "nats per token, smoothed", smoothed=True,
+        ),
+    ]  # fmt: skip
+
+
+def _balance(record: RunRecord) -> list[str]:
+    train, coba = record.train, record.coba
+    tasks = len(record.header.tasks)
+    if tasks == 1 and coba is None:
+        return []
+    weight = _per_task(
+        record, train, train.task["weight"], "Weight in the training loss",
+        f"dashed: uniform, 1/{tasks}", zero_based=True, reference=1 / tasks,
+    )  # fmt: skip
+    if coba is None:
+        return [weight]
+    return [
+        weight,
+        _per_task(
+            record, coba, coba.task["slope"], "Convergence slope",
+            "of the normalised validation loss, per step; below 0 it improves", reference=0.0,
+        ),
+        _per_task(
+            record, coba, coba.task["rcs"], "Relative convergence score (RCS)",
+            "higher for tasks that converge slower than others", zero_based=True,
+        ),
+        _per_task(
+            record, coba, coba.task["acs"], "Absolute convergence score (ACS)",
+            "lower for tasks that stop converging or diverge", zero_based=True,
+        ),
+        _single(
+            record, coba.scalar["df"], "Divergence factor (DF)",
+            "the weights follow RCS at 1, ACS at 0", smoothed=False,
+        ),
+    ]  # fmt: skip
+
+
+def _data(record: RunRecord) -> list[str]:
+    train, names = record.train, record.header.tasks
+    if not len(train):
+        return []
+    note = "share of positions without a token"
+    figures = [_single(record, train.scalar["padding"], "Padding", note, percent=True)]
+    if len(names) == 1:
+        return figures
+    edges, share = token_shares(train)
+    lines = tuple(Line(name, n, edges[:-1], share[:, n]) for n, name in enumerate(names))
+    note = "share of the tokens of every " + ("step" if len(share) == len(train) else "interval")
+    labelled = len(names) <= LABELLED_TASKS
+    chart = Chart("Tokens by task", note, lines, _steps(record), labelled=labelled)
+    return [share_chart(chart, edges), *figures]
+
+
+def _machinery(record: RunRecord) -> list[str]:
+    scalar = record.train.scalar
+    if not len(record.train):
+        return []
+    return [
+        _single(record, scalar["tokens_per_sec"], "Throughput",
+                "tokens per second, without padding"),
+        _single(record, scalar["learning_rate"], "Learning rate", "after warm-up and decay",
+                smoothed=False),
+        _single(record, scalar["grad_norm"], "Gradient norm",
+                "before clipping"),
+    ]  # fmt: skip
+
+
+def token_shares(train: Series) -> tuple[Float[np.ndarray, " E"], Float[np.ndarray, "E-1 T"]]:
+    """Column edges in steps and every task's share of the tokens in the column."""
+    columns = min(len(train), SHARE_COLUMNS)
+    cuts = np.linspace(0, len(train), columns + 1).astype(int)[:-1]
+    tokens = np.add.reduceat(np.nan_to_num(train.task["tokens"]), cuts, axis=0)
+    total = tokens.sum(axis=1, keepdims=True)
+    share = np.divide(tokens, total, out=np.zeros_like(tokens), where=total > 0)
+    return np.append(train.step[cuts] - 1.0, float(train.step[-1])), share
+
+
+def _steps(record: RunRecord) -> tuple[float, float]:
+    return 0.0, float(max(last_step(record), 1))
+
+
+def _per_task(
+    record: RunRecord,
+    columns: Series,
+    values: Float[np.ndarray, "S T"],
+    title: str,
+    note: str,
+    *,
+    smoothed: bool = False,
+    zero_based: bool = False,
+    reference: float | None = None,
+    behind: tuple[np.ndarray, np.ndarray] | None = None,
+) -> str:
+    """One line per task. `behind`: steps and values of a noisier reading of the same quantity."""
+    names = record.header.tasks
+    few = len(names) <= RAW_TASKS
+    lines: list[Line] = []
+    faint_note = ""
+    for task, name in enumerate(names):
+        x, y = series.finite(columns.step, values[:, task])
+        if smoothed and few and len(y) >= series.SMOOTH_MIN_POINTS:
+            lines.append(Line(name, task, x, y, faint=True))
+            faint_note = BEHIND_NOTE
+        if behind is not None and few and len(y):
+            lines.append(Line(name, task, behind[0], behind[1][:, task], faint=True))
+            faint_note = "; behind: micro-batches"
+        lines.append(Line(name, task, x, series.smooth(y) if smoothed else y))
+    chart = Chart(
+        title, note + faint_note, tuple(lines), _steps(record),
+        zero_based=zero_based, reference=reference,
+        labelled=1 < len(names) <= LABELLED_TASKS,
+        points_per_line=min(600, POINTS_PER_FIGURE // len(names)),
+    )  # fmt: skip
+    return line_chart(chart)
+
+
+def _single(
+    record: RunRecord,
+    values: Float[np.ndarray, " S"],
+    title: str,
+    note: str,
+    *,
+    smoothed: bool = True,
+    percent: bool = False,
+) -> str:
+    """One line over the training steps."""
+    x, y = series.finite(record.train.step, values)
+    lines = [Line(title, None, x, series.smooth(y) if smoothed else y)]
+    if smoothed and len(y) >= series.SMOOTH_MIN_POINTS:
+        lines.insert(0, Line(title, None, x, y, faint=True))
+        note += f", smoothed{BEHIND_NOTE}"
+    chart = Chart(title, note, tuple(lines), _steps(record), percent=percent, zero_based=True)
+    return line_chart(chart)

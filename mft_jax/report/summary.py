@@ -1,0 +1,125 @@
+"""What one wants to know before any figure: the state of the run and its main numbers."""
+
+import math
+from html import escape
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from mft_jax.report import series
+from mft_jax.report.record import RunRecord, last_step
+
+END_WORDS = {
+    "finished": "Finished at",
+    "early_stop": "Stopped early at",
+    "interrupted": "Interrupted at",
+}
+STEP_KEYS = ("total_steps", "steps", "max_steps")
+
+
+def summary(record: RunRecord) -> str:
+    header = record.header
+    parts = [
+        progress(record),
+        _several(len(header.tasks), "task"),
+        f"{header.family}, {series.count(header.model['parameters'])} parameters",
+        f"started {record.started.day} {record.started:%B %Y, %H:%M %Z}".rstrip(),
+    ]
+    if record.resumes:
+        parts.append(f"resumed {_several(record.resumes, 'time')}")
+    return " · ".join(f"<span>{escape(part)}</span>" for part in parts)
+
+
+def progress(record: RunRecord) -> str:
+    """Finished at step n of m. The page leaves m out where the configuration does not name it."""
+    planned = planned_steps(record.header.config)
+    state = "No end recorded, last at" if record.end is None else END_WORDS[record.end.reason]
+    return f"{state} step {last_step(record):,}" + (f" of {planned:,}" if planned else "")
+
+
+def planned_steps(config: dict[str, Any]) -> int | None:
+    """The number under the shallowest key of STEP_KEYS in the nested configuration."""
+    level = [config]
+    while level:
+        for branch in level:
+            for key in STEP_KEYS:
+                value = branch.get(key)
+                if isinstance(value, int) and not isinstance(value, bool):
+                    return value
+        level = [v for branch in level for v in branch.values() if isinstance(v, dict)]
+    return None
+
+
+def notes(record: RunRecord) -> str:
+    found = []
+    if record.cut_short:
+        found.append("The last line of metrics.jsonl is incomplete and has been left out.")
+    if not len(record.train):
+        found.append("No training step has been recorded yet.")
+    if not len(record.valid):
+        found.append("No validation pass has been recorded yet.")
+    return "".join(f'<p class="note">{note}</p>' for note in found)
+
+
+def tiles(record: RunRecord) -> str:
+    """The numbers one looks for first."""
+    header, train = record.header, record.train
+    model = header.model
+    tokens = float(np.nansum(train.task["tokens"]))
+    share = model["trainable"] / model["parameters"]
+    bits = model["bits_per_weight"]
+    entries = [
+        *_validation_tile(record),
+        ("tokens trained on", series.count(tokens), _several(len(train), "step")),
+        *_duration_tile(record),
+        ("trainable", series.count(model["trainable"]), f"{100 * share:.2g}% of parameters"),
+        (
+            "stored weights",
+            series.size(model["stored_bytes"]),
+            "" if math.isnan(bits) else f"{bits:.4g} bits per weight",
+        ),
+        ("row filling", series.percent(header.packing["packed"]), "positions that hold a token"),
+    ]
+    cells = (
+        f"<div><dt>{name}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
+        for name, value, note in entries
+    )
+    return f'<dl class="tiles">{"".join(cells)}</dl>'
+
+
+def foot(record: RunRecord) -> str:
+    header = record.header
+    mesh = " × ".join(f"{axis} {size}" for axis, size in header.mesh.items())
+    parts = [f"mft_jax {header.version}", f"mesh {mesh}", header.devices]
+    return " · ".join(escape(part) for part in parts)
+
+
+def _validation_tile(record: RunRecord) -> list[tuple[str, str, str]]:
+    means = row_means(record.valid.task["ratio"])
+    known = np.flatnonzero(np.isfinite(means))
+    if not len(known):
+        return []
+    best = known[means[known].argmin()]
+    note = f"best {means[best]:.3f} at step {record.valid.step[best]:,}"
+    return [("mean validation ratio", f"{means[known[-1]]:.3f}", note)]
+
+
+def _duration_tile(record: RunRecord) -> list[tuple[str, str, str]]:
+    speed = record.train.scalar["tokens_per_sec"]
+    speed = speed[np.isfinite(speed)]
+    rate = f"{series.count(float(np.median(speed)))} tokens/s" if len(speed) else ""
+    if record.end is not None:
+        return [("duration", series.duration(record.end.seconds), rate)]
+    return [("speed", rate, "median")] if rate else []
+
+
+def row_means(values: Float[np.ndarray, "S T"]) -> Float[np.ndarray, " S"]:
+    """Mean over the tasks present; NaN where there is none."""
+    known = np.isfinite(values)
+    total, number = np.where(known, values, 0.0).sum(axis=1), known.sum(axis=1)
+    return np.divide(total, number, out=np.full(len(values), math.nan), where=number > 0)
+
+
+def _several(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + "s" * (number != 1)

@@ -1,0 +1,132 @@
+"""The mesh, and where every leaf lies on it.
+
+Logical axes -> mesh axes, for every parameter, its codes and scales, its adapter and its
+optimiser moments:
+
+    batch rows            data x fsdp
+    embed (model width)   fsdp
+    heads, mlp, vocab     tensor
+    layers, rank          on every device
+
+Codes and scales lie as the weight would; an adapter's `a` as the weight's input axis, `b` as its
+output axis. Scale rows that the mesh does not divide are kept whole on every device.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from mft_jax.models.decoder import LOGICAL_AXES
+from mft_jax.types import MftError
+from mft_jax.weights.quantized import Int4Array, NF4Array
+
+RULES: dict[str | None, str | None] = {
+    "embed": "fsdp",
+    "heads": "tensor",
+    "mlp": "tensor",
+    "vocab": "tensor",
+    None: None,
+}
+BATCH_AXES = ("data", "fsdp")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each mesh axis; one axis may be -1: what the others leave over."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+    devices = jax.devices() if devices is None else devices
+    sizes = dataclasses.asdict(config)
+    free = [axis for axis, size in sizes.items() if size == -1]
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if free and fixed > 0 and len(devices) % fixed == 0:
+        sizes[free[0]] = len(devices) // fixed
+    if min(sizes.values()) < 1 or math.prod(sizes.values()) != len(devices):
+        raise MftError(
+            f"mesh {dataclasses.asdict(config)} does not fit {len(devices)} devices; expected "
+            "sizes of at least 1 (one of them may be -1) whose product is the number of devices"
+        )
+    # Auto axes: table lookups on sharded codes work without explicit specs.
+    return jax.make_mesh(
+        tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * 3, devices=devices
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh, leading_axes: int = 0) -> NamedSharding:
+    """Rows over data x fsdp; `leading_axes` (micro-batches) stay whole."""
+    return NamedSharding(mesh, PartitionSpec(*(None,) * leading_axes, BATCH_AXES, None))
+
+
+def rows_divisor(mesh: Mesh) -> int:
+    """A micro-batch's rows must be a multiple of this."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def leaf_shardings(mesh: Mesh, path: str, leaf: Any) -> Any:
+    """Shardings of what is stored at `path`: a dense weight, a quantised one, or an adapter.
+
+    `leaf` may hold arrays or shapes. Raises `MftError` where the mesh does not divide a weight.
+    """
+    axes = LOGICAL_AXES[path]
+    if isinstance(leaf, NF4Array):
+        return NF4Array(
+            codes=_sharding(mesh, path, leaf.codes, axes),
+            scale_codes=_sharding(mesh, path, leaf.scale_codes, axes, strict=False),
+            scale_max=_sharding(mesh, path, leaf.scale_max, (axes[0], None), strict=False),
+            scale_mean=_sharding(mesh, path, leaf.scale_mean, ()),
+        )
+    if isinstance(leaf, Int4Array):
+        return Int4Array(
+            codes=_sharding(mesh, path, leaf.codes, axes),
+            group_scales=_sharding(mesh, path, leaf.group_scales, axes, strict=False),
+        )
+    if isinstance(leaf, dict):
+        return {
+            "a": _sharding(mesh, path, leaf["a"], (axes[0], None)),
+            "b": _sharding(mesh, path, leaf["b"], (None, axes[1])),
+        }
+    return _sharding(mesh, path, leaf, axes)
+
+
+def tree_shardings(mesh: Mesh, tree: dict[str, Any]) -> dict[str, Any]:
+    return {path: leaf_shardings(mesh, path, leaf) for path, leaf in tree.items()}
+
+
+def _sharding(
+    mesh: Mesh, path: str, leaf: Any, axes: tuple[str | None, ...], strict: bool = True
+) -> NamedSharding:
+    stack = len(leaf.shape) - len(axes)
+    names = [RULES[axis] for axis in axes]
+    for place, name in enumerate(names):
+        size = leaf.shape[stack + place]
+        if name is not None and size % mesh.shape[name]:
+            if strict:
+                raise MftError(
+                    f"{path}: axis {axes[place]!r} of size {size} cannot be split over "
+                    f"mesh.{name}={mesh.shape[name]}; choose a size that divides it"
+                )
+            names[place] = None
+    return NamedSharding(mesh, PartitionSpec(*(None,) * stack, *names))
+
+
+def describe(tree: dict[str, Any], shardings: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Rows (path, shape, spec) of a placed tree, for a table."""
+    rows = []
+    for path, leaf in sorted(tree.items()):
+        named = jax.tree_util.tree_leaves_with_path(leaf)
+        for (keys, array), sharding in zip(named, jax.tree.leaves(shardings[path]), strict=True):
+            name = path + jax.tree_util.keystr(keys)
+            rows.append((name, str(tuple(array.shape)), str(tuple(sharding.spec))))
+    return rows

@@ -1,0 +1,18 @@
+"""Everything that changes from step to step, and therefore everything that is checkpointed."""
+
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, Int
+
+from mft_jax.models.decoder import Params
+
+
+class TrainState(NamedTuple):
+    """Beside it stands only the data cursor, which the loader keeps. Frozen weights are not state:
+    they are read again from the model's folder.
+    """
+
+    step: Int[Array, ""]  # optimiser steps taken
+    trainable: Params
+    opt_state: Any
+    balancer: Any

@@ -1,0 +1,192 @@
+"""Build everything in a numbered order, then the loop."""
+
+import contextlib
+import dataclasses
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from jax.sharding import Mesh
+from rich.console import Console
+
+from mft_jax import assembly, metrics
+from mft_jax.checkpoints import Checkpoints, Progress, abstract
+from mft_jax.config import TrainConfig
+from mft_jax.display import Display
+from mft_jax.metrics import MetricsLog, Recorder
+from mft_jax.sharding import make_mesh
+from mft_jax.train_state import TrainState
+from mft_jax.types import TaskSums
+from mft_jax.workdir import claim, run_record
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What does not change while the loop runs."""
+
+    config: TrainConfig
+    workdir: Path
+    mesh: Mesh
+    model: assembly.Model
+    data: assembly.Data
+    machinery: assembly.Machinery
+    checkpoints: Checkpoints
+    log: MetricsLog
+    display: Display
+
+    recorder: Recorder
+
+
+@dataclasses.dataclass
+class Outcome:
+    """Where the run stands; the only thing the loop changes."""
+
+    state: TrainState
+    progress: Progress
+    step: int
+    reason: str = "finished"  # or early_stop, interrupted
+
+
+def train(config: TrainConfig, workdir: Path, console: Console) -> tuple[Run, Outcome]:
+    """Train, or resume, to the end, to early stopping, or to a signal. Raises `MftError`."""
+    started = time.monotonic()
+    # 1. where: devices and their mesh; rows must fit it before anything is read
+    mesh = make_mesh(config.mesh)
+    assembly.check_rows(config, mesh)
+    # 2. what is trained
+    model = assembly.load_model(config, mesh, console)
+    # 3. on what
+    data = assembly.build_data(config, assembly.tokenizer_for(model), console)
+    # 4. how: objective, balancer, optimiser, compiled step
+    machinery = assembly.build_machinery(config, model, mesh, data)
+    # 5. where it stands: a checkpoint, or a baseline before the first step
+    checkpoints = Checkpoints(workdir)
+    at = checkpoints.latest_step()
+    claim(workdir, config, data.tokenized, has_checkpoint=at is not None)
+    tasks, loop = data.tokenized.tasks, config.loop
+    display = Display(console, tasks, loop.steps, loop.log_every_steps)
+    log = MetricsLog(workdir, at)
+    recorder = Recorder(log, display.train, tasks, loop.rows_per_step * config.data.row_length)
+    run = Run(config, workdir, mesh, model, data, machinery, checkpoints, log, display, recorder)
+    with (
+        contextlib.closing(display),
+        contextlib.closing(log),
+        contextlib.closing(checkpoints),
+        _stop_signals() as stop,
+    ):
+        log.write(run_record(config, model, data, mesh))
+        outcome = _begin(run) if at is None else _resume(run, at)
+        # 6. the loop
+        _loop(run, outcome, stop)
+        seconds = time.monotonic() - started
+        end = {"kind": "end", "step": outcome.step, "reason": outcome.reason, "seconds": seconds}
+        log.write(end)
+    return run, outcome
+
+
+def _begin(run: Run) -> Outcome:
+    """Baseline: a full validation pass before the first step, L_i_val(0) of the balancers."""
+    state = run.machinery.init_state(run.model.trainable, _ones(run))
+    sums = _full_pass(run, state, 0)
+    initial = TaskSums(*(leaf.astype(np.float32) for leaf in sums))
+    # Only the balancer's part differs, but every part may have been placed with the first state.
+    state = state._replace(balancer=run.machinery.init_balancer(initial))
+    losses = metrics.mean_by_name(sums, run.data.tokenized.tasks)
+    outcome = Outcome(state, Progress(losses), 0)
+    _record_valid(run, 0, sums, losses)
+    return outcome
+
+
+def _resume(run: Run, step: int) -> Outcome:
+    like = abstract(run.machinery.init_state(run.model.trainable, _ones(run)))
+    state, cursor, progress = run.checkpoints.restore(step, like)
+    run.data.train.set_state(cursor)
+    run.data.valid.set_state(cursor)
+    run.display.note(f"resumed at step {step} from {run.checkpoints.folder / str(step)}")
+    return Outcome(state, progress, step)
+
+
+def _loop(run: Run, outcome: Outcome, stop: list[int]) -> None:
+    """Order (do not change): evaluate, save, next batch, step, then the record of the step before.
+
+    The save precedes `next`, so state and data cursor agree; metrics are fetched one step late, so
+    dispatch never waits.
+    """
+    loop, started_at = run.config.loop, outcome.step
+    while True:
+        step, ratio = outcome.step, None
+        fresh, last = step > started_at, step >= loop.steps
+        if fresh and (last or step % loop.eval_every_steps == 0):
+            ratio = _evaluate(run, outcome)
+        if loop.patience_evals and outcome.progress.evals_since_best >= loop.patience_evals:
+            outcome.reason = "early_stop"
+        elif stop and not last:
+            outcome.reason = "interrupted"
+        ended = last or outcome.reason != "finished"
+        if fresh and (ended or ratio is not None or step % loop.save_every_steps == 0):
+            _save(run, outcome, ratio)
+        if ended:
+            return
+        batch = assembly.place_batch(next(run.data.train), run.mesh)
+        valid = assembly.place_batch(next(run.data.valid), run.mesh)
+        state, step_metrics = run.machinery.step(outcome.state, run.model.frozen, batch, valid)
+        outcome.state, outcome.step = state, step + 1
+        run.recorder.push(step, step_metrics)
+
+
+def _evaluate(run: Run, outcome: Outcome) -> float:
+    """A full validation pass; returns the mean ratio, which early stopping and 'best' watch."""
+    run.recorder.flush()
+    sums = _full_pass(run, outcome.state, outcome.step)
+    losses = metrics.mean_by_name(sums, run.data.tokenized.tasks)
+    ratio = metrics.mean_ratio(losses, outcome.progress.initial_losses)
+    outcome.progress = outcome.progress.after(outcome.step, ratio)
+    _record_valid(run, outcome.step, sums, outcome.progress.initial_losses)
+    run.recorder.restart_clock()
+    return ratio
+
+
+def _full_pass(run: Run, state: TrainState, step: int) -> TaskSums:
+    sums = assembly.full_pass(run.machinery, state.trainable, run.model.frozen, run.data, run.mesh)
+    metrics.check_valid(step, sums, run.data.tokenized.tasks)
+    return sums
+
+
+def _record_valid(
+    run: Run, step: int, sums: TaskSums, initial: dict[str, float | None]
+) -> None:
+    record = metrics.valid_record(step, sums, initial, run.data.tokenized.tasks)
+    run.log.write(record)
+    run.display.valid(record)
+
+
+def _save(run: Run, outcome: Outcome, ratio: float | None) -> None:
+    # What is saved must be known to be finite, so the record is brought up to date first.
+    run.recorder.flush()
+    cursor = run.data.train.get_state()
+    run.checkpoints.save(outcome.step, outcome.state, cursor, outcome.progress, ratio)
+
+
+def _ones(run: Run) -> TaskSums:
+    ones = np.ones(len(run.data.tokenized.tasks), np.float32)
+    return TaskSums(ones, ones)
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """SIGTERM and Ctrl-C are noted; the loop saves and ends. A second one ends at once."""
+    seen: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""Weights that know how they are multiplied: `x @ w` is all a model ever says."""

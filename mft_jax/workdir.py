@@ -1,0 +1,127 @@
+"""A run's folder: what it was started with, and whether it may be resumed.
+
+    config.json      the resolved configuration and a fingerprint of the tokenized data
+    metrics.jsonl    the record          checkpoints/   see `checkpoints`
+    report.html      the report          adapter/       the PEFT adapter, at the end
+"""
+
+import datetime
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from mft_jax import __version__, finetune
+from mft_jax.assembly import Data, Model
+from mft_jax.checkpoints import write_atomically
+from mft_jax.config import TrainConfig, differences, resolve, to_dict
+from mft_jax.data.loader import join_tasks
+from mft_jax.data.packing import padding_report
+from mft_jax.data.tokenization import TokenizedData
+from mft_jax.models.decoder import param_shapes
+from mft_jax.types import MftError
+
+CONFIG_FILE = "config.json"
+
+
+def fingerprint(data: TokenizedData) -> dict[str, int]:
+    """A checksum of each task's tokens, training and validation."""
+    prints = {}
+    for name, train, valid in zip(data.tasks.names, data.train, data.valid, strict=True):
+        arrays = (train.tokens, train.offsets, valid.tokens, valid.offsets)
+        check = 0
+        for array in arrays:
+            check = zlib.crc32(array.tobytes(), check)
+        prints[name] = check
+    return prints
+
+
+def read_config(workdir: Path) -> TrainConfig:
+    path = workdir / CONFIG_FILE
+    if not path.is_file():
+        raise MftError(
+            f"{workdir} is no run's folder: it has no {CONFIG_FILE}; expected the --workdir of "
+            "an earlier `mft train`"
+        )
+    return resolve(json.loads(path.read_text(encoding="utf-8"))["config"])
+
+
+def claim(workdir: Path, config: TrainConfig, data: TokenizedData, has_checkpoint: bool) -> None:
+    """Write what the run is started with; on resumption hold it against what it was."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / CONFIG_FILE
+    now: dict[str, Any] = {"config": to_dict(config), "data": fingerprint(data)}
+    if has_checkpoint and path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = differences(before["config"], json.loads(json.dumps(now["config"])))
+        changed += [
+            f"data of task {name!r} (its tokens are not what they were)"
+            for name, check in now["data"].items()
+            if before["data"].get(name) != check
+        ]
+        if changed:
+            raise MftError(
+                f"{workdir} holds checkpoints of another configuration:\n  "
+                + "\n  ".join(changed)
+                + "\nuse a new --workdir, or undo the change to resume"
+            )
+    write_atomically(path, json.dumps(now, indent=2) + "\n")
+
+
+def data_record(data: TokenizedData) -> dict[str, dict[str, int]]:
+    """Per task: what there is, and what became of samples longer than a row."""
+    rows = {}
+    for name, train, valid in zip(
+        data.tasks.names, data.train_stats, data.valid_stats, strict=True
+    ):
+        rows[name] = {
+            "train_samples": train.kept,
+            "valid_samples": valid.kept,
+            "train_tokens": train.tokens,
+            "trained_tokens": train.trained_tokens,
+            "valid_tokens": valid.tokens,
+            "dropped": train.dropped + valid.dropped,
+            "truncated": train.truncated + valid.truncated,
+            "split": train.split + valid.split,
+            "untrainable": train.untrainable + valid.untrainable,
+        }
+    return rows
+
+
+def packing_record(data: TokenizedData, row_length: int, batch_rows: int) -> dict[str, float]:
+    """Fraction of positions that hold a real token: packed, and what two ways of padding give."""
+    lengths = join_tasks(data.train).lengths
+    report = padding_report(lengths, row_length, batch_rows)
+    rows = round(float(lengths.sum()) / (report.packed * row_length))
+    fractions = {"packed": report.packed, "static": report.static, "dynamic": report.dynamic}
+    return {"row_length": row_length, "rows": rows, **fractions}
+
+
+def run_record(config: TrainConfig, model: Model, data: Data, mesh: Mesh) -> dict[str, Any]:
+    """The first line of `metrics.jsonl`: what this run is."""
+    dtype = config.model.compute_dtype
+    count = finetune.count_parameters(
+        config.finetune, param_shapes(model.config), model.trainable, dtype
+    )
+    loop, row_length = config.loop, config.data.row_length
+    return {
+        "kind": "run",
+        "time": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "version": __version__,
+        "config": to_dict(config),
+        "tasks": list(data.tokenized.tasks.names),
+        "model": {
+            "family": model.family.name,
+            "parameters": count.total,
+            "trainable": count.trainable,
+            "stored_bytes": count.stored_bytes,
+            "bits_per_weight": count.bits_per_weight,
+        },
+        "data": data_record(data.tokenized),
+        "packing": packing_record(data.tokenized, row_length, loop.rows_per_step),
+        "mesh": dict(mesh.shape),
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }

@@ -1,0 +1,106 @@
+import gzip
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import zstandard
+
+from mft_jax.data.sources import read_records
+from mft_jax.types import MftError
+
+RECORDS = [{"text": f"line {i} \u2028 \x85 ü"} for i in range(5)]
+JSONL = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in RECORDS).encode()
+
+
+def write(path, data):
+    if path.name.endswith(".gz"):
+        data = gzip.compress(data)
+    if path.name.endswith(".zst"):
+        data = zstandard.compress(data)
+    path.write_bytes(data)
+    return path
+
+
+def data_of(path):
+    return [record.data for record in read_records(str(path))]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst"])
+def test_every_kind_of_jsonl_gives_the_same_records_with_their_lines(tmp_path, name):
+    path = write(tmp_path / name, JSONL)
+    assert data_of(path) == RECORDS
+    assert [r.where for r in read_records(str(path))] == [f"{path}:{i}" for i in range(1, 6)]
+
+
+def test_parquet_rows_are_records_with_their_number(tmp_path):
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(RECORDS), path)
+    assert data_of(path) == RECORDS
+    assert next(read_records(str(path))).where == f"{path} row 1"
+
+
+def test_a_zst_file_may_hold_several_frames_and_a_gz_file_several_members(tmp_path):
+    for compress, name in ((zstandard.compress, "a.jsonl.zst"), (gzip.compress, "a.jsonl.gz")):
+        path = tmp_path / name
+        path.write_bytes(compress(JSONL[:20]) + compress(JSONL[20:]))
+        assert data_of(path) == RECORDS
+
+
+def test_a_folder_and_a_pattern_are_read_in_the_order_of_file_names(tmp_path):
+    for name in ("b", "a", "c"):
+        write(tmp_path / f"{name}.jsonl", json.dumps({"text": name}).encode())
+    (tmp_path / "README.md").write_text("no data")
+    assert [r["text"] for r in data_of(tmp_path)] == ["a", "b", "c"]
+    assert [r["text"] for r in data_of(tmp_path / "[bc].jsonl")] == ["b", "c"]
+
+
+def test_blank_lines_are_passed_over_and_still_counted(tmp_path):
+    path = write(tmp_path / "a.jsonl", b'\n{"text": "x"}\r\n  \n{"text": "y"}')
+    assert [r.where[-2:] for r in read_records(str(path))] == [":2", ":4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("a.jsonl", b'{"text": "x"}\n{"text": \n', "a.jsonl:2: invalid JSON"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": "\xff"}\n', r"a.jsonl:2: invalid UTF-8 at byte 11"),
+        ("a.jsonl.gz", b'{"text": "x"}\n["x"]\n', "a.jsonl.gz:2: the line holds a JSON list"),
+        ("a.csv", b"text\n", "a.csv: its name ends in none of the known suffixes"),
+        ("a.parquet", b"PAR1 no more", "a.parquet: not a readable Parquet file"),
+        ("a.parquet", b"", "a.parquet: not a readable Parquet file"),
+    ],
+)
+def test_bad_data_is_named_by_file_and_line(tmp_path, name, data, said):
+    path = write(tmp_path / name, data)
+    with pytest.raises(MftError, match=said):
+        data_of(path)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])
+@pytest.mark.parametrize("left_out", [1, 5, 30])
+def test_a_compressed_file_cut_short_is_an_error(tmp_path, name, left_out):
+    path = write(tmp_path / name, JSONL)
+    path.write_bytes(path.read_bytes()[:-left_out])
+    with pytest.raises(MftError, match="cut short or damaged"):
+        data_of(path)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])
+def test_a_file_that_is_not_what_its_name_says_is_an_error(tmp_path, name):
+    (tmp_path / name).write_bytes(JSONL)
+    with pytest.raises(MftError, match="cut short or damaged"):
+        data_of(tmp_path / name)
+
+
+@pytest.mark.parametrize("path", ["nowhere.jsonl", "*.jsonl", "nowhere/"])
+def test_a_path_that_names_nothing_is_an_error(tmp_path, path):
+    with pytest.raises(MftError, match="no file at .*expected an existing file"):
+        data_of(tmp_path / path)
+
+
+def test_a_folder_without_data_files_is_an_error(tmp_path):
+    (tmp_path / "sub").mkdir()
+    write(tmp_path / "sub" / "a.jsonl", JSONL)
+    with pytest.raises(MftError, match="holds no data file"):
+        data_of(tmp_path)

@@ -1,0 +1,49 @@
+import pytest
+
+from mft_jax.huggingface.output import new_folder
+from mft_jax.types import MftError
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path):
+    output = tmp_path / "a" / "b"
+    with new_folder(output) as partial:
+        (partial / "file").write_text("x")
+        assert not output.exists()
+    assert (output / "file").read_text() == "x"
+    assert [p.name for p in output.parent.iterdir()] == ["b"]
+
+
+def test_a_failure_leaves_nothing(tmp_path):
+    with pytest.raises(KeyError), new_folder(tmp_path / "a") as partial:
+        (partial / "file").write_text("x")
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_folder_is_kept_unless_told(tmp_path):
+    output = tmp_path / "a"
+    output.mkdir()
+    with new_folder(output) as partial:  # an empty one is free
+        (partial / "old").touch()
+    with pytest.raises(MftError, match="is not empty; nothing is overwritten"), new_folder(output):
+        pass
+    with pytest.raises(KeyError), new_folder(output, overwrite=True):
+        raise KeyError
+    assert (output / "old").exists()
+    with new_folder(output, overwrite=True) as partial:
+        (partial / "new").touch()
+    assert [p.name for p in output.iterdir()] == ["new"]
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "a").touch()
+    with pytest.raises(MftError, match="is a file"), new_folder(tmp_path / "a", overwrite=True):
+        pass
+
+
+def test_what_a_killed_process_left_is_swept_away(tmp_path):
+    (tmp_path / ".a.partial").mkdir()
+    (tmp_path / ".a.partial" / "half").touch()
+    with new_folder(tmp_path / "a") as partial:
+        assert list(partial.iterdir()) == []

@@ -1,0 +1,181 @@
+"""metrics.jsonl in, RunRecord out."""
+
+import copy
+import json
+import math
+
+import numpy as np
+import pytest
+
+from mft_jax.report.record import last_step, read_record
+from mft_jax.types import MftError
+
+TASKS = ["completion", "comment"]
+COUNTS = dict.fromkeys(
+    ["train_samples", "valid_samples", "train_tokens", "trained_tokens", "valid_tokens"], 10
+) | {"dropped": 1, "truncated": 0, "split": 2}
+RUN = {
+    "kind": "run",
+    "time": "2026-11-20T10:00:00Z",
+    "version": "0.1.0",
+    "config": {"optim": {"steps": 7}},
+    "tasks": TASKS,
+    "model": {
+        "family": "qwen2",
+        "parameters": 100,
+        "trainable": 4,
+        "stored_bytes": 55,
+        "bits_per_weight": None,
+    },
+    "data": {task: COUNTS for task in TASKS},
+    "packing": {"row_length": 8, "rows": 3, "packed": 0.9, "static": 0.3, "dynamic": 0.6},
+    "mesh": {"data": 1, "fsdp": 1, "tensor": 1},
+    "devices": "1 x cpu",
+}
+
+
+def both(a, b):
+    return dict(zip(TASKS, (a, b), strict=True))
+
+
+def train(step, loss=2.0, **more):
+    return {
+        "kind": "train",
+        "step": step,
+        "loss": loss,
+        "grad_norm": 0.5,
+        "learning_rate": 1e-3,
+        "tokens_per_sec": None,
+        "tokens": both(6, 2),
+        "padding": 0.25,
+        "train_loss": both(loss, None),
+        "weight": both(0.5, 0.5),
+        **more,
+    }
+
+
+def valid(step, loss=2.0):
+    return {
+        "kind": "valid",
+        "step": step,
+        "loss": both(loss, 3.0),
+        "ratio": both(loss / 2, 1.0),
+        "tokens": both(5, 5),
+    }
+
+
+def write(path, *lines, tail=""):
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + tail, encoding="utf-8")
+    return path
+
+
+def test_values_come_back_under_their_names_and_null_is_nan(tmp_path):
+    coba = {name: both(0.1, 0.2) for name in ("valid_loss", "ratio", "slope", "rcs", "acs")}
+    lines = [RUN, valid(0), train(1, 1.5), train(2, coba={**coba, "df": 0.93}), valid(2, 1.0)]
+    end = {"kind": "end", "step": 2, "reason": "finished", "seconds": 9.5}
+    record = read_record(write(tmp_path / "metrics.jsonl", *lines, end))
+    np.testing.assert_array_equal(record.train.step, [1, 2])
+    np.testing.assert_array_equal(record.train.scalar["loss"], [1.5, 2.0])
+    assert np.isnan(record.train.scalar["tokens_per_sec"]).all()
+    np.testing.assert_array_equal(record.train.task["train_loss"], [[1.5, np.nan], [2, np.nan]])
+    np.testing.assert_array_equal(record.train.task["tokens"], [[6, 2], [6, 2]])
+    assert record.coba is not None
+    np.testing.assert_array_equal(record.coba.scalar["df"], [np.nan, 0.93])
+    np.testing.assert_array_equal(record.coba.task["acs"][1], [0.1, 0.2])
+    np.testing.assert_array_equal(record.valid.task["ratio"], [[1.0, 1.0], [0.5, 1.0]])
+    assert record.end is not None and record.end.seconds == 9.5
+    assert math.isnan(record.header.model["bits_per_weight"])
+    assert not record.cut_short and record.resumes == 0
+
+
+def test_task_columns_follow_the_run_lines_order_not_the_objects(tmp_path):
+    swapped = train(1, tokens={"comment": 2, "completion": 6})
+    record = read_record(write(tmp_path / "metrics.jsonl", RUN, swapped))
+    np.testing.assert_array_equal(record.train.task["tokens"], [[6, 2]])
+
+
+def test_steps_taken_again_after_a_resume_count_once(tmp_path):
+    first = [RUN, valid(0), *(train(s, 1.0) for s in (1, 2, 3)), valid(2, 1.0), train(4, 1.0)]
+    second = [{**RUN, "time": "2026-11-21T10:00:00Z"}, train(3, 9.0), valid(4, 9.0)]
+    lines = [*first, valid(4, 1.0), *second]
+    record = read_record(write(tmp_path / "metrics.jsonl", *lines))
+    np.testing.assert_array_equal(record.train.step, [1, 2, 3])
+    np.testing.assert_array_equal(record.train.scalar["loss"], [1, 1, 9])
+    np.testing.assert_array_equal(record.valid.step, [0, 2, 4])
+    np.testing.assert_array_equal(record.valid.task["loss"][:, 0], [2, 1, 9])
+    assert record.resumes == 1 and record.end is None and last_step(record) == 4
+    assert record.started.day == 20 and record.header.time.day == 21
+
+
+def test_a_resume_without_a_step_yet_keeps_everything(tmp_path):
+    record = read_record(write(tmp_path / "metrics.jsonl", RUN, valid(0), train(1), RUN))
+    assert len(record.train) == 1 and len(record.valid) == 1 and record.resumes == 1
+
+
+@pytest.mark.parametrize("keep", [1, 20, -2])
+def test_one_incomplete_last_line_is_left_out_and_said(tmp_path, keep):
+    tail = json.dumps(train(2))[:keep]
+    record = read_record(write(tmp_path / "metrics.jsonl", RUN, train(1), tail=tail))
+    assert record.cut_short and len(record.train) == 1
+
+
+def test_a_last_line_cut_inside_a_character_is_incomplete_too(tmp_path):
+    path = write(tmp_path / "metrics.jsonl", RUN)
+    path.write_bytes(path.read_bytes() + '{"kind": "é'.encode()[:-1])
+    assert read_record(path).cut_short
+
+
+def test_a_whole_last_line_without_line_end_counts(tmp_path):
+    path = write(tmp_path / "metrics.jsonl", RUN, tail=json.dumps(train(1)))
+    record = read_record(path)
+    assert len(record.train) == 1 and not record.cut_short
+
+
+def without(line, name):
+    return {key: value for key, value in line.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("{broken", "no valid JSON"),
+        ("[1]", "a JSON list"),
+        ({"kind": "trian"}, "kind 'trian'"),
+        (without(train(3), "padding"), "no 'padding'"),
+        (train(3, loss="high"), "'high' under 'loss'"),
+        (train(3, loss=True), "True under 'loss'"),
+        (train("3"), "str under 'step'"),
+        (train(-3), "step -3"),
+        (train(1), "step 1 after step 1"),
+        (train(3, weight={"completion": 1.0}), "'comment'"),
+        (train(3, weight=both(1, 0) | {"other": 1}), "'other'"),
+        (train(3, coba={"df": 1}), "nothing under 'valid_loss'"),
+        ({"kind": "end", "step": 3, "reason": "bored", "seconds": 1}, "reason 'bored'"),
+        ({**RUN, "tasks": ["completion"]}, "other tasks"),
+        ({**RUN, "tasks": ["a", "a"]}, "tasks ['a', 'a']"),
+        ({**RUN, "time": "yesterday"}, "time 'yesterday'"),
+    ],
+)
+def test_a_malformed_line_is_named_by_file_and_number(tmp_path, line, found):
+    text = line if isinstance(line, str) else json.dumps(line)
+    path = write(tmp_path / "metrics.jsonl", RUN, train(1), tail=text + "\n")
+    with pytest.raises(MftError) as error:
+        read_record(path)
+    assert f"{path}:3: " in str(error.value) and found in str(error.value)
+
+
+def test_a_record_must_open_with_a_run_line(tmp_path):
+    with pytest.raises(MftError, match=r"metrics\.jsonl:1: found kind 'train' first"):
+        read_record(write(tmp_path / "metrics.jsonl", train(1)))
+    with pytest.raises(MftError, match="no line of kind 'run'"):
+        read_record(write(tmp_path / "metrics.jsonl"))
+    with pytest.raises(MftError, match="no such file"):
+        read_record(tmp_path / "elsewhere.jsonl")
+
+
+@pytest.mark.parametrize("name", list(RUN.keys() - {"kind"}))
+def test_every_field_of_the_run_line_is_required(tmp_path, name):
+    line = copy.deepcopy(RUN)
+    del line[name]
+    with pytest.raises(MftError, match=f"nothing under '{name}'"):
+        read_record(write(tmp_path / "metrics.jsonl", line))
