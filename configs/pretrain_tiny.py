@@ -23,8 +23,12 @@ def get_config():
     # transformers alone is more text than all others together, and repeats itself more.
     config.data.tasks = (
         {"name": "libraries", "path": f"packages:{LIBRARIES}:text", "max_valid_samples": 120},
-        {"name": "transformers", "path": "packages:transformers:text", "max_samples": 3000,
-         "max_valid_samples": 40},
+        {
+            "name": "transformers",
+            "path": "packages:transformers:text",
+            "max_samples": 3000,
+            "max_valid_samples": 40,
+        },
     )
     config.data.row_length = 512
     config.data.overlong = "split"

@@ -70,7 +70,12 @@ def load_model(config: TrainConfig, mesh: Mesh, console: Console) -> Model:
 @contextlib.contextmanager
 def _loading(console: Console, name: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar over bytes, with their rate and the time left."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+    )
     with RichProgress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(f"loading {name}", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -142,7 +147,12 @@ def build_machinery(config: TrainConfig, model: Model, mesh: Mesh, data: Data) -
     num_tasks = len(data.tokenized.tasks)
     source, steps = config.model, config.loop.steps
     compute = Computation(
-        model.config, config.finetune, config.objective, num_tasks, source.compute_dtype, source.remat
+        model.config,
+        config.finetune,
+        config.objective,
+        num_tasks,
+        source.compute_dtype,
+        source.remat,
     )
     balancer = make_balancer(
         config.balancer, total_steps=steps, valid_micro_batches=len(data.passes)
@@ -169,9 +179,7 @@ def build_machinery(config: TrainConfig, model: Model, mesh: Mesh, data: Data) -
         ),
         balancer=jax.tree.map(lambda _: whole, shapes.balancer),
     )
-    step = make_train_step(
-        compute, balancer, optimizer, optim.learning_rate(config.optim, steps)
-    )
+    step = make_train_step(compute, balancer, optimizer, optim.learning_rate(config.optim, steps))
     return Machinery(
         compute=compute,
         balancer=balancer,

@@ -84,9 +84,7 @@ def task_counts(batch: Batch, num_tasks: int) -> Float[Array, " T"]:
 def task_nll(nll: Float[Array, "B L"], batch: Batch, num_tasks: int) -> TaskSums:
     # A masked position may hold anything, so it is left out, not multiplied by zero.
     weighted = jnp.where(batch.loss_weights > 0, nll * batch.loss_weights, 0.0)
-    return TaskSums(
-        sum_by_task(weighted, batch.task_ids, num_tasks), task_counts(batch, num_tasks)
-    )
+    return TaskSums(sum_by_task(weighted, batch.task_ids, num_tasks), task_counts(batch, num_tasks))
 
 
 def token_mean(count: Float[Array, " T"], weight: Float[Array, " T"]) -> Float[Array, " T"]:

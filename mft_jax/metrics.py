@@ -54,7 +54,11 @@ class Recorder:
     """
 
     def __init__(
-        self, log: MetricsLog, show: Callable[[dict[str, Any]], None], tasks: TaskTable, positions: int
+        self,
+        log: MetricsLog,
+        show: Callable[[dict[str, Any]], None],
+        tasks: TaskTable,
+        positions: int,
     ):
         self.log, self.show, self.tasks, self.positions = log, show, tasks, positions
         self.pending: tuple[int, StepMetrics] | None = None
@@ -142,7 +146,9 @@ def mean_by_name(sums: TaskSums, tasks: TaskTable) -> dict[str, float | None]:
 def check_finite(step: int, metrics: StepMetrics, tasks: TaskTable) -> None:
     if math.isfinite(metrics.loss) and math.isfinite(metrics.grad_norm):
         return
-    bad = [n for n, total in zip(tasks.names, metrics.train.sum, strict=True) if not np.isfinite(total)]
+    bad = [
+        n for n, total in zip(tasks.names, metrics.train.sum, strict=True) if not np.isfinite(total)
+    ]
     what = "loss" if not math.isfinite(metrics.loss) else "gradient"
     where = f"task {', '.join(map(repr, bad))}" if bad else "no single task"
     raise MftError(

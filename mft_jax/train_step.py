@@ -101,7 +101,11 @@ def make_train_step(
             return jax.tree.map(jnp.add, carry, (loss, sums, grads)), None
 
         zeros = jnp.zeros(compute.num_tasks)
-        start = (jnp.zeros(()), TaskSums(zeros, zeros), jax.tree.map(jnp.zeros_like, state.trainable))
+        start = (
+            jnp.zeros(()),
+            TaskSums(zeros, zeros),
+            jax.tree.map(jnp.zeros_like, state.trainable),
+        )
         (loss, sums, grads), _ = jax.lax.scan(accumulate, start, batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)

@@ -64,7 +64,7 @@ def train(config: TrainConfig, workdir: Path, console: Console) -> tuple[Run, Ou
     # 5. where it stands: a checkpoint, or a baseline before the first step
     checkpoints = Checkpoints(workdir)
     at = checkpoints.latest_step()
-    claim(workdir, config, data.tokenized, has_checkpoint=at is not None)
+    claim(workdir, config, data, has_checkpoint=at is not None)
     tasks, loop = data.tokenized.tasks, config.loop
     display = Display(console, tasks, loop.steps, loop.log_every_steps)
     log = MetricsLog(workdir, at)
@@ -154,9 +154,7 @@ def _full_pass(run: Run, state: TrainState, step: int) -> TaskSums:
     return sums
 
 
-def _record_valid(
-    run: Run, step: int, sums: TaskSums, initial: dict[str, float | None]
-) -> None:
+def _record_valid(run: Run, step: int, sums: TaskSums, initial: dict[str, float | None]) -> None:
     record = metrics.valid_record(step, sums, initial, run.data.tokenized.tasks)
     run.log.write(record)
     run.display.valid(record)

@@ -1,30 +1,33 @@
 """A run's folder: what it was started with, and whether it may be resumed.
 
-    config.json      the resolved configuration and a fingerprint of the tokenized data
-    metrics.jsonl    the record          checkpoints/   see `checkpoints`
-    report.html      the report          adapter/       the PEFT adapter, at the end
+config.json      the resolved configuration and a fingerprint of the tokenized data
+metrics.jsonl    the record          checkpoints/   see `checkpoints`
+report.html      the report          adapter/       the PEFT adapter, at the end
 """
 
 import datetime
 import json
+import os
 import zlib
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from mft_jax import __version__, finetune
 from mft_jax.assembly import Data, Model
-from mft_jax.checkpoints import write_atomically
 from mft_jax.config import TrainConfig, differences, resolve, to_dict
 from mft_jax.data.loader import join_tasks
 from mft_jax.data.packing import padding_report
 from mft_jax.data.tokenization import TokenizedData
 from mft_jax.models.decoder import param_shapes
-from mft_jax.types import MftError
+from mft_jax.types import Batch, MftError
 
 CONFIG_FILE = "config.json"
+SAMPLE_FILE = "sample.npz"
+SAMPLE_ROWS = 4
 
 
 def fingerprint(data: TokenizedData) -> dict[str, int]:
@@ -49,14 +52,14 @@ def read_config(workdir: Path) -> TrainConfig:
     return resolve(json.loads(path.read_text(encoding="utf-8"))["config"])
 
 
-def claim(workdir: Path, config: TrainConfig, data: TokenizedData, has_checkpoint: bool) -> None:
+def claim(workdir: Path, config: TrainConfig, data: Data, has_checkpoint: bool) -> None:
     """Write what the run is started with; on resumption hold it against what it was."""
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / CONFIG_FILE
-    now: dict[str, Any] = {"config": to_dict(config), "data": fingerprint(data)}
+    now: dict[str, Any] = {"config": to_dict(config), "data": fingerprint(data.tokenized)}
     if has_checkpoint and path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
-        changed = differences(before["config"], json.loads(json.dumps(now["config"])))
+        changed = differences(before["config"], now["config"])
         changed += [
             f"data of task {name!r} (its tokens are not what they were)"
             for name, check in now["data"].items()
@@ -68,7 +71,20 @@ def claim(workdir: Path, config: TrainConfig, data: TokenizedData, has_checkpoin
                 + "\n  ".join(changed)
                 + "\nuse a new --workdir, or undo the change to resume"
             )
-    write_atomically(path, json.dumps(now, indent=2) + "\n")
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+    rows = Batch(*(leaf[:SAMPLE_ROWS] for leaf in data.passes[0]))
+    np.savez(workdir / SAMPLE_FILE, **rows._asdict())
+
+
+def read_sample(workdir: Path) -> Batch:
+    """A few packed validation rows of the run."""
+    path = workdir / SAMPLE_FILE
+    if not path.is_file():
+        raise MftError(f"{workdir} has no {SAMPLE_FILE}; expected the folder of `mft train`")
+    with np.load(path, allow_pickle=False) as arrays:
+        return Batch(**{name: arrays[name] for name in Batch._fields})
 
 
 def data_record(data: TokenizedData) -> dict[str, dict[str, int]]:

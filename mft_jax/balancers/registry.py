@@ -30,7 +30,9 @@ class BalancerConfig:
     coba: CobaConfig = CobaConfig()
 
 
-def make_balancer(config: BalancerConfig, *, total_steps: int, valid_micro_batches: int) -> Balancer:
+def make_balancer(
+    config: BalancerConfig, *, total_steps: int, valid_micro_batches: int
+) -> Balancer:
     """`valid_micro_batches` is M, the length of a pass over the validation data."""
     if config.name == "uniform":
         return uniform()

@@ -17,8 +17,10 @@ COMMANDS = {
 
 def usage() -> str:
     rows = [f"  mft {name:<8} {text}" for name, text in COMMANDS.items()]
-    return "usage: mft COMMAND [--flag=value ...]\n\n" + "\n".join(rows) + (
-        "\n\n`mft COMMAND --help` lists a command's flags."
+    return (
+        "usage: mft COMMAND [--flag=value ...]\n\n"
+        + "\n".join(rows)
+        + ("\n\n`mft COMMAND --help` lists a command's flags.")
     )
 
 

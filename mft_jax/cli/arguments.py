@@ -18,7 +18,7 @@ def parse(command: str, doc: str, arguments: Sequence[str], values: flags.FlagVa
             if name == values[name].name:
                 default = values[name].default
                 shown = "" if default is None else f" (default: {default})"
-                print(f"  --{name}={'...' :<6} {values[name].help}{shown}")
+                print(f"  --{name}={'...':<6} {values[name].help}{shown}")
         sys.exit(0)
     try:
         rest = values([f"mft {command}", *arguments])

@@ -31,7 +31,7 @@ class PaddingReport:
 
 def pack(
     lengths: Int[np.ndarray, " n"], row_length: int, rng: np.random.Generator
-) -> list[Int[np.ndarray, "_"]]:
+) -> list[Int[np.ndarray, " _"]]:
     """Rows of sample indices; every sample stands in exactly one row.
 
     `rng` decides which of the samples of equal length goes where, the order of the rows and the
@@ -75,8 +75,8 @@ def _best_fit(lengths: list[int], row_length: int) -> tuple[np.ndarray, int]:
 
 
 def fill_row(
-    tokens: Sequence[Int[np.ndarray, "_"]],
-    loss_weights: Sequence[Float[np.ndarray, "_"]],
+    tokens: Sequence[Int[np.ndarray, " _"]],
+    loss_weights: Sequence[Float[np.ndarray, " _"]],
     task_ids: Sequence[int],
     row_length: int,
 ) -> Batch:

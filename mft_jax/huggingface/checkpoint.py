@@ -62,14 +62,17 @@ def model_folder(path: str) -> Path:
         )
     if not (folder / "config.json").is_file():
         raise MftError(f"{folder} has no config.json; expected a Hugging Face model folder")
-    has_weights = (folder / SINGLE_FILE).exists() or (folder / INDEX_FILE).exists()
     pickled = sorted(folder.glob("*.bin"))
-    if pickled and not has_weights:
+    if pickled and not has_weights(folder):
         raise MftError(
             f"{folder} has its weights as {pickled[0].name}, a pickle, which is never read; "
             "convert it to safetensors (load it with transformers, then save_pretrained)"
         )
     return folder
+
+
+def has_weights(folder: Path) -> bool:
+    return (folder / SINGLE_FILE).is_file() or (folder / INDEX_FILE).is_file()
 
 
 def read_model(folder: Path) -> tuple[Family, ModelConfig]:

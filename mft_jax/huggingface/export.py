@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mft_jax.finetune import FinetuneConfig
-from mft_jax.huggingface.checkpoint import checked_spans, hf_names, hf_shape
+from mft_jax.huggingface.checkpoint import checked_spans, has_weights, hf_names, hf_shape
 from mft_jax.huggingface.output import new_folder
 from mft_jax.huggingface.tensors import (
     DTYPES,
@@ -81,12 +81,13 @@ def save_merged(
 ) -> None:
     """Write weights in the base checkpoint's dtype, config.json and the tokenizer's files.
 
-    `frozen` is needed for `dequantized` alone. A `full` export needs no weights in `base_folder`.
+    `frozen` is needed for `dequantized` alone. A `full` export needs no weights in
+    `base_folder`: then config.json names the dtype.
     One process must hold all shards of the parameters. Raises `MftError`, before anything is
     written, where `output` is not free or `base_folder` is incomplete.
     """
-    full = finetune_config.method == "full"
-    spans = {} if full else checked_spans(base_folder, family, config)
+    scratch = finetune_config.method == "full" and not has_weights(base_folder)
+    spans = {} if scratch else checked_spans(base_folder, family, config)
     sources = _sources(base_folder, spans, family, config)
     weights = _weights(spans, trainable, frozen, finetune_config, dequantized)
     with new_folder(output) as partial:
@@ -102,7 +103,7 @@ def save_merged(
 def _sources(
     base_folder: Path, spans: Mapping[str, Span], family: Family, config: ModelConfig
 ) -> dict[str, Source]:
-    """Every tensor to write, by HF name. Without base tensors config.json names the dtype."""
+    """Every tensor to write, by HF name."""
     hf_config = read_json(base_folder / "config.json")
     named = hf_config.get("dtype") or hf_config.get("torch_dtype") or "float32"
     if named not in CONFIG_DTYPES:

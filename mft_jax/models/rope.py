@@ -9,7 +9,7 @@ def rotation(
 ) -> tuple[Float[Array, "B L C/2"], Float[Array, "B L C/2"]]:
     """cos and sin of `position * theta ** (-2 i / C)`, in float32."""
     exponent = jnp.arange(0, head_width, 2, dtype=jnp.float32) / head_width
-    angle = positions[..., None].astype(jnp.float32) / jnp.power(theta, exponent)
+    angle = positions[..., None].astype(jnp.float32) / jnp.power(theta, exponent)[None, None]
     return jnp.cos(angle), jnp.sin(angle)
 
 

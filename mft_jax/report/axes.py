@@ -12,9 +12,9 @@ from jaxtyping import Float
 
 from mft_jax.report import series
 
-WIDTH, HEIGHT = 380, 250
-TOP, BASE = 12, 216  # the plot's upper and lower border
-MARGIN = 12
+WIDTH, HEIGHT = 380.0, 250.0
+TOP, BASE = 12.0, 216.0  # the plot's upper and lower border
+MARGIN = 12.0
 CHAR_WIDTH = 7.4
 
 
@@ -113,7 +113,7 @@ def wrap(frame: Frame, spoken: str, parts: list[str]) -> str:
     plot = f"{frame.left:.1f},{frame.right:.1f},{TOP},{BASE}"
     data = ",".join(f"{end:.7g}" for end in (*frame.x_range, *frame.y_range))
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(spoken)}" '
+        f'<svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{escape(spoken)}" '
         f'data-plot="{plot}" data-range="{data}" data-percent="{int(frame.percent)}">'
         f"{draw(frame)}{''.join(parts)}</svg>"
     )

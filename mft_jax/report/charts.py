@@ -12,7 +12,7 @@ from jaxtyping import Float, Num
 from mft_jax.report import axes, series
 from mft_jax.report.axes import Frame
 
-LABEL_CHARS, LABEL_GAP = 12, 15
+LABEL_CHARS, LABEL_GAP = 12, 15.0
 MARKED_POINTS, MARKED_LINES = 30, 16  # up to here observations are marked one by one
 COLORS, DASHES = 8, 5
 
@@ -135,7 +135,7 @@ def _end_labels(frame: Frame, lines: list[Line], ends: list[tuple[float, float]]
     parts = []
     for n, place in zip(order, places, strict=True):
         x, y = ends[n]
-        leader = f"M{x + 3:.1f} {y:.1f}L{frame.right + 12:.1f} {place:.1f}h3"
+        leader = f"M{x + 3:.1f} {y:.1f}H{frame.right + 3:.1f}l9 {place - y:.1f}h3"
         look = f"leader {task_look(lines[n].task)}"
         parts.append(f'<path class="{look}"{_of(lines[n])} d="{leader}"/>')
         style = f' class="label"{_of(lines[n])}'

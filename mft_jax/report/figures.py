@@ -11,6 +11,7 @@ LABELLED_TASKS = 8  # with more, names at line ends would touch; the legend serv
 RAW_TASKS = 12  # with more, raw lines behind smoothed ones are a smear
 SHARE_COLUMNS = 60
 POINTS_PER_FIGURE = 8000
+SMOOTHED_NOTE = ", smoothed"
 BEHIND_NOTE = "; behind: every step"
 
 
@@ -39,7 +40,7 @@ def _learning(record: RunRecord) -> list[str]:
         ),
         _per_task(
             record, train, train.task["train_loss"], "Training loss",
-            "nats per token, smoothed", smoothed=True,
+            "nats per token", smoothed=True,
         ),
     ]  # fmt: skip
 
@@ -113,7 +114,7 @@ def token_shares(train: Series) -> tuple[Float[np.ndarray, " E"], Float[np.ndarr
     tokens = np.add.reduceat(np.nan_to_num(train.task["tokens"]), cuts, axis=0)
     total = tokens.sum(axis=1, keepdims=True)
     share = np.divide(tokens, total, out=np.zeros_like(tokens), where=total > 0)
-    return np.append(train.step[cuts] - 1.0, float(train.step[-1])), share
+    return np.append(train.step[cuts], train.step[-1] + 1).astype(float), share
 
 
 def _steps(record: RunRecord) -> tuple[float, float]:
@@ -136,18 +137,19 @@ def _per_task(
     names = record.header.tasks
     few = len(names) <= RAW_TASKS
     lines: list[Line] = []
-    faint_note = ""
+    added_note = ""
     for task, name in enumerate(names):
         x, y = series.finite(columns.step, values[:, task])
-        if smoothed and few and len(y) >= series.SMOOTH_MIN_POINTS:
-            lines.append(Line(name, task, x, y, faint=True))
-            faint_note = BEHIND_NOTE
+        if smoothed and len(y) >= series.SMOOTH_MIN_POINTS:
+            added_note = SMOOTHED_NOTE + (BEHIND_NOTE if few else "")
+            if few:
+                lines.append(Line(name, task, x, y, faint=True))
         if behind is not None and few and len(y):
             lines.append(Line(name, task, behind[0], behind[1][:, task], faint=True))
-            faint_note = "; behind: micro-batches"
+            added_note = "; behind: micro-batches"
         lines.append(Line(name, task, x, series.smooth(y) if smoothed else y))
     chart = Chart(
-        title, note + faint_note, tuple(lines), _steps(record),
+        title, note + added_note, tuple(lines), _steps(record),
         zero_based=zero_based, reference=reference,
         labelled=1 < len(names) <= LABELLED_TASKS,
         points_per_line=min(600, POINTS_PER_FIGURE // len(names)),
@@ -169,6 +171,6 @@ def _single(
     lines = [Line(title, None, x, series.smooth(y) if smoothed else y)]
     if smoothed and len(y) >= series.SMOOTH_MIN_POINTS:
         lines.insert(0, Line(title, None, x, y, faint=True))
-        note += f", smoothed{BEHIND_NOTE}"
+        note += SMOOTHED_NOTE + BEHIND_NOTE
     chart = Chart(title, note, tuple(lines), _steps(record), percent=percent, zero_based=True)
     return line_chart(chart)

@@ -3,8 +3,8 @@
 One JSON object per line; `kind` names what it records:
 
     run      opens a session; a second one means that the run was resumed
-    train    one optimiser step
-    valid    one full validation pass (step 0: before training)
+    train    one optimiser step; step s takes the state from s to s + 1
+    valid    one full validation pass of state s (step 0: before training)
     end      the session's end; absent while it runs, or when it was killed
 
 A value that is null (an absent task, a rate not yet known) becomes NaN.
@@ -182,8 +182,8 @@ def _train_row(where: str, line: Json, tasks: tuple[str, ...]) -> np.ndarray:
 def _merge(sessions: list[_Session], cut_short: bool, has_coba: bool) -> RunRecord:
     """One series over all sessions. Steps that a resumed session took again count once, its own.
 
-    session 1   1 2 3 4 5 killed           kept: 1 2 3
-    session 2         4 5 6 7              kept:       4 5 6 7
+    session 1   0 1 2 3 4 killed           kept: 0 1 2
+    session 2         3 4 5 6              kept:       3 4 5 6
     """
     train_limit = valid_limit = math.inf
     train: list[tuple[int, np.ndarray]] = []
@@ -193,11 +193,10 @@ def _merge(sessions: list[_Session], cut_short: bool, has_coba: bool) -> RunReco
         train = [pair for pair in pairs if pair[0] < train_limit] + train
         pairs = zip(session.valid_steps, session.valid_rows, strict=True)
         valid = [pair for pair in pairs if pair[0] < valid_limit] + valid
-        # The pass of step s precedes the training of step s + 1.
-        first = [*session.train_steps[:1], *(step + 1 for step in session.valid_steps[:1])]
-        train_limit = min(train_limit, *first, math.inf)
-        first = [*session.train_steps[:1], *session.valid_steps[:1]]
-        valid_limit = min(valid_limit, *first, math.inf)
+        # A session that begins with training step s has seen no other state than s or later.
+        start = min([*session.train_steps[:1], *session.valid_steps[:1]], default=math.inf)
+        train_limit = min(train_limit, start)
+        valid_limit = min([valid_limit, start + 1, *session.valid_steps[:1]])
     header = sessions[-1].header
     tasks = len(header.tasks)
     base = len(TRAIN_SCALARS) + len(TRAIN_PER_TASK) * tasks
@@ -273,6 +272,7 @@ def _append_step(where: str, line: Json, steps: list[int]) -> None:
 
 
 def last_step(record: RunRecord) -> int:
+    """Number of optimiser steps taken."""
     if record.end is not None:
         return record.end.step
-    return int(max([0, *record.train.step[-1:], *record.valid.step[-1:]]))
+    return int(max([0, *(record.train.step[-1:] + 1), *record.valid.step[-1:]]))

@@ -71,7 +71,7 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def tick_labels(values: list[float]) -> list[str]:
-    """The same number of decimals for all ticks of an axis; thousands as k, tiny as 2e-5."""
+    """The same number of decimals for all ticks of an axis; thousands as k, tiny ones as 2e-5."""
     top = max((abs(v) for v in values), default=0.0)
     if top >= 10_000:
         unit, letter = next((u, c) for u, c in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if top >= u)
@@ -82,7 +82,8 @@ def tick_labels(values: list[float]) -> list[str]:
     while decimals < 8 and abs(round(gap, decimals) - gap) > 1e-6 * gap:
         decimals += 1
     if decimals > 4:
-        return [f"{v:.3g}".replace("e-0", "e-") if v else "0" for v in values]
+        power = math.floor(math.log10(top))
+        return [f"{v / 10.0**power:.3g}e{power}" if v else "0" for v in values]
     return [f"{v:.{decimals}f}" for v in values]
 
 

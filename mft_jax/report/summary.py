@@ -73,7 +73,7 @@ def tiles(record: RunRecord) -> str:
         *_validation_tile(record),
         ("tokens trained on", series.count(tokens), _several(len(train), "step")),
         *_duration_tile(record),
-        ("trainable", series.count(model["trainable"]), f"{100 * share:.2g}% of parameters"),
+        ("trainable", series.count(model["trainable"]), f"{100 * share:.3g}% of parameters"),
         (
             "stored weights",
             series.size(model["stored_bytes"]),

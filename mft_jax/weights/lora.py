@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +14,13 @@ from mft_jax.weights.quantized import Int4Array, NF4Array
 @functools.partial(
     jax.tree_util.register_dataclass, data_fields=["base", "a", "b"], meta_fields=["scale"]
 )
+@typing.no_type_check
 @dataclasses.dataclass(frozen=True)
 class LoraArray:
     """`x @ w = x @ base + scale * (x @ a) @ b` (LoRA, arXiv 2106.09685, Eq. 3).
 
     `base` is whatever knows `x @ base`: QLoRA is `LoraArray(NF4Array, a, b, scale)`.
+    As a pytree it may hold shapes or shardings in place of arrays (`no_type_check`).
     """
 
     base: Array | NF4Array | Int4Array

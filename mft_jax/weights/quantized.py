@@ -2,15 +2,17 @@
 
 A layer's weight keeps its logical shape `[in, out]`; groups of 64 along `in` share a scale:
 
-    codes  [in,    out]   4 bits each
-    scales [in/64, out]
+    codes  [in, out]   4 bits each
+    scales [G,  out]   G = in / 64
 
 Stacked layers put an axis N in front of every leaf; `lax.scan` takes it off again. Both classes
 implement `x @ w` through `frozen_matmul`, whose residual is the codes, never the dense weight.
+Both are pytrees, so shapes or shardings may stand where their fields say arrays (`no_type_check`).
 """
 
 import dataclasses
 import functools
+import typing
 from typing import Literal
 
 import jax
@@ -54,6 +56,7 @@ QuantizedDtype = Literal["nf4", "int4"]
     data_fields=["codes", "scale_codes", "scale_max", "scale_mean"],
     meta_fields=[],
 )
+@typing.no_type_check
 @dataclasses.dataclass(frozen=True)
 class NF4Array:
     """NF4 codes with double-quantised scales (QLoRA, section 3): 4.127 bits per weight.
@@ -67,8 +70,8 @@ class NF4Array:
     """
 
     codes: UInt4[Array, "*N in out"]
-    scale_codes: Int[Array, "*N in/64 out"]
-    scale_max: Float[Array, "*N in/64 out/256"]
+    scale_codes: Int[Array, "*N G out"]
+    scale_max: Float[Array, "*N G _"]
     scale_mean: Float[Array, "*N"]
 
     @property
@@ -92,12 +95,13 @@ class NF4Array:
 @functools.partial(
     jax.tree_util.register_dataclass, data_fields=["codes", "group_scales"], meta_fields=[]
 )
+@typing.no_type_check
 @dataclasses.dataclass(frozen=True)
 class Int4Array:
     """Symmetric int4 codes, one bfloat16 scale per group: 4.25 bits per weight."""
 
     codes: Int[Array, "*N in out"]
-    group_scales: Float[Array, "*N in/64 out"]
+    group_scales: Float[Array, "*N G out"]
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mft_jax.data.packing import empty_rows, fill_row, pack, padding_report
 
-some_lengths = st.lists(st.integers(1, 64), max_size=60).map(np.array)
+some_lengths = st.lists(st.integers(1, 64), max_size=60).map(lambda x: np.array(x, int))
 
 
 def rng(seed=0):

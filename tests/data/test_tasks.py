@@ -67,7 +67,7 @@ def test_installed_code_brings_its_own_split():
         ({"valid_path": "none.jsonl"}, "'t' has no validation record in .*none.jsonl"),
         ({"valid_path": "nowhere.jsonl"}, "no file at .*nowhere.jsonl"),
         ({"valid_fraction": 1.0}, "valid_fraction=1.0"),
-        ({"valid_fraction": 0}, "valid_fraction=0"),
+        ({"valid_fraction": 0.0}, "valid_fraction=0.0"),
         ({"max_samples": 0}, "max_samples=0"),
         ({"max_valid_samples": -1}, "max_valid_samples=-1"),
     ],

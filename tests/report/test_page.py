@@ -65,13 +65,13 @@ def write_run(workdir, tasks, steps, *, valid_every=None, coba=False, constant=F
         "packing": {"row_length": 8, "rows": 3, "packed": 0.985, "static": 0.31, "dynamic": 0.62},
         "mesh": {"data": 1, "fsdp": 2}, "devices": "2 x cpu",
     }]  # fmt: skip
-    for step in range(steps + 1):
+    for step in range(steps + 1):  # after `step` optimiser steps
         wave = 0.0 if constant else math.sin(step)
         loss = each(lambda n, s=step, w=wave: None if (s + n) % 5 == 4 else 2 + 0.1 * n + 0.2 * w)
         share = each(lambda n: 1 / len(tasks))
         if step:
             lines.append({
-                "kind": "train", "step": step, "loss": 2.0, "grad_norm": 0.7,
+                "kind": "train", "step": step - 1, "loss": 2.0, "grad_norm": 0.7,
                 "learning_rate": 1e-3, "tokens_per_sec": None if step == 1 else 2200.0,
                 "tokens": each(lambda n: 10 * (n + 1)), "padding": 0.016, "train_loss": loss,
                 "weight": share,
@@ -185,9 +185,9 @@ def test_token_shares_sum_to_one_over_tasks(tmp_path):
 
 
 def test_labels_are_spread_without_leaving_the_plot():
-    assert spread([10, 11, 40], 8, 0, 100) == [10, 18, 40]
-    assert spread([98, 99, 100], 8, 0, 100) == [84, 92, 100]
-    assert spread([-5.0], 8, 0, 100) == [0]
-    tight = spread([50.0] * 11, 20, 0, 100)
+    assert spread([10.0, 11.0, 40.0], 8.0, 0.0, 100.0) == [10, 18, 40]
+    assert spread([98.0, 99.0, 100.0], 8.0, 0.0, 100.0) == [84, 92, 100]
+    assert spread([-5.0], 8.0, 0.0, 100.0) == [0]
+    tight = spread([50.0] * 11, 20.0, 0.0, 100.0)
     np.testing.assert_allclose(np.diff(tight), 10)
     assert (tight[0], tight[-1]) == pytest.approx((0, 100))

@@ -95,21 +95,32 @@ def test_task_columns_follow_the_run_lines_order_not_the_objects(tmp_path):
 
 
 def test_steps_taken_again_after_a_resume_count_once(tmp_path):
-    first = [RUN, valid(0), *(train(s, 1.0) for s in (1, 2, 3)), valid(2, 1.0), train(4, 1.0)]
-    second = [{**RUN, "time": "2026-11-21T10:00:00Z"}, train(3, 9.0), valid(4, 9.0)]
-    lines = [*first, valid(4, 1.0), *second]
-    record = read_record(write(tmp_path / "metrics.jsonl", *lines))
-    np.testing.assert_array_equal(record.train.step, [1, 2, 3])
-    np.testing.assert_array_equal(record.train.scalar["loss"], [1, 1, 9])
-    np.testing.assert_array_equal(record.valid.step, [0, 2, 4])
+    def steps(loss, *numbers):
+        return [train(step, loss) for step in numbers]
+
+    first = [RUN, valid(0), *steps(1.0, 0, 1), valid(2, 1.0), *steps(1.0, 2, 3), valid(4, 1.0)]
+    second = [{**RUN, "time": "2026-11-21T10:00:00Z"}, *steps(9.0, 2, 3)]
+    path = tmp_path / "metrics.jsonl"
+    record = read_record(write(path, *first, *second))
+    np.testing.assert_array_equal(record.train.step, [0, 1, 2, 3])
+    np.testing.assert_array_equal(record.train.scalar["loss"], [1, 1, 9, 9])
+    np.testing.assert_array_equal(record.valid.step, [0, 2])  # state 4 of session 1 was lost
+    record = read_record(write(path, *first, *second, valid(4, 9.0)))
     np.testing.assert_array_equal(record.valid.task["loss"][:, 0], [2, 1, 9])
     assert record.resumes == 1 and record.end is None and last_step(record) == 4
     assert record.started.day == 20 and record.header.time.day == 21
 
 
 def test_a_resume_without_a_step_yet_keeps_everything(tmp_path):
-    record = read_record(write(tmp_path / "metrics.jsonl", RUN, valid(0), train(1), RUN))
+    record = read_record(write(tmp_path / "metrics.jsonl", RUN, valid(0), train(0), RUN))
     assert len(record.train) == 1 and len(record.valid) == 1 and record.resumes == 1
+
+
+def test_a_repeated_validation_pass_counts_once(tmp_path):
+    lines = [RUN, valid(0, 1.0), train(0), valid(1, 1.0), RUN, valid(1, 9.0), train(1)]
+    record = read_record(write(tmp_path / "metrics.jsonl", *lines))
+    np.testing.assert_array_equal(record.train.step, [0, 1])
+    np.testing.assert_array_equal(record.valid.task["loss"][:, 0], [1, 9])
 
 
 @pytest.mark.parametrize("keep", [1, 20, -2])

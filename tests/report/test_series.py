@@ -55,13 +55,14 @@ def test_tick_labels_share_their_decimals():
     assert series.tick_labels([0.0, 0.25, 0.5]) == ["0.00", "0.25", "0.50"]
     assert series.tick_labels([0.0, 20_000.0, 40_000.0]) == ["0", "20k", "40k"]
     assert series.tick_labels([0.0, 0.00002, 0.00004]) == ["0", "2e-5", "4e-5"]
+    assert series.tick_labels([0.0, 0.00005, 0.0001]) == ["0", "0.5e-4", "1e-4"]
 
 
 def test_numbers_are_short_and_absence_is_a_dash():
-    assert [series.count(v) for v in (0, 9_999, 12_345, 3_860_000)] == [
+    assert [series.count(v) for v in (0.0, 9_999.0, 12_345.0, 3.86e6)] == [
         "0", "9,999", "12.3k", "3.86M",
     ]  # fmt: skip
-    assert series.duration(201.3) == "3 min 21 s" and series.duration(7500) == "2 h 5 min"
-    assert series.size(3_250_586) == "3.1 MiB" and series.percent(0.985) == "98.5%"
+    assert series.duration(201.3) == "3 min 21 s" and series.duration(7500.0) == "2 h 5 min"
+    assert series.size(3_250_586.0) == "3.1 MiB" and series.percent(0.985) == "98.5%"
     shows = (series.count, series.fixed, series.percent, series.duration, series.size)
     assert [show(math.nan) for show in shows] == ["–"] * 5

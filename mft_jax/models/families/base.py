@@ -88,9 +88,7 @@ def decoder_entries(config: ModelConfig) -> tuple[Entry, ...]:
     )
 
 
-def read_decoder_config(
-    hf: Mapping[str, Any], *, qkv_bias: bool, tied_head: bool
-) -> ModelConfig:
+def read_decoder_config(hf: Mapping[str, Any], *, qkv_bias: bool, tied_head: bool) -> ModelConfig:
     """The keys that the Llama line shares."""
     refuse(hf, "hidden_act", ("silu",), "the feed-forward is SwiGLU")
     num_heads = required(hf, "num_attention_heads")

@@ -1,0 +1,41 @@
+"""The same job on your own files: five tasks as JSONL in MFTCoder's format, one folder each.
+
+    mft train --config=configs/mft_mini.py:../shared/data/mft-mini --workdir=runs/mft_mini
+
+The part behind the colon is the folder that holds `<task>/train.jsonl.gz` and `valid.jsonl.gz`.
+
+Expected: filled in below.
+"""
+
+from mft_jax import config as configs
+
+TASKS = ("code_comment", "code_trans", "code_completion", "unit_test", "text2code")
+
+
+def get_config(folder: str = "../shared/data/mft-mini"):
+    config = configs.default()
+    config.model.path = "builtin:tiny"
+    config.model.compute_dtype = "float32"
+    config.data.tasks = tuple(
+        {
+            "name": name,
+            "path": f"{folder}/{name}/train.jsonl.gz",
+            "valid_path": f"{folder}/{name}/valid.jsonl.gz",
+            "max_valid_samples": 40,
+        }
+        for name in TASKS
+    )
+    config.data.row_length = 2048
+    config.finetune.method = "qlora"
+    config.finetune.rank = 16
+    config.objective.name = "task_token_mean"
+    config.balancer.name = "coba"
+    config.balancer.coba.update_every_steps = 4
+    config.optim.learning_rate = 2e-3
+    config.optim.warmup_steps = 20
+    config.loop.steps = 300
+    config.loop.rows_per_step = 4
+    config.loop.valid_rows = 2
+    config.loop.eval_every_steps = 100
+    config.loop.save_every_steps = 25
+    return config

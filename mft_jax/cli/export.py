@@ -1,0 +1,101 @@
+"""`mft export`: a trained run as a PEFT adapter or as a merged Hugging Face model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from absl import flags
+from rich.console import Console
+
+from mft_jax import assembly, finetune
+from mft_jax.checkpoints import Checkpoints, abstract
+from mft_jax.cli import arguments as args
+from mft_jax.huggingface.adapters import save_adapter
+from mft_jax.huggingface.checkpoint import load_params
+from mft_jax.huggingface.export import logit_difference, save_merged
+from mft_jax.models.decoder import Params
+from mft_jax.sharding import MeshConfig, leaf_shardings, make_mesh
+from mft_jax.types import MftError
+from mft_jax.workdir import read_config, read_sample
+
+FORMATS = ("peft", "merged", "merged_dequantized")
+
+
+def run(arguments: Sequence[str]) -> int:
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "the run's folder", flag_values=values)
+    flags.DEFINE_enum(
+        "format",
+        None,
+        FORMATS,
+        "peft: the adapter; merged: the original weights plus the adapter; merged_dequantized: the "
+        "quantised weights that it was trained on, made dense, plus the adapter",
+        flag_values=values,
+    )
+    flags.DEFINE_string("output", None, "the folder to make", flag_values=values)
+    flags.DEFINE_string(
+        "checkpoint", "best", "which step: best (lowest validation ratio), last, or a number",
+        flag_values=values,
+    )  # fmt: skip
+    args.parse("export", "write an adapter or a merged model", arguments, values)
+    workdir = Path(args.required_flag(values, "workdir"))
+    output = Path(args.required_flag(values, "output"))
+    kind = args.required_flag(values, "format")
+    export(workdir, output, kind, values["checkpoint"].value, Console())
+    return 0
+
+
+def export(workdir: Path, output: Path, kind: str, which: str, console: Console) -> None:
+    config = read_config(workdir)
+    tuning = config.finetune
+    if kind == "merged_dequantized" and tuning.method != "qlora":
+        raise MftError(
+            f"--format={kind} needs a quantised base, but the run's method is {tuning.method!r}; "
+            "use --format=merged"
+        )
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    checkpoints = Checkpoints(workdir, read_only=True)
+    step = checkpoints.chosen_step(which)
+    model = assembly.load_model(config, mesh, console)
+    trainable = checkpoints.restore_trainable(step, abstract(model.trainable))
+    checkpoints.close()
+    parts = {
+        "trainable": trainable,
+        "finetune_config": tuning,
+        "family": model.family,
+        "config": model.config,
+    }
+    if kind == "peft":
+        save_adapter(output, base_model=config.model.path, **parts)
+    else:
+        dequantized = kind == "merged_dequantized"
+        save_merged(
+            output, base_folder=model.folder, frozen=model.frozen, dequantized=dequantized, **parts
+        )
+    console.print(f"step {step} -> {output}", highlight=False, soft_wrap=True)
+    if kind != "peft":
+        trained = finetune.combine(tuning, trainable, model.frozen, "float32")
+        report_difference(workdir, output, model, trained, console)
+
+
+def report_difference(
+    workdir: Path, output: Path, model: assembly.Model, trained: Params, console: Console
+) -> None:
+    """Read the exported folder back and compare its logits with those of the trained model."""
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    merged = load_params(
+        output,
+        model.family,
+        model.config,
+        freeze=lambda path, weight: weight.astype("float32"),
+        shardings=lambda path, leaf: leaf_shardings(mesh, path, leaf),
+    )
+    batch = read_sample(workdir)
+    gap = logit_difference(model.config, trained, merged, batch)
+    console.print(
+        f"logits of the export against the trained model, on {int((batch.segment_ids > 0).sum())} "
+        f"validation tokens in float32: max |difference| {gap.max_abs:.3g}, mean "
+        f"{gap.mean_abs:.3g}, KL {gap.kl:.3g} nats, same first choice {gap.top1_agreement:.2%}",
+        highlight=False,
+        soft_wrap=True,
+    )

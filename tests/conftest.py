@@ -1,0 +1,30 @@
+"""What every test runs under: eight CPU devices, checked shapes, no silent broadcasting."""
+
+import os
+
+# Before the first import of jax, which reads them once.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+from jaxtyping import install_import_hook  # noqa: E402
+
+install_import_hook("mft_jax", "beartype.beartype")
+
+from pathlib import Path  # noqa: E402
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of shared corpora: $MFT_SHARED_DATA, or `../shared/data` beside the repository."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("MFT_SHARED_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no shared corpora at {folder}; set MFT_SHARED_DATA to their folder")
+    return folder

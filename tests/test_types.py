@@ -1,0 +1,47 @@
+"""Sums and counts travel, means are taken once; tasks are addressed by name."""
+
+import numpy as np
+import pytest
+
+from mft_jax.types import MftError, TaskSums, TaskTable
+
+
+def test_mean_of_merged_parts_is_the_mean_of_the_whole_not_of_the_means():
+    rng = np.random.default_rng(0)
+    nll, task = rng.random(100), rng.integers(0, 3, 100)
+
+    def sums(part: slice) -> TaskSums:
+        count = np.bincount(task[part], minlength=3)
+        return TaskSums(np.bincount(task[part], nll[part], minlength=3), count.astype(float))
+
+    merged = sums(slice(0, 7)).merge(sums(slice(7, 100)))
+    want = [nll[task == t].mean() for t in range(3)]
+    np.testing.assert_allclose(merged.mean(), want, rtol=1e-12)
+    means = (sums(slice(0, 7)).mean() + sums(slice(7, 100)).mean()) / 2
+    assert not np.allclose(means, want)
+
+
+def test_absent_is_count_zero_and_never_loss_zero():
+    sums = TaskSums(np.array([0.0, 0.0]), np.array([4.0, 0.0]))
+    assert sums.present().tolist() == [True, False]
+    with np.errstate(invalid="ignore"):
+        mean = sums.mean()
+    assert mean[0] == 0.0 and np.isnan(mean[1])
+
+
+def test_table_is_an_immutable_bijection_of_names_and_ids():
+    table = TaskTable(("sql", "text2code"))
+    assert len(table) == 2 and [table.id(name) for name in table.names] == [0, 1]
+    assert table.by_name([0.5, np.nan]) == {"sql": 0.5, "text2code": None}
+    with pytest.raises(AttributeError):
+        table.names = ()  # type: ignore[misc]
+    with pytest.raises(ValueError, match="zip"):
+        table.by_name([0.5])
+
+
+@pytest.mark.parametrize(
+    ("names", "message"), [((), "no task is configured"), (("a", "b", "a"), "unique, but 'a'")]
+)
+def test_table_refuses_no_tasks_and_the_same_name_twice(names, message):
+    with pytest.raises(MftError, match=message):
+        TaskTable(names)
