@@ -5,7 +5,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from mft_jax import finetune, optim, sharding
 from mft_jax.balancers.base import Balancer
@@ -95,7 +95,7 @@ class Data:
     passes: list[Batch]  # one full validation pass
 
 
-def build_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, console: Console) -> Data:
+def build_data(config: TrainConfig, tokenizer: PreTrainedTokenizerFast, console: Console) -> Data:
     loop, length = config.loop, config.data.row_length
     with console.status(f"reading and tokenizing {len(config.data.tasks)} tasks"):
         tokenized = load_data(config.data, tokenizer)
@@ -168,9 +168,9 @@ def build_machinery(config: TrainConfig, model: Model, mesh: Mesh, data: Data) -
     absent = TaskSums(np.ones(num_tasks, np.float32), np.ones(num_tasks, np.float32))
     shapes = jax.eval_shape(init_state, model.trainable, absent)
     where = TrainState(
-        step=whole,
+        step=cast(Any, whole),
         trainable=trainable,
-        opt_state=optax.tree_map_params(
+        opt_state=optax.tree.map_params(
             optimizer,
             lambda _, placed: placed,
             shapes.opt_state,
@@ -210,5 +210,5 @@ def full_pass(
     return total
 
 
-def tokenizer_for(model: Model) -> PreTrainedTokenizerBase:
+def tokenizer_for(model: Model) -> PreTrainedTokenizerFast:
     return load_tokenizer(model.folder, model.config.vocab_size)

@@ -135,6 +135,4 @@ def _training(state: TrainState) -> dict[str, Any]:
 
 def abstract(tree: Any) -> Any:
     """Shapes, dtypes and shardings of placed arrays."""
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
-    )
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)

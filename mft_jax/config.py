@@ -72,8 +72,11 @@ RESUMABLE = ("mesh", "loop.eval_every_steps", "loop.save_every_steps", "loop.log
              "loop.patience_evals")  # fmt: skip
 
 
-def default() -> ml_collections.ConfigDict:
-    """The schema with its defaults, to be changed by a config file."""
+def default() -> Any:
+    """The schema with its defaults as a `ConfigDict`, to be changed by a config file.
+
+    `Any`, because a type checker cannot follow its attributes; `resolve` checks them.
+    """
     return ml_collections.ConfigDict(_mirror(TrainConfig))
 
 

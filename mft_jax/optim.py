@@ -1,6 +1,7 @@
 """AdamW with linear warm-up and cosine decay to a minimum rate. Steps are optimiser steps."""
 
 import dataclasses
+from typing import Any
 
 import optax
 
@@ -46,6 +47,10 @@ def optimizer(config: OptimConfig, total_steps: int) -> optax.GradientTransforma
             b2=config.beta2,
             eps=config.epsilon,
             weight_decay=config.weight_decay,
-            mask=lambda params: {path: "kernel" in path or "table" in path for path in params},
+            mask=_decayed,
         ),
     )
+
+
+def _decayed(params: dict[str, Any]) -> dict[str, bool]:
+    return {path: "kernel" in path or "table" in path for path in params}

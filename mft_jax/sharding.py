@@ -42,7 +42,7 @@ class MeshConfig:
     tensor: int = 1
 
 
-def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
     devices = jax.devices() if devices is None else devices
     sizes = dataclasses.asdict(config)
     free = [axis for axis, size in sizes.items() if size == -1]
@@ -81,17 +81,20 @@ def leaf_shardings(mesh: Mesh, path: str, leaf: Any) -> Any:
     """
     axes = LOGICAL_AXES[path]
     if isinstance(leaf, NF4Array):
-        return NF4Array(
-            codes=_sharding(mesh, path, leaf.codes, axes),
-            scale_codes=_sharding(mesh, path, leaf.scale_codes, axes, strict=False),
-            scale_max=_sharding(mesh, path, leaf.scale_max, (axes[0], None), strict=False),
-            scale_mean=_sharding(mesh, path, leaf.scale_mean, ()),
-        )
+        runs = (axes[0], None)
+        placed: dict[str, Any] = {
+            "codes": _sharding(mesh, path, leaf.codes, axes),
+            "scale_codes": _sharding(mesh, path, leaf.scale_codes, axes, strict=False),
+            "scale_min": _sharding(mesh, path, leaf.scale_min, runs, strict=False),
+            "scale_step": _sharding(mesh, path, leaf.scale_step, runs, strict=False),
+        }
+        return NF4Array(**placed)
     if isinstance(leaf, Int4Array):
-        return Int4Array(
-            codes=_sharding(mesh, path, leaf.codes, axes),
-            group_scales=_sharding(mesh, path, leaf.group_scales, axes, strict=False),
-        )
+        placed = {
+            "codes": _sharding(mesh, path, leaf.codes, axes),
+            "group_scales": _sharding(mesh, path, leaf.group_scales, axes, strict=False),
+        }
+        return Int4Array(**placed)
     if isinstance(leaf, dict):
         return {
             "a": _sharding(mesh, path, leaf["a"], (axes[0], None)),

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -101,21 +101,19 @@ def make_train_step(
             return jax.tree.map(jnp.add, carry, (loss, sums, grads)), None
 
         zeros = jnp.zeros(compute.num_tasks)
-        start = (
-            jnp.zeros(()),
-            TaskSums(zeros, zeros),
-            jax.tree.map(jnp.zeros_like, state.trainable),
-        )
+        no_grads = jax.tree.map(jnp.zeros_like, state.trainable)
+        start = (jnp.zeros(()), TaskSums(zeros, zeros), no_grads)
         (loss, sums, grads), _ = jax.lax.scan(accumulate, start, batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
-        trainable = optax.apply_updates(state.trainable, updates)
+        trainable = cast(Params, optax.apply_updates(state.trainable, updates))
+        filled = (batch.segment_ids > 0).astype(jnp.float32)
         metrics = StepMetrics(
             loss=loss,
-            grad_norm=optax.global_norm(grads),
+            grad_norm=optax.tree.norm(grads),
             learning_rate=jnp.asarray(schedule(state.step), jnp.float32),
             train=sums,
             weight=weight,
-            tokens=sum_by_task(batch.segment_ids > 0, batch.task_ids, compute.num_tasks),
+            tokens=sum_by_task(filled, batch.task_ids, compute.num_tasks),
             balancer=balancer.logs(balancer_state),
         )
         return TrainState(state.step + 1, trainable, opt_state, balancer_state), metrics

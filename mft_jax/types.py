@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -38,30 +38,31 @@ class Batch(NamedTuple):
 
     `targets[b, l]` is the token after `tokens[b, l]` in the same segment; where there is none (the
     last position of a segment, padding) the loss weight is 0. `segment_ids == 0` is padding.
-    Leaves are NumPy arrays in the loader and JAX arrays in the step; a leading axis A may precede B.
+    Leaves are NumPy arrays in the loader and JAX arrays in the step, hence `Any`; a leading axis A
+    may precede B.
     """
 
-    tokens: Int[np.ndarray | Array, "*A B L"]
-    targets: Int[np.ndarray | Array, "*A B L"]
-    positions: Int[np.ndarray | Array, "*A B L"]
-    segment_ids: Int[np.ndarray | Array, "*A B L"]
-    task_ids: Int[np.ndarray | Array, "*A B L"]
-    loss_weights: Float[np.ndarray | Array, "*A B L"]
+    tokens: Int[Any, "*A B L"]
+    targets: Int[Any, "*A B L"]
+    positions: Int[Any, "*A B L"]
+    segment_ids: Int[Any, "*A B L"]
+    task_ids: Int[Any, "*A B L"]
+    loss_weights: Float[Any, "*A B L"]
 
 
 class TaskSums(NamedTuple):
     """A sum and a count per task; the mean is taken once, last. Zero count means absent."""
 
-    sum: Float[np.ndarray | Array, " T"]
-    count: Float[np.ndarray | Array, " T"]
+    sum: Float[Any, " T"]
+    count: Float[Any, " T"]
 
     def merge(self, other: TaskSums) -> TaskSums:
         return TaskSums(self.sum + other.sum, self.count + other.count)
 
-    def present(self) -> Bool[np.ndarray | Array, " T"]:
+    def present(self) -> Bool[Any, " T"]:
         return self.count > 0
 
-    def mean(self) -> Float[np.ndarray | Array, " T"]:
+    def mean(self) -> Float[Any, " T"]:
         """sum / count. NaN where a task is absent: an absent task has no loss, not loss 0."""
         return self.sum / self.count
 
@@ -88,7 +89,7 @@ class TaskTable:
     def id(self, name: str) -> int:
         return self.names.index(name)
 
-    def by_name(self, values_T: Sequence[float] | np.ndarray) -> dict[str, float | None]:
+    def by_name(self, values_T: Sequence[float] | np.ndarray | Array) -> dict[str, float | None]:
         """`{name: value}`, with None for a value that is not finite (an absent task)."""
         values = [float(value) for value in values_T]
         return {n: v if np.isfinite(v) else None for n, v in zip(self.names, values, strict=True)}

@@ -107,7 +107,7 @@ def data_record(data: TokenizedData) -> dict[str, dict[str, int]]:
     return rows
 
 
-def packing_record(data: TokenizedData, row_length: int, batch_rows: int) -> dict[str, float]:
+def packing_record(data: TokenizedData, row_length: int, batch_rows: int) -> dict[str, Any]:
     """Fraction of positions that hold a real token: packed, and what two ways of padding give."""
     lengths = join_tasks(data.train).lengths
     report = padding_report(lengths, row_length, batch_rows)

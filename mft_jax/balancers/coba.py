@@ -65,25 +65,8 @@ def coba(
 
     def init(num_tasks: int, valid_losses: TaskSums | None) -> CobaState:
         assert valid_losses is not None, "the step provides what `needs` names"
-        per_task = jnp.zeros((num_tasks,), jnp.float32)
-        history = jnp.zeros((num_tasks, history_updates), jnp.float32)
-        equal = jnp.full((num_tasks,), 1.0 / num_tasks, jnp.float32)
-        return CobaState(
-            initial_loss=jnp.asarray(valid_losses.mean(), jnp.float32),
-            num_updates=jnp.zeros((), jnp.int32),
-            num_observed=jnp.zeros((num_tasks,), jnp.int32),
-            ratio_history=history,
-            step_history=jnp.zeros(history.shape, jnp.int32),
-            slope_history=history,
-            max_slope_history=jnp.zeros((max_updates,), jnp.float32),
-            valid_loss=jnp.full_like(per_task, jnp.nan),
-            ratio=jnp.ones_like(per_task),
-            slope=per_task,
-            rcs=equal,
-            acs=equal,
-            df=jnp.ones((), jnp.float32),
-            weight=equal,
-        )
+        initial_loss = jnp.asarray(valid_losses.mean(), jnp.float32)
+        return _start(initial_loss, history_updates, max_updates)
 
     def update(state: CobaState, signals: Signals) -> tuple[Float[Array, " T"], CobaState]:
         new = jax.lax.cond(
@@ -113,6 +96,30 @@ def coba(
         )
 
     return Balancer(init, update, _logs, frozenset({"valid_losses"}), update_every_steps)
+
+
+def _start(initial_loss: Float[Array, " T"], history_updates: int, max_updates: int) -> CobaState:
+    """Equal weights, no observation yet."""
+    num_tasks = initial_loss.shape[0]
+    per_task = jnp.zeros((num_tasks,), jnp.float32)
+    history = jnp.zeros((num_tasks, history_updates), jnp.float32)
+    equal = jnp.full((num_tasks,), 1.0 / num_tasks, jnp.float32)
+    return CobaState(
+        initial_loss=initial_loss,
+        num_updates=jnp.zeros((), jnp.int32),
+        num_observed=jnp.zeros((num_tasks,), jnp.int32),
+        ratio_history=history,
+        step_history=jnp.zeros(history.shape, jnp.int32),
+        slope_history=history,
+        max_slope_history=jnp.zeros((max_updates,), jnp.float32),
+        valid_loss=jnp.full_like(per_task, jnp.nan),
+        ratio=jnp.ones_like(per_task),
+        slope=per_task,
+        rcs=equal,
+        acs=equal,
+        df=jnp.ones((), jnp.float32),
+        weight=equal,
+    )
 
 
 def _observe(state: CobaState, step: Int[Array, ""], valid_losses: TaskSums) -> CobaState:

@@ -41,7 +41,8 @@ def run(arguments: Sequence[str]) -> int:
     workdir = Path(args.required_flag(values, "workdir"))
     output = Path(args.required_flag(values, "output"))
     kind = args.required_flag(values, "format")
-    export(workdir, output, kind, values["checkpoint"].value, Console())
+    which = args.required_flag(values, "checkpoint")
+    export(workdir, output, kind, which, Console())
     return 0
 
 

@@ -178,8 +178,7 @@ def load_params(
     for entry in family.entries(config):
         names = hf_names(entry, config)
         place = functools.partial(_place, entry, shardings)
-        start, insert = _leaf_builder(entry, shapes[entry.path], freeze, shardings)
-        leaf = start()
+        leaf, insert = _leaf_builder(entry, shapes[entry.path], freeze, shardings)
         for layer, name in enumerate(names):
             leaf = insert(leaf, place(read(spans[name])), layer)
             # Wait, or the queue of dispatched tensors would hold many of them at once.
@@ -203,8 +202,8 @@ def _place(entry: Entry, shardings: Shardings, tensor: np.ndarray) -> jax.Array:
 
 def _leaf_builder(
     entry: Entry, dense: jax.ShapeDtypeStruct, freeze: Freeze, shardings: Shardings
-) -> tuple[Callable[[], Any], Callable[[Any, jax.Array, int], Any]]:
-    """`start() -> empty leaf` and `insert(leaf, weight, layer) -> leaf`, which donates the leaf."""
+) -> tuple[Any, Callable[[Any, jax.Array, int], Any]]:
+    """The empty leaf, and `insert(leaf, weight, layer) -> leaf`, which donates the leaf."""
     stack, shape = (dense.shape[:1], dense.shape[1:]) if entry.stacked else ((), dense.shape)
     one = jax.ShapeDtypeStruct(shape, dense.dtype)
     frozen = jax.eval_shape(functools.partial(freeze, entry.path), one)
@@ -220,16 +219,15 @@ def _leaf_builder(
         weight = jax.lax.with_sharding_constraint(weight, whole)
         return jax.lax.with_sharding_constraint(freeze(entry.path, weight), whole)
 
-    def insert(leaf: Any, weight: jax.Array, layer: int) -> Any:
+    def insert(leaf: Any, weight: jax.Array, layer: int | jax.Array) -> Any:
         stored = store(weight)
         if not entry.stacked:
             return stored
         put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=layer, axis=0)
         return jax.tree.map(put, leaf, stored)
 
-    zeros = functools.partial(jax.tree.map, lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    start = jax.jit(zeros, out_shardings=target)
-    return start, jax.jit(insert, donate_argnums=0, out_shardings=target)
+    empty = jax.tree.map(lambda x, s: jnp.zeros(x.shape, x.dtype, device=s), shapes, target)
+    return empty, jax.jit(insert, donate_argnums=0, out_shardings=target)
 
 
 def random_params(

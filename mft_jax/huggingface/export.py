@@ -155,8 +155,8 @@ def _weights(
 def _merge(
     base: Any,
     adapter: dict[str, Array] | None,
-    base_layer: int | None,
-    layer: int,
+    base_layer: int | Array | None,
+    layer: int | Array,
     *,
     entry: Entry,
     scale: float,
@@ -180,7 +180,7 @@ def _merge(
     return (dense.T if entry.layout == "transposed" else dense).astype(dtype)
 
 
-def _layer_of(leaf: Any, layer: int) -> Any:
+def _layer_of(leaf: Any, layer: int | Array) -> Any:
     take = functools.partial(jax.lax.dynamic_index_in_dim, index=layer, axis=0, keepdims=False)
     return jax.tree.map(take, leaf)
 

@@ -56,7 +56,7 @@ class Attention(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B L D"],
-        rotation: tuple[Float[Array, "B L C/2"], Float[Array, "B L C/2"]],
+        rotation: tuple[Float[Array, "B L half"], Float[Array, "B L half"]],
         mask: Bool[Array, "B L L"],
     ) -> Float[Array, "B L D"]:
         heads = (*x.shape[:2], -1, self.head_width)

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Int
 
 def rotation(
     positions: Int[Array, "B L"], head_width: int, theta: float
-) -> tuple[Float[Array, "B L C/2"], Float[Array, "B L C/2"]]:
+) -> tuple[Float[Array, "B L half"], Float[Array, "B L half"]]:
     """cos and sin of `position * theta ** (-2 i / C)`, in float32."""
     exponent = jnp.arange(0, head_width, 2, dtype=jnp.float32) / head_width
     angle = positions[..., None].astype(jnp.float32) / jnp.power(theta, exponent)[None, None]
@@ -14,7 +14,7 @@ def rotation(
 
 
 def rotate(
-    x: Float[Array, "B L H C"], cos: Float[Array, "B L C/2"], sin: Float[Array, "B L C/2"]
+    x: Float[Array, "B L H C"], cos: Float[Array, "B L half"], sin: Float[Array, "B L half"]
 ) -> Float[Array, "B L H C"]:
     """Turn each pair (x[i], x[i + C/2]) by its position's angle."""
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)

@@ -24,6 +24,7 @@ from mft_jax.types import MftError
 
 GROUP_SIZE = 64
 SCALE_GROUP_SIZE = 256
+SCALE_RANGE = 2.0**-12  # smallest scale kept, as a fraction of the largest of its run
 
 # The 16 levels of the 4-bit normal float (QLoRA, arXiv 2305.14314, appendix E).
 NF4_LEVELS = np.array(
@@ -53,26 +54,28 @@ QuantizedDtype = Literal["nf4", "int4"]
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["codes", "scale_codes", "scale_max", "scale_mean"],
+    data_fields=["codes", "scale_codes", "scale_min", "scale_step"],
     meta_fields=[],
 )
 @typing.no_type_check
 @dataclasses.dataclass(frozen=True)
 class NF4Array:
-    """NF4 codes with double-quantised scales (QLoRA, section 3): 4.127 bits per weight.
+    """NF4 codes with double-quantised scales (QLoRA, section 3): 4.129 bits per weight.
 
-        scale = scale_mean + scale_max * scale_codes / 127
+        scale = scale_min * exp(scale_step * (scale_codes - 1)), or 0 where scale_codes is 0
         w     = NF4_LEVELS[codes] * scale
 
-    Deviation: bitsandbytes stores the scales in a dynamic 8-bit code over runs of 256 of the
-    flattened tensor; here they are linear int8 over runs of 256 along `out`, which keeps scales
-    sharded like the codes and reconstructs better, because centred scales are close to normal.
+    Deviations: bitsandbytes keeps each block's absmax; here it is the scale that reconstructs the
+    block best from its codes (least squares). It stores them minus their mean in a dynamic 8-bit
+    code over runs of 256 of the flattened tensor; here their logarithms are spaced evenly between
+    the least and the largest of 256 neighbours along `out`, which keeps scales sharded like the
+    codes and every scale precise, however large an outlier beside it.
     """
 
     codes: UInt4[Array, "*N in out"]
     scale_codes: Int[Array, "*N G out"]
-    scale_max: Float[Array, "*N G _"]
-    scale_mean: Float[Array, "*N"]
+    scale_min: Float[Array, "*N G _"]
+    scale_step: Float[Array, "*N G _"]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -80,8 +83,9 @@ class NF4Array:
 
     def scales(self) -> Float[Array, "G out"]:
         out = self.codes.shape[-1]
-        scale_max = jnp.repeat(self.scale_max, SCALE_GROUP_SIZE, axis=-1)[..., :out]
-        return self.scale_mean + scale_max * (self.scale_codes.astype(jnp.float32) / 127.0)
+        least = _per_column(self.scale_min, out)
+        exponent = _per_column(self.scale_step, out) * (self.scale_codes.astype(jnp.float32) - 1.0)
+        return jnp.where(self.scale_codes > 0, least * jnp.exp(exponent), 0.0)
 
     def dequantize(self, dtype: jax.typing.DTypeLike) -> Float[Array, "in out"]:
         # A 2-D lookup: raveling first would make GSPMD gather the whole weight.
@@ -143,16 +147,33 @@ def _quantize_nf4(grouped: Float[Array, "G 64 out"], absmax: Float[Array, "G out
     codes = functools.reduce(
         jnp.add, [(normal > threshold).astype(jnp.uint8) for threshold in thresholds]
     )
-    mean = jnp.mean(absmax)
-    centred = absmax - mean
-    groups, out = centred.shape
-    padded = jnp.pad(centred, ((0, 0), (0, -out % SCALE_GROUP_SIZE)))
-    scale_max = jnp.max(jnp.abs(padded.reshape(groups, -1, SCALE_GROUP_SIZE)), axis=-1)
-    per_column = jnp.repeat(scale_max, SCALE_GROUP_SIZE, axis=-1)[:, :out]
-    scale_codes = jnp.round(127.0 * centred / jnp.where(per_column > 0, per_column, 1.0))
-    return NF4Array(
-        codes.reshape(-1, out).astype(jnp.uint4), scale_codes.astype(jnp.int8), scale_max, mean
-    )
+    levels = jnp.take(jnp.asarray(NF4_LEVELS), codes.astype(jnp.int32), axis=0)
+    power = (levels * levels).sum(axis=1)
+    best = (levels * grouped).sum(axis=1) / jnp.where(power > 0, power, 1.0)
+    out = best.shape[1]
+    return NF4Array(codes.reshape(-1, out).astype(jnp.uint4), *_quantize_scales(best))
+
+
+def _quantize_scales(scales: Float[Array, "G out"]) -> tuple[Array, Array, Array]:
+    """(scale_codes, scale_min, scale_step) of non-negative scales; code 0 stands for zero."""
+    groups, out = scales.shape
+    runs = jnp.pad(scales, ((0, 0), (0, -out % SCALE_GROUP_SIZE)))
+    runs = runs.reshape(groups, -1, SCALE_GROUP_SIZE)
+    largest = runs.max(axis=-1)
+    # Scales far below the largest of their run are rounded to zero or to the least one kept, so
+    # that a block of almost nothing cannot coarsen the steps of the others.
+    least = jnp.where(runs > 0, runs, jnp.inf).min(axis=-1)
+    least = jnp.where(largest > 0, jnp.maximum(least, largest * SCALE_RANGE), 1.0)
+    step = jnp.where(largest > 0, jnp.log(jnp.maximum(largest, least) / least) / 254.0, 0.0)
+    bottom, per_column = _per_column(least, out), _per_column(step, out)
+    distance = jnp.log(jnp.maximum(scales, bottom) / bottom)
+    code = 1.0 + jnp.round(distance / jnp.where(per_column > 0, per_column, 1.0))
+    code = jnp.where(scales < bottom / 2, 0.0, jnp.minimum(code, 255.0))
+    return code.astype(jnp.uint8), least, step
+
+
+def _per_column(runs: Float[Array, "*N G _"], out: int) -> Float[Array, "*N G out"]:
+    return jnp.repeat(runs, SCALE_GROUP_SIZE, axis=-1)[..., :out]
 
 
 def _quantize_int4(grouped: Float[Array, "G 64 out"], absmax: Float[Array, "G out"]) -> Int4Array:
@@ -197,4 +218,4 @@ def stored_bits(shape: tuple[int, ...], dtype: QuantizedDtype) -> int:
     if dtype == "int4":
         return layers * (4 * d_in * out + 16 * groups * out)
     scale_groups = -(-out // SCALE_GROUP_SIZE)
-    return layers * (4 * d_in * out + 8 * groups * out + 32 * groups * scale_groups + 32)
+    return layers * (4 * d_in * out + 8 * groups * out + 64 * groups * scale_groups)

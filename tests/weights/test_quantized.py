@@ -55,8 +55,19 @@ def test_nf4_codes_are_those_of_bitsandbytes_bit_for_bit(name):
 def test_double_quantised_error_is_at_most_that_of_bitsandbytes(name):
     values = golden_matrix(name)
     restored = np.asarray(quantized(values, "nf4").dequantize(jnp.float32), np.float64)
-    mean_squared = np.mean((restored - values) ** 2)
-    assert mean_squared <= GOLDENS[f"{name}.errors"][1, 0]
+    error = np.abs(restored - values)
+    mean_squared, largest = GOLDENS[f"{name}.errors"][1]
+    assert np.mean(error**2) <= mean_squared
+    assert error.max() <= largest * 1.001
+
+
+def test_an_outlier_leaves_the_scales_beside_it_precise():
+    values = np.asarray(normal(7, 64, 256)).copy()
+    alone = np.asarray(quantized(values, "nf4").dequantize(jnp.float32))[:, :-2]
+    values[0, -1] = 300.0
+    values[:, -2] *= 1e-9
+    beside = np.asarray(quantized(values, "nf4").dequantize(jnp.float32))[:, :-2]
+    np.testing.assert_allclose(beside, alone, rtol=0.02)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -91,9 +102,9 @@ def test_storage_is_what_stored_bits_says(dtype, limit):
     bits = sum(leaf.size * jax.dtypes.itemsize_bits(leaf.dtype) for leaf in leaves)
     assert bits == stored_bits(shape, dtype)
     assert bits / (shape[0] * shape[1]) <= limit
-    # XLA's CPU backend pads every 4-bit code to a byte; on an accelerator arguments == bits / 8.
+    # What the compiler itself counts, with codes packed two to a byte.
     arguments = probe.lower(w).compile().memory_analysis().argument_size_in_bytes
-    assert arguments in (bits // 8, bits // 8 + shape[0] * shape[1] // 2)
+    assert arguments == bits // 8
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

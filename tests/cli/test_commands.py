@@ -1,0 +1,138 @@
+"""The doors: what a person types, and what a mistake is answered with."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mft_jax import testing
+from mft_jax.cli import COMMANDS, main
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("toy")
+    config = testing.toy_config(folder, steps=4)
+    config.loop.eval_every_steps = 4
+    path = folder / "config.py"
+    path.write_text(
+        "import json\nimport ml_collections\n\n\ndef get_config():\n"
+        f"    return ml_collections.ConfigDict(json.loads({config.to_json()!r}))\n"
+    )
+    return path
+
+
+def call(capsys, *arguments) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return ended.value.code, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def workdir(config_file, tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("run") / "toy"
+    with pytest.raises(SystemExit) as ended:
+        main(["train", f"--config={config_file}", f"--workdir={workdir}"])
+    assert ended.value.code == 0
+    return workdir
+
+
+def test_training_ends_with_a_table_and_the_paths_of_what_it_made(
+    config_file, workdir, tmp_path, capsys
+):
+    code, out, _ = call(capsys, "train", f"--config={config_file}", f"--workdir={tmp_path / 'run'}")
+    assert code == 0
+    for words in ("before", "after", "ratio", "final weight", "add", "echo", "rare"):
+        assert words in out
+    for name in ("report.html", "adapter", "checkpoints/4"):
+        assert f"{tmp_path / 'run' / name}" in out
+        assert (tmp_path / "run" / name).exists()
+
+
+def test_module_and_console_command_are_the_same(capsys):
+    done = subprocess.run(
+        [sys.executable, "-m", "mft_jax", "--help"], capture_output=True, text=True, check=True
+    )
+    code, out, _ = call(capsys, "--help")
+    assert code == 0 and done.stdout == out
+    assert all(name in out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_its_flags(capsys, name):
+    code, out, _ = call(capsys, name, "--help")
+    assert code == 0 and f"mft {name}:" in out and "--" in out
+
+
+def test_data_shows_counts_and_packing(config_file, capsys):
+    code, out, _ = call(capsys, "data", f"--config={config_file}")
+    assert code == 0
+    assert "rare" in out and "static padding" in out
+
+
+def test_report_is_written_again_from_the_record(workdir, capsys):
+    (workdir / "report.html").unlink()
+    code, out, _ = call(capsys, "report", f"--workdir={workdir}")
+    assert code == 0 and out.strip() == str(workdir / "report.html")
+    assert (workdir / "report.html").exists()
+
+
+@pytest.mark.parametrize("kind", ["merged", "merged_dequantized"])
+def test_merged_export_reports_its_distance_from_the_trained_model(workdir, tmp_path, capsys, kind):
+    code, out, _ = call(
+        capsys, "export", f"--workdir={workdir}", f"--format={kind}", f"--output={tmp_path / kind}"
+    )
+    assert code == 0
+    assert (tmp_path / kind / "model.safetensors").exists()
+    gap = float(out.split("max |difference| ")[1].split(",")[0])
+    # What was trained is the dequantised base; the original weights were never seen.
+    assert gap < 1e-4 if kind == "merged_dequantized" else gap > 1e-4
+
+
+def test_peft_export_writes_an_adapter_folder(workdir, tmp_path, capsys):
+    output = tmp_path / "adapter"
+    code, _, _ = call(
+        capsys, "export", f"--workdir={workdir}", "--format=peft", f"--output={output}"
+    )
+    assert code == 0
+    settings = json.loads((output / "adapter_config.json").read_text())
+    assert settings["r"] == 4 and "q_proj" in settings["target_modules"]
+    code, _, err = call(
+        capsys, "export", f"--workdir={workdir}", "--format=peft", f"--output={output}"
+    )
+    assert code == 2 and str(output) in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "unknown command 'trian'"),
+        (["train"], "no --config was given"),
+        (["train", "--config=absent.py", "--workdir=w"], "absent.py"),
+        (["train", "--config={config}"], "no --workdir was given"),
+        (["train", "--config={config}", "--workdri=w"], "workdri"),
+        (["train", "--config={config}", "--workdir=w", "w2"], "unexpected argument 'w2'"),
+        (["train", "--config={config}", "--workdir=w", "--config.loop.stepz=3"], "stepz"),
+        (["train", "--config={config}", "--workdir=w", "--config.loop.steps=many"], "many"),
+        (
+            ["train", "--config={config}", "--workdir=w", "--config.balancer.name=coab"],
+            "did you mean 'coba'?",
+        ),
+        (["report", "--workdir=absent"], "absent"),
+        (["export", "--workdir=absent", "--format=peft", "--output=o"], "absent"),
+        (["export", "--workdir=w", "--format=gguf", "--output=o"], "gguf"),
+    ],
+)
+def test_a_mistake_is_one_clear_message_and_exit_code_2(
+    config_file, tmp_path, monkeypatch, capsys, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    filled = [argument.format(config=config_file) for argument in arguments]
+    code, _, err = call(capsys, *filled)
+    assert code == 2
+    assert err.startswith("mft") and message in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []

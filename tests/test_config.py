@@ -1,0 +1,72 @@
+"""One schema, two views (DESIGN 3.7)."""
+
+import dataclasses
+import json
+
+import ml_collections
+import pytest
+
+from mft_jax import config as configs
+from mft_jax.config import TrainConfig, differences, resolve, to_dict
+from mft_jax.types import MftError
+
+
+def test_the_mirror_of_the_defaults_resolves_to_the_defaults():
+    assert resolve(configs.default()) == TrainConfig()
+
+
+def test_a_resolved_configuration_survives_json():
+    config = configs.default()
+    config.data.tasks = ({"name": "a", "path": "a.jsonl", "max_samples": 3},)
+    config.balancer.coba.warmup_updates = 7
+    resolved = resolve(config)
+    assert resolve(json.loads(json.dumps(to_dict(resolved)))) == resolved
+    assert resolved.data.tasks[0].max_samples == 3
+
+
+def test_frozen_dataclasses_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        resolve(configs.default()).seed = 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"optm": {}}, r"unknown setting 'optm'; did you mean 'optim'\?"),
+        ({"optim": {"learning_rat": 1.0}}, r"'optim\.learning_rat'; did you mean 'learning_rate'"),
+        ({"zzz": 1}, r"unknown setting 'zzz'; expected balancer, data"),
+        ({"finetune": {"method": "qlore"}}, r"finetune\.method='qlore'.*did you mean 'qlora'\?"),
+        ({"loop": {"steps": "ten"}}, r"loop\.steps='ten': expected int, got str"),
+        ({"loop": {"steps": 1.5}}, r"loop\.steps=1\.5: expected int, got float"),
+        ({"loop": 3}, r"loop is 3; expected settings by name"),
+        ({"model": {"remat": 1}}, r"model\.remat=1: expected bool"),
+        ({"data": {"tasks": "a.jsonl"}}, r"data\.tasks='a\.jsonl': expected a list"),
+        ({"data": {"tasks": [{"name": "a"}]}}, r"data\.tasks\[0\] has no 'path'"),
+        ({"data": {"tasks": [{"name": "a", "paht": "x"}]}}, r"data\.tasks\[0\]\.paht"),
+    ],
+)
+def test_what_the_schema_does_not_know_is_refused_with_a_remedy(values, message):
+    with pytest.raises(MftError, match=message):
+        resolve(values)
+
+
+def test_an_integer_is_a_number_where_a_float_is_expected():
+    assert resolve({"optim": {"learning_rate": 1}}).optim.learning_rate == 1.0
+
+
+def test_optional_settings_can_be_set_on_the_mirror():
+    config = configs.default()
+    assert isinstance(config, ml_collections.ConfigDict)
+    config.balancer.coba.history_updates = 9
+    assert resolve(config).balancer.coba.history_updates == 9
+    assert resolve(configs.default()).balancer.coba.history_updates is None
+
+
+def test_differences_name_what_decides_the_numbers_and_nothing_else():
+    old = to_dict(TrainConfig())
+    new = json.loads(json.dumps(old))
+    new["loop"]["save_every_steps"] = 1
+    new["mesh"]["tensor"] = 2
+    assert differences(old, new) == []
+    new["finetune"]["rank"] = 8
+    assert differences(old, new) == ["finetune.rank: 16 -> 8"]

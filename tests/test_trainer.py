@@ -1,0 +1,166 @@
+"""The whole run on a toy model, in this process: the loop's contracts (DESIGN 3.9)."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from mft_jax import testing, trainer
+from mft_jax.checkpoints import Checkpoints
+from mft_jax.config import resolve
+from mft_jax.types import MftError
+
+
+def run(config, workdir: Path):
+    return trainer.train(resolve(config), workdir, Console(file=io.StringIO()))
+
+
+def records(workdir: Path, kind: str) -> list[dict]:
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+def without_time(rows: list[dict]) -> list[dict]:
+    return [{k: v for k, v in row.items() if k != "tokens_per_sec"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("toy")
+    config = testing.toy_config(folder)
+    workdir = folder / "run"
+    _, outcome = run(config, workdir)
+    return config, workdir, outcome
+
+
+def copy_run(workdir: Path, to: Path, last_step: int) -> Path:
+    """The run as it was when the checkpoint of `last_step` was the newest."""
+    shutil.copytree(workdir, to)
+    for folder in (to / "checkpoints").iterdir():
+        if folder.name.isdecimal() and int(folder.name) > last_step:
+            shutil.rmtree(folder)
+    return to
+
+
+def test_the_toy_run_learns_and_leaves_its_record(toy):
+    _, workdir, outcome = toy
+    assert (outcome.step, outcome.reason) == (10, "finished")
+    assert outcome.progress.best_ratio < 1.0
+    assert [row["step"] for row in records(workdir, "train")] == list(range(10))
+    assert [row["step"] for row in records(workdir, "valid")] == [0, 5, 10]
+    assert all(row["coba"]["df"] is not None for row in records(workdir, "train"))
+
+
+def test_ten_steps_equal_five_plus_restore_plus_five_bit_for_bit(toy, tmp_path):
+    config, workdir, whole = toy
+    resumed = copy_run(workdir, tmp_path / "resumed", last_step=5)
+    _, outcome = run(config, resumed)
+    assert outcome.step == 10
+    pairs = zip(jax.tree.leaves(whole.state), jax.tree.leaves(outcome.state), strict=True)
+    for left, right in pairs:
+        np.testing.assert_array_equal(np.asarray(left), np.asarray(right))
+    assert without_time(records(resumed, "train")) == without_time(records(workdir, "train"))
+    assert records(resumed, "valid") == records(workdir, "valid")
+
+
+def test_a_finished_run_started_again_trains_no_further(toy, tmp_path):
+    config, workdir, _ = toy
+    again = copy_run(workdir, tmp_path / "again", last_step=10)
+    _, outcome = run(config, again)
+    assert (outcome.step, outcome.reason) == (10, "finished")
+    assert len(records(again, "train")) == 10
+
+
+def test_early_stopping_after_patience_evaluations_without_a_better_ratio(toy, tmp_path):
+    config = toy[0].copy_and_resolve_references()
+    config.optim.learning_rate = 0.0
+    config.optim.weight_decay = 0.0
+    config.loop.eval_every_steps = 2
+    config.loop.patience_evals = 2
+    _, outcome = run(config, tmp_path / "flat")
+    # The evaluation of step 2 is the best by being the first; 4 and 6 do not improve on it.
+    assert (outcome.step, outcome.reason) == (6, "early_stop")
+    assert records(tmp_path / "flat", "end")[-1]["reason"] == "early_stop"
+
+
+def test_best_and_last_checkpoints_are_kept(toy, tmp_path):
+    config = toy[0].copy_and_resolve_references()
+    config.optim.learning_rate = 5e-2
+    config.loop.eval_every_steps = 2
+    config.loop.save_every_steps = 2
+    _, outcome = run(config, tmp_path / "run")
+    checkpoints = Checkpoints(tmp_path / "run", read_only=True)
+    steps = set(checkpoints.manager.all_steps())
+    best = checkpoints.chosen_step("best")
+    checkpoints.close()
+    assert best == outcome.progress.best_step
+    assert steps == {best, 8, 10}
+
+
+def test_a_checkpoint_of_another_configuration_is_refused_by_naming_the_settings(toy, tmp_path):
+    config, workdir, _ = toy
+    other = copy_run(workdir, tmp_path / "other", last_step=5)
+    changed = config.copy_and_resolve_references()
+    changed.finetune.rank = 8
+    changed.loop.save_every_steps = 3  # this one may change
+    with pytest.raises(MftError, match=r"finetune\.rank: 4 -> 8") as error:
+        run(changed, other)
+    assert "save_every_steps" not in str(error.value)
+
+
+def test_changed_data_is_refused_by_naming_the_task(toy, tmp_path):
+    config, workdir, _ = toy
+    other = copy_run(workdir, tmp_path / "other", last_step=5)
+    before = json.loads((other / "config.json").read_text())
+    before["data"]["echo"] += 1
+    (other / "config.json").write_text(json.dumps(before))
+    with pytest.raises(MftError, match="data of task 'echo'"):
+        run(config, other)
+
+
+@pytest.mark.parametrize("item", ["trainable", "training"])
+def test_a_checkpoint_cut_short_is_fatal_and_named(toy, tmp_path, item):
+    config, workdir, _ = toy
+    broken = copy_run(workdir, tmp_path / "broken", last_step=5)
+    files = [f for f in (broken / "checkpoints" / "5" / item).rglob("*") if f.is_file()]
+    largest = max(files, key=lambda file: file.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    with pytest.raises(MftError, match=r"checkpoints/5 cannot be read"):
+        run(config, broken)
+
+
+def test_a_non_finite_loss_stops_the_run_naming_step_and_task(toy, tmp_path):
+    config = toy[0].copy_and_resolve_references()
+    config.optim.learning_rate = 1e38
+    config.optim.clip_norm = 1e38
+    with pytest.raises(MftError, match=r"step \d+: the .* is not finite.*task"):
+        run(config, tmp_path / "hot")
+    assert not any(row["loss"] is None for row in records(tmp_path / "hot", "train"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("loop.rows_per_step", 6, r"loop\.rows_per_step=6 must be a positive multiple of 8"),
+        ("loop.valid_rows", 12, r"loop\.valid_rows=12 must be a positive multiple of 8"),
+        ("finetune.targets", ("attention/z",), r"'attention/z' matches no linear layer"),
+        ("optim.warmup_steps", 10, r"optim\.warmup_steps=10"),
+        ("mesh.tensor", 3, r"mesh .* does not fit 8 devices"),
+        ("balancer.coba.history_updates", 1, r"history_updates=1 is too small"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(toy, tmp_path, key, value, message):
+    config = toy[0].copy_and_resolve_references()
+    *room, name = key.split(".")
+    target = config
+    for part in room:
+        target = target[part]
+    target[name] = value
+    with pytest.raises(MftError, match=message):
+        run(config, tmp_path / "never")
+    assert not (tmp_path / "never" / "metrics.jsonl").exists()
