@@ -12,7 +12,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from mft_jax.types import Batch, TaskSums
 
@@ -68,7 +68,9 @@ def next_token_nll(
 
 
 def sum_by_task(
-    values: Float[Array, "*A B L"], task_ids: Int[Array, "*A B L"], num_tasks: int
+    values: Float[Array, "*A B L"] | Bool[Array, "*A B L"],
+    task_ids: Int[Array, "*A B L"],
+    num_tasks: int,
 ) -> Float[Array, " T"]:
     """Sum of `values` over all positions of each task, in float32."""
     tasks = jnp.arange(num_tasks).reshape((-1,) + (1,) * task_ids.ndim)

@@ -18,6 +18,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
 # The same tiny programs are compiled by many tests, and by the next run of them.
 jax.config.update(
     "jax_compilation_cache_dir", str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "jax")

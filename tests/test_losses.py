@@ -19,7 +19,8 @@ def oracle(hidden, head, targets, cotangent):
     logits = hidden @ head.T
     logits -= logits.max(-1, keepdims=True)
     probability = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    at_target = np.take_along_axis(probability, targets[..., None], -1)[..., 0]
+    at_target = np.take_along_axis(probability, np.asarray(targets)[..., None], -1)[..., 0]
+    targets = np.asarray(targets)
     by_logits = (probability - np.eye(head.shape[0])[targets]) * cotangent[..., None]
     return -np.log(at_target), by_logits @ head, np.einsum("blv,bld->vd", by_logits, hidden)
 
@@ -30,7 +31,8 @@ def problem(dtype=jnp.float32):
     head = jnp.asarray(rng.normal(size=(VOCAB, WIDTH)), jnp.float32)
     targets = rng.integers(0, VOCAB, (ROWS, LENGTH)).astype(np.int32)
     targets[0, :2] = 0, VOCAB - 1
-    return hidden, head, targets, rng.normal(size=(ROWS, LENGTH)).astype(np.float32)
+    cotangent = rng.normal(size=(ROWS, LENGTH)).astype(np.float32)
+    return hidden, head, jnp.asarray(targets), jnp.asarray(cotangent)
 
 
 def nll_and_gradients(hidden, head, targets, cotangent, vocab_chunk):
@@ -95,7 +97,8 @@ def test_sums_by_task_leave_masked_positions_out_and_keep_fractional_weights():
     weights = np.array([[1.0, 0.5, 0.25], [1.0, 0.0, 0.0]], np.float32)
     integers = np.zeros((2, 3), np.int32)
     batch = Batch(integers, integers, integers, integers, task_ids, weights)
-    sums = losses.task_nll(jnp.asarray(nll), jax.tree.map(jnp.asarray, batch), 4)
+    batch = jax.tree.map(jnp.asarray, batch)
+    sums = losses.task_nll(jnp.asarray(nll), batch, 4)
     np.testing.assert_array_equal(sums.sum, [2.0, 0.0, 9.0, 0.0])
     np.testing.assert_array_equal(sums.count, [1.5, 0.0, 1.25, 0.0])
     np.testing.assert_array_equal(losses.task_counts(batch, 4), sums.count)

@@ -155,15 +155,17 @@ def convergence_slopes(
 ) -> Float[Array, " T"]:
     """Eq. 2-3: least-squares slope of each task's ratios against their own step numbers.
 
-    Zero with fewer than two observations. Steps are taken relative to the newest in int32, so
-    float32 stays exact however long the run.
+    Zero with fewer than two observations, and exactly zero for equal ratios. Steps are taken
+    relative to the newest in int32, so float32 stays exact however long the run; ratios relative
+    to one of their own, so that a flat curve has no rounding error for RCS and ACS to magnify.
     """
     filled = _filled(num_observed, ratios.shape[1])
     newest = jnp.max(jnp.where(filled > 0, steps, 0), axis=1, keepdims=True)
     x = (steps - newest).astype(jnp.float32)
     count = jnp.maximum(filled.sum(axis=1, keepdims=True), 1.0)
     x = (x - (filled * x).sum(axis=1, keepdims=True) / count) * filled
-    y = (ratios - (filled * ratios).sum(axis=1, keepdims=True) / count) * filled
+    y = (ratios - ratios[:, :1]) * filled
+    y = (y - y.sum(axis=1, keepdims=True) / count) * filled
     spread = (x * x).sum(axis=1)
     return jnp.where(spread > 0, (x * y).sum(axis=1) / jnp.where(spread > 0, spread, 1.0), 0.0)
 

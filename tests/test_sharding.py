@@ -1,0 +1,94 @@
+"""Where every leaf lies on a mesh, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from mft_jax import sharding
+from mft_jax.models.config import ModelConfig
+from mft_jax.models.decoder import LOGICAL_AXES, param_shapes
+from mft_jax.sharding import MeshConfig, describe, leaf_shardings, make_mesh, tree_shardings
+from mft_jax.types import MftError
+from mft_jax.weights.quantized import quantize
+
+CONFIG = ModelConfig(98, 64, 128, 2, 4, 2, 16, 64, qkv_bias=True)
+GATE, DOWN = "layers/mlp/gate/kernel", "layers/mlp/down/kernel"
+
+
+@pytest.fixture(scope="module")
+def mesh() -> jax.sharding.Mesh:
+    return make_mesh(MeshConfig(2, 2, 2))
+
+
+def stack(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def quantized(dtype: str, *shape: int):
+    return jax.eval_shape(jax.vmap(lambda w: quantize(w, dtype)), stack(*shape))
+
+
+def test_one_axis_may_take_what_the_others_leave_over():
+    assert dict(make_mesh(MeshConfig(-1, 2, 2)).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert dict(make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]).shape)["data"] == 1
+
+
+@pytest.mark.parametrize("sizes", [(3, 1, 1), (-1, 3, 1), (-1, -1, 1), (0, 1, 1), (-1, 0, 1)])
+def test_a_mesh_that_does_not_fit_the_devices_is_refused(sizes):
+    with pytest.raises(MftError, match="does not fit 8 devices"):
+        make_mesh(MeshConfig(*sizes))
+
+
+def test_every_parameter_has_logical_axes_and_a_known_rule():
+    shapes = param_shapes(CONFIG)
+    assert set(shapes) == set(LOGICAL_AXES)
+    for path, axes in LOGICAL_AXES.items():
+        stacked = path.startswith("layers/")
+        assert len(axes) + stacked == len(shapes[path].shape), path
+        assert all(axis in sharding.RULES for axis in axes)
+
+
+def test_rows_lie_over_data_and_fsdp_and_micro_batches_stay_whole(mesh):
+    assert sharding.batch_sharding(mesh).spec == P(("data", "fsdp"), None)
+    assert sharding.batch_sharding(mesh, 1).spec == P(None, ("data", "fsdp"), None)
+    assert sharding.rows_divisor(mesh) == 4
+
+
+def test_codes_and_scales_lie_as_their_weight(mesh):
+    dense = leaf_shardings(mesh, GATE, stack(2, 128, 512)).spec
+    assert dense == P(None, "fsdp", "tensor")
+    nf4 = leaf_shardings(mesh, GATE, quantized("nf4", 2, 128, 512))
+    assert nf4.codes.spec == nf4.scale_codes.spec == dense
+    assert nf4.scale_min.spec == nf4.scale_step.spec == P(None, "fsdp", None)
+    int4 = leaf_shardings(mesh, GATE, quantized("int4", 2, 128, 512))
+    assert int4.codes.spec == int4.group_scales.spec == dense
+
+
+def test_scale_rows_that_do_not_divide_are_whole_on_every_device(mesh):
+    nf4 = leaf_shardings(mesh, GATE, quantized("nf4", 2, 64, 512))
+    assert nf4.codes.spec == P(None, "fsdp", "tensor")
+    assert nf4.scale_codes.spec == P(None, None, "tensor")
+
+
+def test_an_adapter_lies_as_its_weight_along_the_axis_they_share(mesh):
+    adapter = {"a": stack(2, 128, 8), "b": stack(2, 8, 64)}
+    made = leaf_shardings(mesh, DOWN, adapter)
+    assert made["a"].spec == P(None, "tensor", None)
+    assert made["b"].spec == P(None, None, "fsdp")
+
+
+def test_a_weight_that_the_mesh_does_not_divide_is_refused_by_name(mesh):
+    with pytest.raises(MftError, match=r"embedding/table: axis 'vocab' of size 97 .*tensor=2"):
+        leaf_shardings(mesh, "embedding/table", stack(97, 64))
+    with pytest.raises(MftError, match=r"gate/kernel: axis 'embed' of size 65"):
+        leaf_shardings(mesh, GATE, stack(2, 65, 64))
+
+
+def test_a_placed_tree_is_described_leaf_by_leaf(mesh):
+    tree = {GATE: quantized("int4", 2, 128, 64), "final_norm/scale": stack(64)}
+    assert describe(tree, tree_shardings(mesh, tree)) == [
+        ("final_norm/scale", "(64,)", "(None,)"),
+        (f"{GATE}.codes", "(2, 128, 64)", "(None, 'fsdp', 'tensor')"),
+        (f"{GATE}.group_scales", "(2, 2, 64)", "(None, 'fsdp', 'tensor')"),
+    ]

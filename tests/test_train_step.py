@@ -1,0 +1,291 @@
+"""Sums and counts travel: a step is the same for any micro-batch, mesh and packing.
+
+Tolerance 1e-5 of the largest value: float32 sums in another order.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mft_jax import finetune
+from mft_jax.balancers.base import Balancer
+from mft_jax.balancers.coba import coba
+from mft_jax.balancers.uniform import uniform
+from mft_jax.data.packing import fill_row
+from mft_jax.finetune import FinetuneConfig, freeze, init_frozen, init_trainable
+from mft_jax.losses import ObjectiveConfig
+from mft_jax.models.config import ModelConfig
+from mft_jax.models.decoder import bind, init_params, param_shapes
+from mft_jax.sharding import MeshConfig, batch_sharding, make_mesh, tree_shardings
+from mft_jax.train_state import TrainState
+from mft_jax.train_step import Computation, make_train_step, task_nll
+from mft_jax.types import Batch, TaskSums
+
+MODEL = ModelConfig(98, 64, 128, 2, 4, 2, 16, 32, qkv_bias=True)
+TASKS = 4  # the last is absent from every batch
+LENGTH, ROWS = 32, 8
+RATE = 0.5
+
+
+def compute_for(method: str) -> Computation:
+    tuning = FinetuneConfig(method=method, rank=4, alpha=8.0)
+    objective = ObjectiveConfig("task_token_mean", vocab_chunk=20)
+    return Computation(MODEL, tuning, objective, TASKS, "float32", remat=True)
+
+
+class Sample(NamedTuple):
+    tokens: np.ndarray
+    weights: np.ndarray
+    task: int
+
+
+def samples(seed: int) -> list[Sample]:
+    """16 samples of very uneven tasks; neighbours fit one row together."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(5, LENGTH // 2, 2 * ROWS)
+    tasks = rng.choice(3, 2 * ROWS, p=[0.6, 0.3, 0.1])
+    tasks[:3] = 0, 1, 2
+    return [
+        Sample(rng.integers(0, 98, n), (np.arange(n) >= n // 3).astype(np.float32), task)
+        for n, task in zip(lengths, tasks, strict=True)
+    ]
+
+
+def rows_of(content: list[Sample], samples_per_row: int) -> Batch:
+    rows = [
+        fill_row(*zip(*content[i : i + samples_per_row], strict=True), LENGTH)
+        for i in range(0, len(content), samples_per_row)
+    ]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+
+
+def micro_batched(batch: Batch, parts: int) -> Batch:
+    return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+
+
+@functools.cache
+def start(method: str):
+    """(trainable, frozen): random base, adapters with a B that is not zero."""
+    tuning, params = compute_for(method).finetune, jax.jit(init_params, static_argnums=(0, 1))
+
+    @jax.jit
+    def store(base):
+        def one(path, weight):
+            put = functools.partial(freeze, tuning, path, dtype=jnp.float32)
+            return jax.vmap(put)(weight) if path.endswith("/kernel") else put(weight)
+
+        return {path: one(path, weight) for path, weight in base.items()}
+
+    stored = store({path: 3 * w for path, w in params(MODEL, 0).items()})
+    trainable = init_trainable(tuning, stored, param_shapes(MODEL), 0)
+    if method != "full":
+        trainable = {
+            path: {"a": ab["a"], "b": 0.1 * jax.random.normal(jax.random.key(1), ab["b"].shape)}
+            for path, ab in trainable.items()
+        }
+    return trainable, init_frozen(tuning, stored)
+
+
+def state_of(trainable, balancer_state) -> TrainState:
+    return TrainState(jnp.zeros((), jnp.int32), trainable, SGD.init(trainable), balancer_state)
+
+
+SGD = optax.sgd(RATE)  # an update is the gradient, not its sign
+
+
+@functools.cache
+def compiled(method: str, balancer: Balancer):
+    return jax.jit(make_train_step(compute_for(method), balancer, SGD, lambda step: RATE))
+
+
+COBA = coba(history_updates=4, warmup_updates=1, max_updates=8)
+UNIFORM = uniform()  # its state is its weights, so any constant weights can be set
+BATCHES = [(samples(10 + i), samples(20 + i)) for i in range(3)]
+
+
+@functools.cache
+def three_steps(parts: int = 1, mesh_sizes: tuple[int, ...] = (), samples_per_row: int = 2):
+    """(metrics of each step, trainable after the last) with CoBa."""
+    trainable, frozen = start("qlora")
+    initial = TaskSums(jnp.array([5.0, 4.0, 6.0, 5.0]), jnp.ones(TASKS))
+    state = state_of(trainable, COBA.init(TASKS, initial))
+    place = [lambda x: x] * 2
+    if mesh_sizes:
+        mesh = make_mesh(MeshConfig(*mesh_sizes))
+        whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        placed = jax.device_put(trainable, tree_shardings(mesh, trainable))
+        state = jax.device_put(state, whole)._replace(trainable=placed)
+        frozen = jax.device_put(frozen, tree_shardings(mesh, frozen))
+        place = [functools.partial(jax.device_put, device=batch_sharding(mesh, n)) for n in (1, 0)]
+    metrics = []
+    for train, valid in BATCHES:
+        batch = place[0](micro_batched(rows_of(train, samples_per_row), parts))
+        state, out = compiled("qlora", COBA)(
+            state, frozen, batch, place[1](rows_of(valid, samples_per_row))
+        )
+        metrics.append(jax.device_get(out))
+    return metrics, jax.device_get(state.trainable)
+
+
+def assert_close(got, want):
+    def compare(path, got, want):
+        atol = 1e-5 * np.nanmax(np.abs(want), initial=0.0)
+        name = jax.tree_util.keystr(path)
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=atol, err_msg=name)
+
+    jax.tree_util.tree_map_with_path(compare, got, want)
+
+
+@pytest.mark.parametrize(
+    "arrangement",
+    [
+        {"parts": 2},
+        {"parts": 4},
+        {"mesh_sizes": (2, 2, 2)},
+        {"mesh_sizes": (8, 1, 1)},
+        {"samples_per_row": 1},
+    ],
+    ids=["2 micro-batches", "4 micro-batches", "mesh 2x2x2", "mesh 8x1x1", "unpacked"],
+)
+def test_a_step_is_invariant_to_micro_batch_size_device_count_and_packing(arrangement):
+    (want, want_trainable), (got, got_trainable) = three_steps(), three_steps(**arrangement)
+    assert np.ptp(want[-1].weight) > 0.05, "the balancer has something to say"
+    for before, after in zip(want, got, strict=True):
+        assert_close(after, before)
+    # The change is the sum of three gradients, so it is compared, not the parameters.
+    origin = jax.device_get(start("qlora")[0])
+    change = functools.partial(jax.tree.map, lambda new, old: new - old)
+    assert_close(change(got_trainable, origin), change(want_trainable, origin))
+
+
+def one_step(method: str, batch: Batch, weight) -> tuple:
+    trainable, frozen = start(method)
+    state = state_of(trainable, jnp.asarray(weight, jnp.float32))
+    state, metrics = compiled(method, UNIFORM)(state, frozen, micro_batched(batch, 1), batch)
+    gradient = jax.tree.map(lambda new, old: (old - new) / RATE, state.trainable, trainable)
+    return state, metrics, gradient
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_loss_and_gradient_are_those_of_the_equation_over_whole_logits(method):
+    batch, weight = rows_of(samples(0), 2), np.float32([0.2, 0.3, 0.1, 0.4])
+    trainable, frozen = start(method)
+    _, metrics, gradient = one_step(method, batch, weight)
+
+    @jax.jit
+    @jax.value_and_grad
+    def equation_1(trainable):
+        tuning = compute_for(method).finetune
+        model = bind(MODEL, finetune.combine(tuning, trainable, frozen, jnp.float32))
+        hidden = model(batch.tokens, batch.positions, batch.segment_ids)
+        log_probability = jax.nn.log_softmax(hidden @ model.head_table().T)
+        nll = -jnp.take_along_axis(log_probability, batch.targets[..., None], axis=-1)[..., 0]
+        mine = [(batch.task_ids == t) & (batch.loss_weights > 0) for t in range(3)]
+        means = [jnp.where(mask, nll, 0.0).sum() / mask.sum() for mask in mine]
+        return sum(w * mean for w, mean in zip(weight[:3], means, strict=True)) / weight[:3].sum()
+
+    want, want_gradient = equation_1(trainable)
+    np.testing.assert_allclose(metrics.loss, want, rtol=1e-5)
+    # The gradient is read off updated parameters, which rounds it to their precision.
+    for got, exact in zip(*map(jax.tree.leaves, (gradient, want_gradient)), strict=True):
+        np.testing.assert_allclose(got, exact, rtol=1e-3, atol=2e-6)
+    np.testing.assert_allclose(metrics.grad_norm, optax.global_norm(want_gradient), rtol=1e-5)
+
+
+def test_every_trainable_leaf_moves_and_the_step_is_counted():
+    trainable, _ = start("full")
+    state, metrics, gradient = one_step("full", rows_of(samples(0), 2), np.full(4, 0.25))
+    assert int(state.step) == 1 and set(state.trainable) == set(param_shapes(MODEL))
+    # A key's bias shifts all scores of a query alike, which a softmax does not see.
+    moved = {path for path, g in gradient.items() if np.any(g != 0)}
+    assert moved >= set(trainable) - {"layers/attention/k/bias"}
+    assert float(metrics.learning_rate) == RATE
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_a_frozen_method_changes_adapters_alone(method):
+    state, _, gradient = one_step(method, rows_of(samples(0), 2), np.full(4, 0.25))
+    assert set(state.trainable) == {p for p in param_shapes(MODEL) if p.endswith("kernel")}
+    assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(gradient))
+
+
+def test_metrics_count_valid_targets_and_real_tokens_per_task():
+    content = samples(0)
+    _, metrics, _ = one_step("qlora", rows_of(content, 2), np.full(4, 0.25))
+    for task in range(TASKS):
+        mine = [sample for sample in content if sample.task == task]
+        assert metrics.tokens[task] == sum(len(sample.tokens) for sample in mine)
+        assert metrics.train.count[task] == sum(sample.weights[1:].sum() for sample in mine)
+
+
+def test_an_absent_task_contributes_nothing_whatever_its_weight():
+    batch = rows_of(samples(0), 2)
+    _, with_weight, gradient = one_step("qlora", batch, [0.2, 0.3, 0.1, 0.4])
+    _, without, want = one_step("qlora", batch, np.array([0.2, 0.3, 0.1, 0.0]) / 0.6)
+    assert with_weight.train.count[3] == 0
+    np.testing.assert_allclose(with_weight.loss, without.loss, rtol=1e-6)
+    for got, expected in zip(*map(jax.tree.leaves, (gradient, want)), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_a_batch_without_a_valid_token_changes_nothing_and_is_not_nan():
+    batch = rows_of(samples(0), 2)
+    batch = batch._replace(loss_weights=np.zeros_like(batch.loss_weights))
+    state, metrics, _ = one_step("qlora", batch, np.full(4, 0.25))
+    assert float(metrics.loss) == 0.0 and float(metrics.grad_norm) == 0.0
+    jax.tree.map(np.testing.assert_array_equal, state.trainable, start("qlora")[0])
+
+
+def spy() -> Balancer:
+    """Looks every second step; its weights depend on the parameters, its state is what it saw."""
+
+    def update(state, signals):
+        seen = signals.valid_losses
+        mean = seen.sum / jnp.maximum(seen.count, 1.0)
+        return jax.nn.softmax(3 * mean), seen
+
+    def init(num_tasks, valid_losses):
+        return TaskSums(jnp.zeros(num_tasks), jnp.zeros(num_tasks))
+
+    return Balancer(init, update, lambda seen: seen._asdict(), frozenset({"valid_losses"}), 2)
+
+
+@pytest.fixture(scope="module")
+def spied():
+    """(states, metrics) before and after each of three steps of a balancer that looks on."""
+    trainable, frozen = start("qlora")
+    balancer = spy()
+    states, metrics = [state_of(trainable, balancer.init(TASKS, None))], []
+    for train, valid in BATCHES:
+        batch = micro_batched(rows_of(train, 2), 1)
+        state, out = compiled("qlora", balancer)(states[-1], frozen, batch, rows_of(valid, 2))
+        states.append(state)
+        metrics.append(out)
+    return states, metrics
+
+
+def test_validation_is_measured_every_so_many_steps_and_absent_in_between(spied):
+    states, metrics = spied
+    assert [bool(m.balancer["count"].sum() > 0) for m in metrics] == [True, False, True]
+    np.testing.assert_allclose(metrics[1].balancer["sum"], 0.0)
+    # ... under the parameters before the update.
+    evaluate = jax.jit(functools.partial(task_nll, compute_for("qlora")))
+    for step in (0, 2):
+        valid = jax.tree.map(jnp.asarray, rows_of(BATCHES[step][1], 2))
+        want = evaluate(states[step].trainable, start("qlora")[1], valid)
+        np.testing.assert_allclose(metrics[step].balancer["sum"], want.sum, rtol=1e-5)
+
+
+def test_weights_are_constants_of_the_gradient(spied):
+    states, metrics = spied
+    batch = rows_of(BATCHES[0][0], 2)
+    state, constant, _ = one_step("qlora", batch, metrics[0].weight)
+    assert np.ptp(metrics[0].weight) > 0.1
+    np.testing.assert_allclose(metrics[0].grad_norm, constant.grad_norm, rtol=1e-5)
+    for got, want in zip(*map(jax.tree.leaves, (states[1].trainable, state.trainable)), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
