@@ -28,6 +28,11 @@ class Display:
     def note(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
 
+    def header(self, record: dict[str, Any]) -> None:
+        self.console.print(data_table(record["data"]))
+        self.note(packing_line(record["packing"]))
+        self.note(model_line(record["model"], record["mesh"], record["devices"]))
+
     def train(self, record: dict[str, Any]) -> None:
         step = record["step"] + 1
         self.recent = [*self.recent[-20:], (time.monotonic(), step)]
@@ -76,6 +81,37 @@ class Display:
             cells = record["train_loss"][name], valid, coba.get("ratio", {}).get(name)
             table.add_row(name, *map(_number, cells), _number(record["weight"][name]))
         return table
+
+
+def data_table(counts: dict[str, dict[str, int]]) -> Table:
+    """Samples and tokens per task, and what became of samples longer than a row."""
+    table = Table(title="data", title_justify="left")
+    table.add_column("task")
+    columns = list(next(iter(counts.values())))
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right")
+    for name, row in counts.items():
+        table.add_row(name, *(f"{row[column]:,}" for column in columns))
+    return table
+
+
+def packing_line(packing: dict[str, Any]) -> str:
+    return (
+        f"{packing['rows']:,} rows of {packing['row_length']:,} positions, {packing['packed']:.2%} "
+        f"of them real tokens (dynamic padding would give {packing['dynamic']:.2%}, static "
+        f"{packing['static']:.2%})"
+    )
+
+
+def model_line(model: dict[str, Any], mesh: dict[str, int], devices: str) -> str:
+    share = model["trainable"] / model["parameters"]
+    axes = " x ".join(f"{axis} {size}" for axis, size in mesh.items())
+    mebibytes = model["stored_bytes"] / 2**20
+    return (
+        f"{model['family']}, {model['parameters']:,} parameters in {mebibytes:,.1f} MiB "
+        f"({model['bits_per_weight']:.2f} bits per linear weight), {model['trainable']:,} "
+        f"trainable ({share:.2%}); {devices}, mesh {axes}"
+    )
 
 
 def _number(value: float | None) -> str:

@@ -76,7 +76,9 @@ def train(config: TrainConfig, workdir: Path, console: Console) -> tuple[Run, Ou
         contextlib.closing(checkpoints),
         _stop_signals() as stop,
     ):
-        log.write(run_record(config, model, data, mesh))
+        header = run_record(config, model, data, mesh)
+        log.write(header)
+        display.header(header)
         outcome = _begin(run) if at is None else _resume(run, at)
         # 6. the loop
         _loop(run, outcome, stop)

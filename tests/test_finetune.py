@@ -91,7 +91,9 @@ def test_adapters_differ_between_layers_and_matrices_and_follow_the_seed():
     first, again = (init_trainable(config, {}, SHAPES, 0) for _ in range(2))
     other = init_trainable(config, {}, SHAPES, 1)
     jax.tree.map(np.testing.assert_array_equal, first, again)
-    a = [np.asarray(first[path]["a"]) for path in ("layers/mlp/gate/kernel", "layers/mlp/up/kernel")]
+    a = [
+        np.asarray(first[path]["a"]) for path in ("layers/mlp/gate/kernel", "layers/mlp/up/kernel")
+    ]
     assert not np.array_equal(a[0], a[1]) and not np.array_equal(a[0][0], a[0][1])
     assert not np.array_equal(a[0], other["layers/mlp/gate/kernel"]["a"])
 
@@ -111,7 +113,9 @@ def test_targets_are_patterns_over_layer_names(targets, want):
 
 
 def test_a_target_that_matches_nothing_is_refused_and_the_choices_named():
-    with pytest.raises(MftError, match=r"'q_proj' matches no linear layer; .*attention/q, .*mlp/up"):
+    with pytest.raises(
+        MftError, match=r"'q_proj' matches no linear layer; .*attention/q, .*mlp/up"
+    ):
         adapted_paths(FinetuneConfig(targets=("attention/q", "q_proj")), SHAPES)
 
 

@@ -57,9 +57,7 @@ def test_bfloat16_products_are_summed_in_float32():
     hidden, head, targets, cotangent = problem(jnp.bfloat16)
     nll, by_hidden, by_head = nll_and_gradients(hidden, head, targets, cotangent, 16)
     rounded = head.astype(jnp.bfloat16).astype(jnp.float32)
-    want, want_hidden, want_head = oracle(
-        hidden.astype(jnp.float32), rounded, targets, cotangent
-    )
+    want, want_hidden, want_head = oracle(hidden.astype(jnp.float32), rounded, targets, cotangent)
     assert nll.dtype == jnp.float32 and by_hidden.dtype == jnp.bfloat16
     np.testing.assert_allclose(nll, want, rtol=1e-4, atol=1e-4)
     # A bfloat16 holds 8 bits; a gradient is the sum of four chunks, each rounded.

@@ -52,7 +52,7 @@ def samples(seed: int) -> list[Sample]:
     tasks[:3] = 0, 1, 2
     return [
         Sample(rng.integers(0, 98, n), (np.arange(n) >= n // 3).astype(np.float32), task)
-        for n, task in zip(lengths, tasks, strict=True)
+        for n, task in zip(lengths, tasks.tolist(), strict=True)
     ]
 
 
@@ -287,5 +287,7 @@ def test_weights_are_constants_of_the_gradient(spied):
     state, constant, _ = one_step("qlora", batch, metrics[0].weight)
     assert np.ptp(metrics[0].weight) > 0.1
     np.testing.assert_allclose(metrics[0].grad_norm, constant.grad_norm, rtol=1e-5)
-    for got, want in zip(*map(jax.tree.leaves, (states[1].trainable, state.trainable)), strict=True):
+    for got, want in zip(
+        *map(jax.tree.leaves, (states[1].trainable, state.trainable)), strict=True
+    ):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Files of records: `.jsonl`, `.jsonl.gz`, `.jsonl.zst`, `.parquet`.
+"""Files of records: `.jsonl`, `.jsonl.gz`, `.jsonl.zst`, `.parquet`, a saved Hugging Face dataset.
 
 A source yields every record of its files in a fixed order (files sorted by name, records in file
 order) or raises; only blank lines are passed over.
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow
 import pyarrow.parquet
 import zstandard
@@ -22,6 +23,7 @@ import zstandard
 from mft_jax.types import MftError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+SAVED_DATASET = ("dataset_info.json", "dataset_dict.json")
 CHUNK_BYTES = 1 << 20
 
 
@@ -34,7 +36,13 @@ class SourceRecord:
 
 
 def read_records(path: str) -> Iterator[SourceRecord]:
-    """All records of a file, of a folder's files (not of its sub-folders) or of a glob pattern."""
+    """All records of a file, of a folder's files (not of its sub-folders) or of a glob pattern.
+
+    A folder made by `datasets.Dataset.save_to_disk` is read as that dataset.
+    """
+    if any((Path(path) / name).is_file() for name in SAVED_DATASET):
+        yield from _read_dataset(Path(path))
+        return
     for file in find_files(path):
         yield from _read_parquet(file) if file.name.endswith(".parquet") else _read_jsonl(file)
 
@@ -159,3 +167,20 @@ def _read_parquet(file: Path) -> Iterator[SourceRecord]:
             f"{file}: not a readable Parquet file after row {number} ({error}); expected a "
             "complete Parquet file; copy or write it again"
         ) from error
+
+
+def _read_dataset(folder: Path) -> Iterator[SourceRecord]:
+    try:
+        dataset = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError, pyarrow.ArrowInvalid) as error:
+        raise MftError(
+            f"{folder}: not a readable saved dataset ({error}); expected what "
+            "`datasets.Dataset.save_to_disk` writes; save it again"
+        ) from error
+    if isinstance(dataset, datasets.DatasetDict):
+        raise MftError(
+            f"{folder} holds the splits {', '.join(sorted(dataset))}; expected one of them: name "
+            f"its folder, such as {folder / sorted(dataset)[0]}"
+        )
+    for number, row in enumerate(dataset, start=1):
+        yield SourceRecord(dict(row), f"{folder} row {number}")

@@ -72,7 +72,9 @@ def runner(every: int = 1, ablate: str = "none"):
 
 def run(initial, observed, every=1, ablate="none", state=None, first=0):
     steps = jnp.arange(first, first + len(observed.count))
-    state = balancer(every, ablate).init(observed.count.shape[1], initial) if state is None else state
+    state = (
+        balancer(every, ablate).init(observed.count.shape[1], initial) if state is None else state
+    )
     return runner(every, ablate)(state, steps, observed)
 
 

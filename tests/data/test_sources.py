@@ -1,6 +1,7 @@
 import gzip
 import json
 
+import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -104,3 +105,18 @@ def test_a_folder_without_data_files_is_an_error(tmp_path):
     write(tmp_path / "sub" / "a.jsonl", JSONL)
     with pytest.raises(MftError, match="holds no data file"):
         data_of(tmp_path)
+
+
+def test_a_saved_hugging_face_dataset_is_read_row_by_row(tmp_path):
+    rows = [{"prompt": f"p{i}", "answer": f"a{i}"} for i in range(3)]
+    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+    records = list(read_records(str(tmp_path / "saved")))
+    assert [record.data for record in records] == rows
+    assert records[2].where == f"{tmp_path / 'saved'} row 3"
+
+
+def test_a_saved_dataset_with_splits_asks_for_one_of_them(tmp_path):
+    part = datasets.Dataset.from_list([{"text": "x"}])
+    datasets.DatasetDict({"train": part, "valid": part}).save_to_disk(str(tmp_path / "both"))
+    with pytest.raises(MftError, match="splits train, valid"):
+        list(read_records(str(tmp_path / "both")))
