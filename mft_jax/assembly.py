@@ -23,7 +23,6 @@ from mft_jax.config import TrainConfig
 from mft_jax.data.loader import train_loader, valid_batches, valid_loader
 from mft_jax.data.tokenization import TokenizedData, load_data
 from mft_jax.huggingface.checkpoint import load_params, model_folder, random_params, read_model
-from mft_jax.huggingface.tokenizers import load_tokenizer
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.decoder import Params, param_shapes
 from mft_jax.models.families.base import Family
@@ -208,7 +207,3 @@ def full_pass(
         sums = machinery.evaluate(trainable, frozen, place_batch(batch, mesh))
         total = total.merge(TaskSums(*(np.asarray(leaf, np.float64) for leaf in sums)))
     return total
-
-
-def tokenizer_for(model: Model) -> PreTrainedTokenizerFast:
-    return load_tokenizer(model.folder, model.config.vocab_size)

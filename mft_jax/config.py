@@ -21,7 +21,7 @@ from mft_jax.finetune import FinetuneConfig
 from mft_jax.losses import ObjectiveConfig
 from mft_jax.optim import OptimConfig
 from mft_jax.sharding import MeshConfig
-from mft_jax.types import MftError
+from mft_jax.types import MftError, at_least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +52,10 @@ class LoopConfig:
     save_every_steps: int = 100
     log_every_steps: int = 10
     patience_evals: int = 0
+
+    def __post_init__(self) -> None:
+        counts = dict.fromkeys((field.name for field in dataclasses.fields(self)), 1)
+        at_least("loop", self, **counts | {"patience_evals": 0})
 
 
 @dataclasses.dataclass(frozen=True)

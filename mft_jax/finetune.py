@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mft_jax.models.decoder import Params
-from mft_jax.types import MftError
+from mft_jax.types import MftError, at_least
 from mft_jax.weights.lora import LoraArray
 from mft_jax.weights.quantized import QuantizedDtype, quantize, stored_bits
 
@@ -38,8 +38,7 @@ class FinetuneConfig:
     targets: tuple[str, ...] = ("all_linear",)
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise MftError(f"finetune.rank={self.rank} must be at least 1")
+        at_least("finetune", self, rank=1)
 
     @property
     def scale(self) -> float:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mft_jax.types import Batch, TaskSums
+from mft_jax.types import Batch, TaskSums, at_least
 
 ObjectiveName = Literal["token_mean", "task_token_mean"]
 Objective = Callable[[Float[Array, " T"], Float[Array, " T"]], Float[Array, " T"]]
@@ -26,6 +26,9 @@ class ObjectiveConfig:
 
     name: ObjectiveName = "task_token_mean"
     vocab_chunk: int = 8192
+
+    def __post_init__(self) -> None:
+        at_least("objective", self, vocab_chunk=1)
 
 
 def next_token_nll(

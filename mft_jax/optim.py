@@ -5,7 +5,7 @@ from typing import Any
 
 import optax
 
-from mft_jax.types import MftError
+from mft_jax.types import MftError, at_least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +20,10 @@ class OptimConfig:
     beta2: float = 0.999
     epsilon: float = 1e-8
     clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        zero = ("learning_rate", "min_rate_fraction", "weight_decay", "beta1", "beta2", "epsilon")
+        at_least("optim", self, **dict.fromkeys(zero, 0.0), clip_norm=1e-12)
 
 
 def learning_rate(config: OptimConfig, total_steps: int) -> optax.Schedule:

@@ -58,7 +58,7 @@ def train(config: TrainConfig, workdir: Path, console: Console) -> tuple[Run, Ou
     # 2. what is trained
     model = assembly.load_model(config, mesh, console)
     # 3. on what
-    data = assembly.build_data(config, assembly.tokenizer_for(model), console)
+    data = assembly.build_data(config, model, console)
     # 4. how: objective, balancer, optimiser, compiled step
     machinery = assembly.build_machinery(config, model, mesh, data)
     # 5. where it stands: a checkpoint, or a baseline before the first step

@@ -24,6 +24,14 @@ class MftError(Exception):
     """A mistake the user can mend. The message says what, where, expected, remedy."""
 
 
+def at_least(room: str, settings: object, **least: float) -> None:
+    """Refuse settings below their least value, by their names on the command line."""
+    for name, bound in least.items():
+        value = getattr(settings, name)
+        if value is not None and not value >= bound:
+            raise MftError(f"{room}.{name}={value} is too small; expected at least {bound}")
+
+
 class Batch(NamedTuple):
     """Packed rows. A row holds several samples (segments) of any tasks.
 

@@ -10,7 +10,10 @@ os.environ["XLA_FLAGS"] = (
 
 from jaxtyping import install_import_hook  # noqa: E402
 
-install_import_hook("mft_jax", "beartype.beartype")
+# PEP 484: where a float is asked for, an int will do.
+install_import_hook(
+    "mft_jax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
 
 from pathlib import Path  # noqa: E402
 

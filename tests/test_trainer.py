@@ -161,7 +161,9 @@ def test_a_non_finite_loss_stops_the_run_naming_step_and_task(toy, tmp_path):
         ("finetune.targets", ("attention/z",), r"'attention/z' matches no linear layer"),
         ("optim.warmup_steps", 10, r"optim\.warmup_steps=10"),
         ("mesh.tensor", 3, r"mesh .* does not fit 8 devices"),
-        ("balancer.coba.history_updates", 1, r"history_updates=1 is too small"),
+        ("balancer.coba.history_updates", 1, r"balancer\.coba\.history_updates=1 is too small"),
+        ("loop.eval_every_steps", 0, r"loop\.eval_every_steps=0 is too small"),
+        ("optim.clip_norm", 0.0, r"optim\.clip_norm=0\.0 is too small"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_written(toy, tmp_path, key, value, message):

@@ -6,7 +6,7 @@ from typing import Literal
 from mft_jax.balancers.base import Balancer
 from mft_jax.balancers.coba import Ablate, coba
 from mft_jax.balancers.uniform import uniform
-from mft_jax.types import MftError
+from mft_jax.types import at_least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +22,10 @@ class CobaConfig:
     history_updates: int | None = None
     update_every_steps: int = 1
     ablate: Ablate = "none"
+
+    def __post_init__(self) -> None:
+        least = {"tau": 0, "warmup_updates": 0, "history_updates": 2, "update_every_steps": 1}
+        at_least("balancer.coba", self, **least)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,15 +44,7 @@ def make_balancer(
     warmup = settings.warmup_updates
     history = settings.history_updates
     warmup = valid_micro_batches if warmup is None else warmup
-    history = 2 * valid_micro_batches if history is None else history
-    for key, value, least in (
-        ("warmup_updates", warmup, 0),
-        ("history_updates", history, 2),
-        ("update_every_steps", settings.update_every_steps, 1),
-        ("tau", settings.tau, 0),
-    ):
-        if value < least:
-            raise MftError(f"balancer.coba.{key}={value} is too small; expected at least {least}")
+    history = max(2 * valid_micro_batches, 2) if history is None else history
     return coba(
         history_updates=history,
         warmup_updates=warmup,

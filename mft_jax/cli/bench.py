@@ -36,7 +36,7 @@ def measure(config: TrainConfig, repeats: int, console: Console) -> Table:
     mesh = make_mesh(config.mesh)
     assembly.check_rows(config, mesh)
     model = assembly.load_model(config, mesh, console)
-    data = assembly.build_data(config, assembly.tokenizer_for(model), console)
+    data = assembly.build_data(config, model, console)
     loader_rate = _loader_rate(data, repeats)
     batch = assembly.place_batch(next(data.train), mesh)
     valid = assembly.place_batch(next(data.valid), mesh)

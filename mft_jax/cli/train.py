@@ -35,8 +35,9 @@ def conclude(run: trainer.Run, outcome: trainer.Outcome, console: Console) -> No
     workdir = run.workdir
     report = write_report(workdir)
     if outcome.reason == "interrupted":
+        saved = f"and saved at step {outcome.step}" if outcome.step else "before the first step"
         console.print(
-            f"interrupted and saved at step {outcome.step}; the same command resumes it",
+            f"interrupted {saved}; the same command goes on",
             f"report      {report}",
             sep="\n",
             highlight=False,

@@ -73,6 +73,12 @@ def test_data_shows_counts_and_packing(config_file, capsys):
     assert "rare" in out and "static padding" in out
 
 
+def test_bench_prints_the_balancers_cost_in_validation_forwards(config_file, capsys):
+    code, out, _ = call(capsys, "bench", f"--config={config_file}", "--repeats=2")
+    assert code == 0
+    assert "coba - uniform, in validation forwards" in out and "loader over step" in out
+
+
 def test_report_is_written_again_from_the_record(workdir, capsys):
     (workdir / "report.html").unlink()
     code, out, _ = call(capsys, "report", f"--workdir={workdir}")
