@@ -14,7 +14,6 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
-from transformers import PreTrainedTokenizerFast
 
 from mft_jax import finetune, optim, sharding
 from mft_jax.balancers.base import Balancer
@@ -23,6 +22,7 @@ from mft_jax.config import TrainConfig
 from mft_jax.data.loader import train_loader, valid_batches, valid_loader
 from mft_jax.data.tokenization import TokenizedData, load_data
 from mft_jax.huggingface.checkpoint import load_params, model_folder, random_params, read_model
+from mft_jax.huggingface.tokenizers import load_tokenizer
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.decoder import Params, param_shapes
 from mft_jax.models.families.base import Family
@@ -94,9 +94,10 @@ class Data:
     passes: list[Batch]  # one full validation pass
 
 
-def build_data(config: TrainConfig, tokenizer: PreTrainedTokenizerFast, console: Console) -> Data:
+def build_data(config: TrainConfig, model: Model, console: Console) -> Data:
     loop, length = config.loop, config.data.row_length
     with console.status(f"reading and tokenizing {len(config.data.tasks)} tasks"):
+        tokenizer = load_tokenizer(model.folder, model.config.vocab_size)
         tokenized = load_data(config.data, tokenizer)
     shared = dict(
         row_length=length, process_index=jax.process_index(), process_count=jax.process_count()

@@ -178,9 +178,10 @@ def _read_dataset(folder: Path) -> Iterator[SourceRecord]:
             "`datasets.Dataset.save_to_disk` writes; save it again"
         ) from error
     if isinstance(dataset, datasets.DatasetDict):
+        splits = sorted(map(str, dataset))
         raise MftError(
-            f"{folder} holds the splits {', '.join(sorted(dataset))}; expected one of them: name "
-            f"its folder, such as {folder / sorted(dataset)[0]}"
+            f"{folder} holds the splits {', '.join(splits)}; expected one of them: name its "
+            f"folder, such as {folder / splits[0]}"
         )
     for number, row in enumerate(dataset, start=1):
         yield SourceRecord(dict(row), f"{folder} row {number}")
