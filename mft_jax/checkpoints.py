@@ -10,12 +10,13 @@ name only when it is complete.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+from orbax.checkpoint import checkpoint_managers
 
 from mft_jax.models.decoder import Params
 from mft_jax.train_state import TrainState
@@ -41,18 +42,27 @@ class Progress:
         return dataclasses.replace(self, evals_since_best=self.evals_since_best + 1)
 
 
+class KeepLastAndBest(checkpoint_managers.PreservationPolicy):
+    """The last two, so that one damaged folder does not end a run, and the best so far."""
+
+    def __init__(self):
+        self.best_step: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        kept = {self.best_step, *sorted(checkpoint.step for checkpoint in checkpoints)[-2:]}
+        return [checkpoint.step in kept for checkpoint in checkpoints]
+
+
 class Checkpoints:
     """One run's checkpoints. `save` returns at once; `close` waits for what is being written."""
 
     def __init__(self, workdir: Path, read_only: bool = False):
         self.folder = (workdir / "checkpoints").absolute()
-        best = BestN(get_metric_fn=lambda metrics: metrics["ratio"], reverse=True, n=1)
+        self.policy = KeepLastAndBest()
         self.manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
-                best_fn=lambda metrics: metrics["ratio"],
-                best_mode="min",
-                preservation_policy=AnyPreservationPolicy([LatestN(2), best]),
+                preservation_policy=self.policy,
                 cleanup_tmp_directories=not read_only,
                 read_only=read_only,
                 create=not read_only,
@@ -64,7 +74,7 @@ class Checkpoints:
         return self.manager.latest_step()
 
     def chosen_step(self, which: str) -> int:
-        """`best`, `last`, or a step's number. Without an evaluation the last one is the best."""
+        """`best`, `last`, or a step's number. Before the first evaluation the last is the best."""
         steps = sorted(self.manager.all_steps())
         if not steps:
             raise MftError(
@@ -73,8 +83,9 @@ class Checkpoints:
         if which == "last":
             return steps[-1]
         if which == "best":
-            best = self.manager.best_step()
-            return steps[-1] if best is None else best
+            progress = self._read(steps[-1], progress=ocp.args.JsonRestore())["progress"]
+            best = Progress(**progress).best_step
+            return best if best in steps else steps[-1]
         if which.isdecimal() and int(which) in steps:
             return int(which)
         raise MftError(
@@ -82,10 +93,8 @@ class Checkpoints:
             f"{', '.join(map(str, steps))}"
         )
 
-    def save(
-        self, step: int, state: TrainState, cursor: Any, progress: Progress, ratio: float | None
-    ) -> None:
-        """`ratio`: this step's mean validation ratio where it was measured; it ranks 'best'."""
+    def save(self, step: int, state: TrainState, cursor: Any, progress: Progress) -> None:
+        self.policy.best_step = progress.best_step
         self.manager.save(
             step,
             args=ocp.args.Composite(
@@ -94,7 +103,6 @@ class Checkpoints:
                 cursor=ocp.args.JsonSave(cursor),
                 progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
             ),
-            metrics=None if ratio is None else {"ratio": ratio},
         )
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, Any, Progress]:

@@ -84,14 +84,16 @@ class Display:
 
 
 def data_table(counts: dict[str, dict[str, int]]) -> Table:
-    """Samples and tokens per task, and what became of samples longer than a row."""
+    """Samples and tokens per task, and what became of samples that could not be used whole."""
     table = Table(title="data", title_justify="left")
     table.add_column("task")
-    columns = list(next(iter(counts.values())))
-    for column in columns:
+    columns = ("train_samples", "train_tokens", "trained_tokens", "valid_samples")
+    for column in (*columns, "not_whole"):
         table.add_column(column.replace("_", " "), justify="right")
     for name, row in counts.items():
-        table.add_row(name, *(f"{row[column]:,}" for column in columns))
+        fates = ("dropped", "truncated", "split", "untrainable")
+        not_whole = ", ".join(f"{row[fate]:,} {fate}" for fate in fates if row[fate])
+        table.add_row(name, *(f"{row[column]:,}" for column in columns), not_whole or "-")
     return table
 
 

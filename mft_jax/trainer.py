@@ -118,17 +118,18 @@ def _loop(run: Run, outcome: Outcome, stop: list[int]) -> None:
     """
     loop, started_at = run.config.loop, outcome.step
     while True:
-        step, ratio = outcome.step, None
+        step = outcome.step
         fresh, last = step > started_at, step >= loop.steps
-        if fresh and (last or step % loop.eval_every_steps == 0):
-            ratio = _evaluate(run, outcome)
+        due = fresh and (last or step % loop.eval_every_steps == 0)
+        if due:
+            _evaluate(run, outcome)
         if loop.patience_evals and outcome.progress.evals_since_best >= loop.patience_evals:
             outcome.reason = "early_stop"
         elif stop and not last:
             outcome.reason = "interrupted"
         ended = last or outcome.reason != "finished"
-        if fresh and (ended or ratio is not None or step % loop.save_every_steps == 0):
-            _save(run, outcome, ratio)
+        if fresh and (ended or due or step % loop.save_every_steps == 0):
+            _save(run, outcome)
         if ended:
             return
         batch = assembly.place_batch(next(run.data.train), run.mesh)
@@ -138,8 +139,8 @@ def _loop(run: Run, outcome: Outcome, stop: list[int]) -> None:
         run.recorder.push(step, step_metrics)
 
 
-def _evaluate(run: Run, outcome: Outcome) -> float:
-    """A full validation pass; returns the mean ratio, which early stopping and 'best' watch."""
+def _evaluate(run: Run, outcome: Outcome) -> None:
+    """A full validation pass; its mean ratio is what early stopping and 'best' watch."""
     run.recorder.flush()
     sums = _full_pass(run, outcome.state, outcome.step)
     losses = metrics.mean_by_name(sums, run.data.tokenized.tasks)
@@ -147,7 +148,6 @@ def _evaluate(run: Run, outcome: Outcome) -> float:
     outcome.progress = outcome.progress.after(outcome.step, ratio)
     _record_valid(run, outcome.step, sums, outcome.progress.initial_losses)
     run.recorder.restart_clock()
-    return ratio
 
 
 def _full_pass(run: Run, state: TrainState, step: int) -> TaskSums:
@@ -162,11 +162,11 @@ def _record_valid(run: Run, step: int, sums: TaskSums, initial: dict[str, float 
     run.display.valid(record)
 
 
-def _save(run: Run, outcome: Outcome, ratio: float | None) -> None:
+def _save(run: Run, outcome: Outcome) -> None:
     # What is saved must be known to be finite, so the record is brought up to date first.
     run.recorder.flush()
     cursor = run.data.train.get_state()
-    run.checkpoints.save(outcome.step, outcome.state, cursor, outcome.progress, ratio)
+    run.checkpoints.save(outcome.step, outcome.state, cursor, outcome.progress)
 
 
 def _ones(run: Run) -> TaskSums:

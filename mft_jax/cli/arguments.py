@@ -33,20 +33,26 @@ def parse(command: str, doc: str, arguments: Sequence[str], values: flags.FlagVa
         )
 
 
-def config_flag(values: flags.FlagValues) -> None:
+def config_flag(values: flags.FlagValues, arguments: Sequence[str]) -> None:
+    """`--config`. It looks for its own overrides, so it is given the arguments beforehand."""
     config_flags.DEFINE_config_file(
         "config",
         None,
         "a file such as configs/quickstart.py; --config.key=value changes a setting",
         lock_config=True,
         flag_values=values,
+        sys_argv=["mft", *arguments],
     )
 
 
 def resolved(values: flags.FlagValues) -> TrainConfig:
-    if values["config"].value is None:
+    config = values["config"].value
+    if config is None:
         raise MftError("no --config was given; expected a file such as configs/quickstart.py")
-    return resolve(values["config"].value)
+    try:
+        return resolve(config)
+    except OSError as error:  # a file that is not there answers only when it is used
+        raise MftError(f"--config cannot be read: {error}") from error
 
 
 def required_flag(values: flags.FlagValues, name: str) -> str:

@@ -23,7 +23,7 @@ from mft_jax.types import Batch, TaskSums
 
 def run(arguments: Sequence[str]) -> int:
     values = flags.FlagValues()
-    args.config_flag(values)
+    args.config_flag(values, arguments)
     flags.DEFINE_integer("repeats", 8, "timed steps of each kind", flag_values=values)
     args.parse("bench", "measure the loader and the balancer's cost", arguments, values)
     console = Console()

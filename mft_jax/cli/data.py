@@ -15,7 +15,7 @@ from mft_jax.workdir import data_record, packing_record
 
 def run(arguments: Sequence[str]) -> int:
     values = flags.FlagValues()
-    args.config_flag(values)
+    args.config_flag(values, arguments)
     args.parse("data", "show what the tasks hold and how well they pack", arguments, values)
     config = args.resolved(values)
     folder = model_folder(config.model.path)

@@ -17,7 +17,7 @@ from mft_jax.report.record import read_record
 
 def run(arguments: Sequence[str]) -> int:
     values = flags.FlagValues()
-    args.config_flag(values)
+    args.config_flag(values, arguments)
     flags.DEFINE_string(
         "workdir", None, "the run's folder; a run that it holds is resumed", flag_values=values
     )
