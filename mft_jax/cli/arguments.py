@@ -50,9 +50,10 @@ def resolved(values: flags.FlagValues) -> TrainConfig:
     if config is None:
         raise MftError("no --config was given; expected a file such as configs/quickstart.py")
     try:
-        return resolve(config)
-    except OSError as error:  # a file that is not there answers only when it is used
+        config.keys()  # a file that is not there answers only when it is used
+    except OSError as error:
         raise MftError(f"--config cannot be read: {error}") from error
+    return resolve(config)
 
 
 def required_flag(values: flags.FlagValues, name: str) -> str:

@@ -166,8 +166,3 @@ def test_a_wrong_source_is_an_error_with_a_remedy(package, spec, message):
     with pytest.raises(MftError, match=message):
         python_records(spec, "train", 0)
         python_records(spec, "valid", 0)
-
-
-def test_a_wrong_split_is_an_error():
-    with pytest.raises(MftError, match="unknown split 'test'"):
-        python_records("stdlib:comment", "test", 0)  # pyright: ignore[reportArgumentType]
