@@ -21,7 +21,7 @@ def get_config(folder: str = "../shared/data/mft-mini"):
             "name": name,
             "path": f"{folder}/{name}/train.jsonl.gz",
             "valid_path": f"{folder}/{name}/valid.jsonl.gz",
-            "max_valid_samples": 40,
+            "max_valid_samples": 30,
         }
         for name in TASKS
     )
@@ -30,12 +30,14 @@ def get_config(folder: str = "../shared/data/mft-mini"):
     config.finetune.rank = 16
     config.objective.name = "task_token_mean"
     config.balancer.name = "coba"
-    config.balancer.coba.update_every_steps = 4
-    config.optim.learning_rate = 2e-3
+    config.balancer.coba.update_every_steps = 2
+    config.balancer.coba.warmup_updates = 10
+    config.balancer.coba.history_updates = 20
+    config.optim.learning_rate = 5e-3
     config.optim.warmup_steps = 20
-    config.loop.steps = 300
-    config.loop.rows_per_step = 4
-    config.loop.valid_rows = 2
-    config.loop.eval_every_steps = 100
-    config.loop.save_every_steps = 25
+    config.loop.steps = 160
+    config.loop.rows_per_step = 2
+    config.loop.valid_rows = 1
+    config.loop.eval_every_steps = 80
+    config.loop.save_every_steps = 20
     return config

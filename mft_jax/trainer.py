@@ -81,6 +81,7 @@ def train(config: TrainConfig, workdir: Path, console: Console) -> tuple[Run, Ou
         display.header(header)
         outcome = _begin(run) if at is None else _resume(run, at)
         # 6. the loop
+        recorder.restart_clock()
         _loop(run, outcome, stop)
         seconds = time.monotonic() - started
         end = {"kind": "end", "step": outcome.step, "reason": outcome.reason, "seconds": seconds}

@@ -15,7 +15,7 @@ import pytest
 
 from mft_jax import testing
 
-STEPS = 400
+STEPS = 150
 
 
 @pytest.fixture(scope="module")
