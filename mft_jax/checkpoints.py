@@ -28,16 +28,20 @@ DAMAGE = (ValueError, KeyError, OSError, TypeError, AttributeError)
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What the loop remembers beside the state. Losses are by task name."""
+    """What the loop remembers beside the state. Losses are by task name.
+
+    The best mean validation ratio starts with the model as it was given: 1 at step 0.
+    """
 
     initial_losses: dict[str, float | None]
-    best_ratio: float | None = None
+    best_ratio: float = 1.0
     best_step: int = 0
     evals_since_best: int = 0
+    seconds: float = 0.0  # in the loop, over all sessions
 
     def after(self, step: int, ratio: float) -> "Progress":
         """With one more evaluation, of the mean validation ratio `ratio`."""
-        if self.best_ratio is None or ratio < self.best_ratio:
+        if ratio < self.best_ratio:
             return dataclasses.replace(self, best_ratio=ratio, best_step=step, evals_since_best=0)
         return dataclasses.replace(self, evals_since_best=self.evals_since_best + 1)
 
@@ -74,7 +78,7 @@ class Checkpoints:
         return self.manager.latest_step()
 
     def chosen_step(self, which: str) -> int:
-        """`best`, `last`, or a step's number. Before the first evaluation the last is the best."""
+        """`best`, `last`, or a step's number. While none beats step 0 the last one is the best."""
         steps = sorted(self.manager.all_steps())
         if not steps:
             raise MftError(
@@ -83,8 +87,7 @@ class Checkpoints:
         if which == "last":
             return steps[-1]
         if which == "best":
-            progress = self._read(steps[-1], progress=ocp.args.JsonRestore())["progress"]
-            best = Progress(**progress).best_step
+            best = self._read(steps[-1], progress=ocp.args.JsonRestore())["progress"].best_step
             return best if best in steps else steps[-1]
         if which.isdecimal() and int(which) in steps:
             return int(which)
@@ -115,7 +118,7 @@ class Checkpoints:
             progress=ocp.args.JsonRestore(),
         )
         state = TrainState(trainable=items["trainable"], **items["training"])
-        return state, items["cursor"], Progress(**items["progress"])
+        return state, items["cursor"], items["progress"]
 
     def restore_trainable(self, step: int, like: Params) -> Params:
         """The trained parameters alone."""
@@ -123,7 +126,12 @@ class Checkpoints:
 
     def _read(self, step: int, **items: Any) -> Any:
         try:
-            return self.manager.restore(step, args=ocp.args.Composite(**items))
+            found = dict(self.manager.restore(step, args=ocp.args.Composite(**items)))
+            if "progress" in found:
+                found["progress"] = Progress(**found["progress"])
+            if "cursor" in found:
+                found["cursor"] = {"next_index": int(found["cursor"]["next_index"])}
+            return found
         except DAMAGE as error:
             detail = (str(error).splitlines() or [""])[0][:200]
             raise MftError(

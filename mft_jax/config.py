@@ -7,6 +7,7 @@ dataclasses, once, and refuses what the schema does not know.
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -70,8 +71,12 @@ class TrainConfig:
     mesh: MeshConfig = MeshConfig()
     loop: LoopConfig = LoopConfig()
 
+    def __post_init__(self) -> None:
+        at_least("config", self, seed=0)
+
 
 # A run may be continued with other values of these; all else decides what the numbers mean.
+# Where the data lies is free, too: what it holds is compared by fingerprint (see `workdir`).
 RESUMABLE = ("mesh", "loop.eval_every_steps", "loop.save_every_steps", "loop.log_every_steps",
              "loop.patience_evals")  # fmt: skip
 
@@ -102,6 +107,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         for key in sorted(left.keys() | right.keys())
         if left.get(key) != right.get(key)
         and not any(key == free or key.startswith(free + ".") for free in RESUMABLE)
+        and not re.fullmatch(r"data\.tasks\.\d+\.(valid_)?path", key)
     ]
 
 

@@ -1,5 +1,6 @@
 """What a person sees while a run goes on: a live table on a terminal, plain lines elsewhere."""
 
+import statistics
 import time
 from typing import Any
 
@@ -21,6 +22,7 @@ class Display:
         self.log_every_steps = log_every_steps
         self.valid_loss: dict[str, float | None] = {}
         self.recent: list[tuple[float, int]] = []
+        self.rates: list[float] = []
         self.live = Live(console=console, refresh_per_second=2, transient=True)
         if console.is_terminal:
             self.live.start()
@@ -57,10 +59,15 @@ class Display:
         hours, minutes = secs // 3600, secs // 60 % 60
         return f"{hours}:{minutes:02}:{secs % 60:02}" if hours else f"{minutes}:{secs % 60:02}"
 
+    def _rate(self, record: dict[str, Any]) -> float:
+        """Tokens per second over the last steps; one alone may hold a compilation or a save."""
+        self.rates = [*self.rates[-9:], record["tokens_per_sec"]]
+        return statistics.median(self.rates)
+
     def _head(self, record: dict[str, Any]) -> str:
         return (
             f"step {record['step'] + 1}/{self.total_steps}  loss {record['loss']:.3f}  "
-            f"{record['tokens_per_sec']:,.0f} tokens/s  ETA {self._remaining()}"
+            f"{self._rate(record):,.0f} tokens/s  ETA {self._remaining()}"
         )
 
     def _line(self, record: dict[str, Any]) -> str:
@@ -72,7 +79,7 @@ class Display:
 
     def _table(self, record: dict[str, Any]) -> Table:
         table = Table(title=self._head(record), title_justify="left", box=None, pad_edge=False)
-        table.add_column("task")
+        table.add_column("task", overflow="fold")
         for column in ("train loss", "valid loss", "ratio", "weight"):
             table.add_column(column, justify="right")
         coba = record.get("coba", {})
@@ -86,7 +93,7 @@ class Display:
 def data_table(counts: dict[str, dict[str, int]]) -> Table:
     """Samples and tokens per task, and what became of samples that could not be used whole."""
     table = Table(title="data", title_justify="left")
-    table.add_column("task")
+    table.add_column("task", overflow="fold")
     columns = ("train_samples", "train_tokens", "trained_tokens", "valid_samples")
     for column in (*columns, "not_whole"):
         table.add_column(column.replace("_", " "), justify="right")
@@ -123,7 +130,7 @@ def _number(value: float | None) -> str:
 def final_table(record: RunRecord) -> Table:
     """The run in one table: valid loss before -> after, ratio, final weight."""
     table = Table(title="validation loss per task", title_justify="left")
-    table.add_column("task")
+    table.add_column("task", overflow="fold")
     for column in ("before", "after", "ratio", "final weight"):
         table.add_column(column, justify="right")
     losses, ratios = record.valid.task["loss"], record.valid.task["ratio"]

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import numpy as np
@@ -26,25 +26,28 @@ FILE_NAME = "metrics.jsonl"
 
 
 class MetricsLog:
-    """Appends to the record. `resume_step`: what a resumed run will write again is taken out.
+    """Appends to the record once it is open."""
 
-    None starts a new record.
-    """
-
-    def __init__(self, workdir: Path, resume_step: int | None):
+    def __init__(self, workdir: Path):
         self.path = workdir / FILE_NAME
+        self.file: TextIO | None = None
+
+    def open(self, resume_step: int | None) -> None:
+        """Take out what a run resumed at `resume_step` will write again; None starts anew."""
         if resume_step is None:
             self.path.unlink(missing_ok=True)
-        elif self.path.exists():
+        else:
             _cut_back(self.path, resume_step)
         self.file = self.path.open("a", encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:
+        assert self.file is not None, "open comes before write"
         self.file.write(json.dumps(record, allow_nan=False) + "\n")
         self.file.flush()
 
     def close(self) -> None:
-        self.file.close()
+        if self.file is not None:
+            self.file.close()
 
 
 class Recorder:
@@ -86,12 +89,23 @@ class Recorder:
 
 def _cut_back(path: Path, resume_step: int) -> None:
     """Drop steps that will be repeated, the end of the interrupted run, and a line cut short."""
+    if not path.is_file():
+        raise MftError(
+            f"{path} is missing, but its run has checkpoints; put the file back, or start again in "
+            "a new --workdir"
+        )
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(True), start=1):
         if not line.endswith("\n"):
             break
-        record = json.loads(line)
-        kind, step = record["kind"], record.get("step", 0)
+        try:
+            record = json.loads(line)
+            kind, step = record["kind"], record.get("step", 0)
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise MftError(
+                f"{path}:{number} is no record of a run ({error}); put the file back as it was "
+                "written, or start again in a new --workdir"
+            ) from error
         if kind == "end" or (kind == "train" and step >= resume_step) or step > resume_step:
             continue
         kept.append(line)

@@ -2,9 +2,7 @@
 
 import contextlib
 import dataclasses
-import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +13,12 @@ from mft_jax import assembly, metrics
 from mft_jax.checkpoints import Checkpoints, Progress, abstract
 from mft_jax.config import TrainConfig
 from mft_jax.display import Display
+from mft_jax.interruption import stop_signals
 from mft_jax.metrics import MetricsLog, Recorder
 from mft_jax.sharding import make_mesh
 from mft_jax.train_state import TrainState
 from mft_jax.types import TaskSums
-from mft_jax.workdir import claim, run_record
+from mft_jax.workdir import claim, occupied, run_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +46,16 @@ class Outcome:
     progress: Progress
     step: int
     reason: str = "finished"  # or early_stop, interrupted
+    since: float = dataclasses.field(default_factory=time.monotonic)
 
 
 def train(config: TrainConfig, workdir: Path, console: Console) -> tuple[Run, Outcome]:
     """Train, or resume, to the end, to early stopping, or to a signal. Raises `MftError`."""
-    started = time.monotonic()
+    with occupied(workdir):
+        return _train(config, workdir, console)
+
+
+def _train(config: TrainConfig, workdir: Path, console: Console) -> tuple[Run, Outcome]:
     # 1. where: devices and their mesh; rows must fit it before anything is read
     mesh = make_mesh(config.mesh)
     assembly.check_rows(config, mesh)
@@ -67,30 +71,34 @@ def train(config: TrainConfig, workdir: Path, console: Console) -> tuple[Run, Ou
     claim(workdir, config, data, has_checkpoint=at is not None)
     tasks, loop = data.tokenized.tasks, config.loop
     display = Display(console, tasks, loop.steps, loop.log_every_steps)
-    log = MetricsLog(workdir, at)
+    finished = at is not None and at >= loop.steps
+    log = MetricsLog(workdir)
     recorder = Recorder(log, display.train, tasks, loop.rows_per_step * config.data.row_length)
     run = Run(config, workdir, mesh, model, data, machinery, checkpoints, log, display, recorder)
     with (
         contextlib.closing(display),
         contextlib.closing(log),
         contextlib.closing(checkpoints),
-        _stop_signals() as stop,
+        stop_signals() as stop,
     ):
         header = run_record(config, model, data, mesh)
-        log.write(header)
         display.header(header)
+        if not finished:
+            log.open(resume_step=at)
+            log.write(header)
         outcome = _begin(run) if at is None else _resume(run, at)
         # 6. the loop
         recorder.restart_clock()
         _loop(run, outcome, stop)
-        seconds = time.monotonic() - started
-        end = {"kind": "end", "step": outcome.step, "reason": outcome.reason, "seconds": seconds}
-        log.write(end)
+        if not finished:
+            end = {"step": outcome.step, "reason": outcome.reason, "seconds": _seconds(outcome)}
+            log.write({"kind": "end", **end})
     return run, outcome
 
 
 def _begin(run: Run) -> Outcome:
     """Baseline: a full validation pass before the first step, L_i_val(0) of the balancers."""
+    run.display.note("measuring the validation loss before the first step")
     state = run.machinery.init_state(run.model.trainable, _ones(run))
     sums = _full_pass(run, state, 0)
     initial = TaskSums(*(leaf.astype(np.float32) for leaf in sums))
@@ -107,7 +115,8 @@ def _resume(run: Run, step: int) -> Outcome:
     state, cursor, progress = run.checkpoints.restore(step, like)
     run.data.train.set_state(cursor)
     run.data.valid.set_state(cursor)
-    run.display.note(f"resumed at step {step} from {run.checkpoints.folder / str(step)}")
+    what = "already finished" if step >= run.config.loop.steps else "resumed"
+    run.display.note(f"{what} at step {step} from {run.checkpoints.folder / str(step)}")
     return Outcome(state, progress, step)
 
 
@@ -167,27 +176,15 @@ def _save(run: Run, outcome: Outcome) -> None:
     # What is saved must be known to be finite, so the record is brought up to date first.
     run.recorder.flush()
     cursor = run.data.train.get_state()
-    run.checkpoints.save(outcome.step, outcome.state, cursor, outcome.progress)
+    progress = dataclasses.replace(outcome.progress, seconds=_seconds(outcome))
+    run.checkpoints.save(outcome.step, outcome.state, cursor, progress)
+
+
+def _seconds(outcome: Outcome) -> float:
+    """Time in the loop over all sessions of the run, up to what has been saved of them."""
+    return outcome.progress.seconds + time.monotonic() - outcome.since
 
 
 def _ones(run: Run) -> TaskSums:
     ones = np.ones(len(run.data.tokenized.tasks), np.float32)
     return TaskSums(ones, ones)
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """SIGTERM and Ctrl-C are noted; the loop saves and ends. A second one ends at once."""
-    seen: list[int] = []
-
-    def note(number: int, frame: object) -> None:
-        if seen:
-            raise KeyboardInterrupt
-        seen.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

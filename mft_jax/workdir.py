@@ -5,10 +5,13 @@ metrics.jsonl    the record          checkpoints/   see `checkpoints`
 report.html      the report          adapter/       the PEFT adapter, at the end
 """
 
+import contextlib
 import datetime
+import fcntl
 import json
 import os
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from mft_jax.types import Batch, MftError
 
 CONFIG_FILE = "config.json"
 SAMPLE_FILE = "sample.npz"
+LOCK_FILE = ".lock"
 SAMPLE_ROWS = 4
 
 
@@ -42,23 +46,66 @@ def fingerprint(data: TokenizedData) -> dict[str, int]:
     return prints
 
 
-def read_config(workdir: Path) -> TrainConfig:
+@contextlib.contextmanager
+def occupied(workdir: Path) -> Iterator[None]:
+    """Hold a run's folder: one process at a time, and no folder that is something else."""
+    if any(sign in str(workdir.absolute()) for sign in "*?[]"):
+        raise MftError(
+            f"--workdir={workdir}: checkpoints in a folder with one of * ? [ ] in its path could "
+            "not be read again; choose another name"
+        )
+    if (workdir / CONFIG_FILE).exists():
+        _read(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / LOCK_FILE).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise MftError(
+                f"a run is going on in {workdir}; wait for it, stop it, or choose another --workdir"
+            ) from error
+        try:
+            yield
+        finally:
+            (workdir / LOCK_FILE).unlink(missing_ok=True)
+            if not any(workdir.iterdir()):
+                workdir.rmdir()
+
+
+def _read(workdir: Path) -> dict[str, Any]:
     path = workdir / CONFIG_FILE
-    if not path.is_file():
+    try:
+        started = json.loads(path.read_text(encoding="utf-8"))
+        if {"config", "data"} <= started.keys():
+            return started
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
+        pass  # the same message as for a file that holds something else
+    raise MftError(
+        f"{path} is not what `mft train` writes: {workdir} is no run's folder, or was damaged; "
+        "choose another --workdir"
+    )
+
+
+def read_config(workdir: Path) -> TrainConfig:
+    if not (workdir / CONFIG_FILE).is_file():
         raise MftError(
             f"{workdir} is no run's folder: it has no {CONFIG_FILE}; expected the --workdir of "
             "an earlier `mft train`"
         )
-    return resolve(json.loads(path.read_text(encoding="utf-8"))["config"])
+    return resolve(_read(workdir)["config"])
 
 
 def claim(workdir: Path, config: TrainConfig, data: Data, has_checkpoint: bool) -> None:
     """Write what the run is started with; on resumption hold it against what it was."""
-    workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / CONFIG_FILE
     now: dict[str, Any] = {"config": to_dict(config), "data": fingerprint(data.tokenized)}
-    if has_checkpoint and path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
+    if has_checkpoint:
+        if not path.exists():
+            raise MftError(
+                f"{workdir} holds checkpoints, but no {CONFIG_FILE} that says what they are of; "
+                "put the file back, or use a new --workdir"
+            )
+        before = _read(workdir)
         changed = differences(before["config"], now["config"])
         changed += [
             f"data of task {name!r} (its tokens are not what they were)"
@@ -69,7 +116,8 @@ def claim(workdir: Path, config: TrainConfig, data: Data, has_checkpoint: bool) 
             raise MftError(
                 f"{workdir} holds checkpoints of another configuration:\n  "
                 + "\n  ".join(changed)
-                + "\nuse a new --workdir, or undo the change to resume"
+                + "\nuse a new --workdir, or undo the change to resume (more steps are a new run, "
+                "because the learning rate follows from them)"
             )
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")

@@ -19,7 +19,18 @@ PAGE: tuple[tuple[bool, tuple[str, ...]], ...] = (
     (True, ("types", "weights")),
     (False, ("data", "models", "losses", "balancers", "optim")),
     (True, ("finetune", "sharding", "huggingface")),
-    (True, ("train_state", "train_step", "checkpoints", "metrics", "report", "display")),
+    (
+        True,
+        (
+            "train_state",
+            "train_step",
+            "checkpoints",
+            "metrics",
+            "report",
+            "display",
+            "interruption",
+        ),
+    ),
     (True, ("config", "assembly", "workdir", "trainer")),
     (True, ("cli", "testing", "__main__")),
 )

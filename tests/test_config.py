@@ -38,6 +38,8 @@ def test_frozen_dataclasses_cannot_be_changed():
         ({"finetune": {"method": "qlore"}}, r"finetune\.method='qlore'.*did you mean 'qlora'\?"),
         ({"loop": {"steps": "ten"}}, r"loop\.steps='ten': expected int, got str"),
         ({"loop": {"steps": 1.5}}, r"loop\.steps=1\.5: expected int, got float"),
+        ({"seed": -1}, r"config\.seed=-1 is too small"),
+        ({"data": {"row_length": 0}}, r"data\.row_length=0 is too small"),
         ({"loop": 3}, r"loop is 3; expected settings by name"),
         ({"model": {"remat": 1}}, r"model\.remat=1: expected bool"),
         ({"data": {"tasks": "a.jsonl"}}, r"data\.tasks='a\.jsonl': expected a list"),

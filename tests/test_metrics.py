@@ -56,7 +56,8 @@ def test_the_mean_ratio_is_over_tasks():
 
 
 def test_a_resumed_record_keeps_only_what_will_not_be_repeated(tmp_path):
-    log = MetricsLog(tmp_path, None)
+    log = MetricsLog(tmp_path)
+    log.open(None)
     rows = [{"kind": "run"}, {"kind": "valid", "step": 0}]
     rows += [{"kind": "train", "step": step} for step in range(8)]
     rows += [{"kind": "valid", "step": 5}, {"kind": "valid", "step": 8}, {"kind": "end", "step": 8}]
@@ -65,7 +66,9 @@ def test_a_resumed_record_keeps_only_what_will_not_be_repeated(tmp_path):
     log.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')  # a kill in the middle of a line
-    MetricsLog(tmp_path, 5).close()
+    resumed = MetricsLog(tmp_path)
+    resumed.open(5)
+    resumed.close()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     kept = [(row["kind"], row.get("step")) for row in map(json.loads, lines)]
     steps = [("train", step) for step in range(5)]
@@ -74,5 +77,15 @@ def test_a_resumed_record_keeps_only_what_will_not_be_repeated(tmp_path):
 
 def test_a_new_run_starts_a_new_record(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"kind": "run"}\n')
-    MetricsLog(tmp_path, None).close()
+    log = MetricsLog(tmp_path)
+    log.open(None)
+    log.close()
     assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+@pytest.mark.parametrize("text", [None, "{\n", "3\n"])
+def test_a_record_that_is_lost_or_damaged_is_named_on_resumption(tmp_path, text):
+    if text is not None:
+        (tmp_path / "metrics.jsonl").write_text(text)
+    with pytest.raises(MftError, match=r"metrics\.jsonl"):
+        MetricsLog(tmp_path).open(5)

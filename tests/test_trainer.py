@@ -14,6 +14,7 @@ from mft_jax import testing, trainer
 from mft_jax.checkpoints import Checkpoints
 from mft_jax.config import resolve
 from mft_jax.types import MftError
+from mft_jax.workdir import occupied
 
 
 def run(config, workdir: Path):
@@ -83,8 +84,9 @@ def test_early_stopping_after_patience_evaluations_without_a_better_ratio(toy, t
     config.loop.eval_every_steps = 2
     config.loop.patience_evals = 2
     _, outcome = run(config, tmp_path / "flat")
-    # The evaluation of step 2 is the best by being the first; 4 and 6 do not improve on it.
-    assert (outcome.step, outcome.reason) == (6, "early_stop")
+    # Nothing is better than the model before training, at steps 2 and 4.
+    assert (outcome.step, outcome.reason) == (4, "early_stop")
+    assert outcome.progress.best_step == 0
     assert records(tmp_path / "flat", "end")[-1]["reason"] == "early_stop"
 
 
@@ -98,7 +100,7 @@ def test_best_and_last_checkpoints_are_kept(toy, tmp_path):
     steps = set(checkpoints.manager.all_steps())
     best = checkpoints.chosen_step("best")
     checkpoints.close()
-    assert best == outcome.progress.best_step
+    assert best == outcome.progress.best_step > 0
     assert steps == {best, 8, 10}
 
 
@@ -111,6 +113,38 @@ def test_a_checkpoint_of_another_configuration_is_refused_by_naming_the_settings
     with pytest.raises(MftError, match=r"finetune\.rank: 4 -> 8") as error:
         run(changed, other)
     assert "save_every_steps" not in str(error.value)
+
+
+def test_checkpoints_without_the_configuration_they_are_of_are_refused(toy, tmp_path):
+    config, workdir, _ = toy
+    other = copy_run(workdir, tmp_path / "other", last_step=5)
+    (other / "config.json").unlink()
+    with pytest.raises(MftError, match=r"holds checkpoints, but no config\.json"):
+        run(config, other)
+
+
+def test_a_folder_that_is_no_run_is_refused_untouched(toy, tmp_path):
+    config = toy[0]
+    model = tmp_path / "model"
+    shutil.copytree(config.model.path, model)
+    before = {file.name: file.read_bytes() for file in model.iterdir()}
+    with pytest.raises(MftError, match="is no run's folder"):
+        run(config, model)
+    assert {file.name: file.read_bytes() for file in model.iterdir()} == before
+
+
+def test_a_folder_in_use_is_refused_untouched(toy, tmp_path):
+    config, workdir, _ = toy
+    other = copy_run(workdir, tmp_path / "other", last_step=5)
+    before = (other / "metrics.jsonl").read_bytes()
+    with occupied(other), pytest.raises(MftError, match="a run is going on in"):
+        run(config, other)
+    assert (other / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_folder_whose_checkpoints_could_not_be_read_again_is_refused(toy, tmp_path):
+    with pytest.raises(MftError, match="choose another name"):
+        run(toy[0], tmp_path / "run[1]")
 
 
 def test_changed_data_is_refused_by_naming_the_task(toy, tmp_path):

@@ -4,6 +4,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from absl import logging
+
 from mft_jax.types import MftError
 
 COMMANDS = {
@@ -33,11 +35,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     if name not in COMMANDS:
         print(f"mft: unknown command {name!r}\n\n{usage()}", file=sys.stderr)
         sys.exit(2)
+    # Orbax warns of its own defaults at every start; what goes wrong is raised.
+    logging.set_verbosity(logging.ERROR)
     command = importlib.import_module(f"mft_jax.cli.{name}")
     try:
         sys.exit(command.run(rest))
     except MftError as error:
         print(f"mft {name}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        place = "" if error.filename is None else f" {error.filename}"
+        print(
+            f"mft {name}: cannot read or write{place}: {error.strerror or error}", file=sys.stderr
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"mft {name}: interrupted", file=sys.stderr)

@@ -1,7 +1,9 @@
 """Flags of a command, read with absl and ml_collections; every mistake is an `MftError`."""
 
+import dataclasses
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
@@ -23,7 +25,9 @@ def parse(command: str, doc: str, arguments: Sequence[str], values: flags.FlagVa
     try:
         rest = values([f"mft {command}", *arguments])
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise MftError(f"{error}; see `mft {command} --help`") from error
+        # A KeyError shows its message as a Python string; its argument is the message itself.
+        text = str(error.args[0] if error.args else error).replace("\n", " ")
+        raise MftError(f"{text}; see `mft {command} --help`") from error
     except (OSError, SyntaxError, ImportError) as error:
         raise MftError(f"--config cannot be read: {error}") from error
     if len(rest) > 1:
@@ -35,6 +39,13 @@ def parse(command: str, doc: str, arguments: Sequence[str], values: flags.FlagVa
 
 def config_flag(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     """`--config`. It looks for its own overrides, so it is given the arguments beforehand."""
+    for argument in arguments:
+        path = argument.partition("=")[2].partition(":")[0]
+        if argument.startswith("--config=") and not Path(path).is_file():
+            raise MftError(
+                f"--config={path} is no file; expected one such as configs/quickstart.py, and "
+                "after a colon what its get_config takes"
+            )
     config_flags.DEFINE_config_file(
         "config",
         None,
@@ -49,11 +60,12 @@ def resolved(values: flags.FlagValues) -> TrainConfig:
     config = values["config"].value
     if config is None:
         raise MftError("no --config was given; expected a file such as configs/quickstart.py")
-    try:
-        config.keys()  # a file that is not there answers only when it is used
-    except OSError as error:
-        raise MftError(f"--config cannot be read: {error}") from error
-    return resolve(config)
+    resolved = resolve(config)
+    if resolved.model.path.startswith("builtin:"):
+        return resolved
+    # The run's folder is used from other places, too.
+    model = dataclasses.replace(resolved.model, path=str(Path(resolved.model.path).absolute()))
+    return dataclasses.replace(resolved, model=model)
 
 
 def required_flag(values: flags.FlagValues, name: str) -> str:

@@ -26,7 +26,7 @@ def run(arguments: Sequence[str]) -> int:
     args.config_flag(values, arguments)
     flags.DEFINE_integer("repeats", 8, "timed steps of each kind", flag_values=values)
     args.parse("bench", "measure the loader and the balancer's cost", arguments, values)
-    console = Console()
+    console = Console(markup=False)
     console.print(measure(args.resolved(values), values.repeats, console))
     return 0
 

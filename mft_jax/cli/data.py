@@ -20,7 +20,7 @@ def run(arguments: Sequence[str]) -> int:
     config = args.resolved(values)
     folder = model_folder(config.model.path)
     tokenizer = load_tokenizer(folder, read_model(folder)[1].vocab_size)
-    console = Console()
+    console = Console(markup=False)
     with console.status(f"reading and tokenizing {len(config.data.tasks)} tasks"):
         data = load_data(config.data, tokenizer)
     packing = packing_record(data, config.data.row_length, config.loop.rows_per_step)

@@ -13,6 +13,7 @@ from mft_jax.cli import arguments as args
 from mft_jax.huggingface.adapters import save_adapter
 from mft_jax.huggingface.checkpoint import load_params
 from mft_jax.huggingface.export import logit_difference, save_merged
+from mft_jax.huggingface.output import check_free
 from mft_jax.models.decoder import Params
 from mft_jax.sharding import MeshConfig, leaf_shardings, make_mesh
 from mft_jax.types import MftError
@@ -42,11 +43,12 @@ def run(arguments: Sequence[str]) -> int:
     output = Path(args.required_flag(values, "output"))
     kind = args.required_flag(values, "format")
     which = args.required_flag(values, "checkpoint")
-    export(workdir, output, kind, which, Console())
+    export(workdir, output, kind, which, Console(markup=False))
     return 0
 
 
 def export(workdir: Path, output: Path, kind: str, which: str, console: Console) -> None:
+    check_free(output)
     config = read_config(workdir)
     tuning = config.finetune
     if kind == "merged_dequantized" and tuning.method != "qlora":
@@ -67,7 +69,7 @@ def export(workdir: Path, output: Path, kind: str, which: str, console: Console)
         "config": model.config,
     }
     if kind == "peft":
-        save_adapter(output, base_model=config.model.path, **parts)
+        save_adapter(output, base_model=str(model.folder), **parts)
     else:
         dequantized = kind == "merged_dequantized"
         save_merged(

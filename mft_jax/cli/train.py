@@ -8,6 +8,7 @@ from absl import flags
 from rich.console import Console
 
 from mft_jax import metrics, trainer
+from mft_jax.checkpoints import Checkpoints, abstract
 from mft_jax.cli import arguments as args
 from mft_jax.display import final_table
 from mft_jax.huggingface.adapters import save_adapter
@@ -23,7 +24,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     args.parse("train", "fine-tune, or resume, as --config says", arguments, values)
     config, workdir = args.resolved(values), Path(args.required_flag(values, "workdir"))
-    console = Console()
+    console = Console(markup=False)
     run, outcome = trainer.train(config, workdir, console)
     if jax.process_index() == 0:
         conclude(run, outcome, console)
@@ -47,17 +48,36 @@ def conclude(run: trainer.Run, outcome: trainer.Outcome, console: Console) -> No
     record = read_record(workdir / metrics.FILE_NAME)
     console.print(final_table(record))
     lines = [f"report      {report}"]
-    if run.config.finetune.method != "full":
-        folder = workdir / "adapter"
-        save_adapter(
-            folder,
-            trainable=outcome.state.trainable,
-            finetune_config=run.config.finetune,
-            family=run.model.family,
-            config=run.model.config,
-            base_model=run.config.model.path,
-            overwrite=True,
+    best = outcome.progress.best_step
+    if outcome.reason == "early_stop":
+        evals = run.config.loop.patience_evals
+        lines.insert(
+            0, f"stopped early at step {outcome.step}: {evals} evaluations without a better ratio"
         )
-        lines.append(f"adapter     {folder}")
+    if best == 0:
+        lines.insert(0, "no evaluation was better than the model before training")
+    if run.config.finetune.method != "full":
+        lines.append(f"adapter     {_save_adapter(run, outcome)}")
     lines.append(f"checkpoint  {run.checkpoints.folder / str(outcome.step)}")
     console.print(*lines, sep="\n", highlight=False, soft_wrap=True)
+
+
+def _save_adapter(run: trainer.Run, outcome: trainer.Outcome) -> str:
+    """The adapter of the best step, as `mft export` would write it; returns where it lies."""
+    folder = run.workdir / "adapter"
+    checkpoints = Checkpoints(run.workdir, read_only=True)
+    step = checkpoints.chosen_step("best")
+    trainable = outcome.state.trainable
+    if step != outcome.step:
+        trainable = checkpoints.restore_trainable(step, abstract(trainable))
+    checkpoints.close()
+    save_adapter(
+        folder,
+        trainable=trainable,
+        finetune_config=run.config.finetune,
+        family=run.model.family,
+        config=run.model.config,
+        base_model=str(run.model.folder),
+        overwrite=True,
+    )
+    return f"{folder} (step {step})"

@@ -6,6 +6,7 @@ order) or raises; only blank lines are passed over.
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import glob
 import gzip
@@ -88,7 +89,9 @@ def _either(words: tuple[str, ...]) -> str:
 def _read_jsonl(file: Path) -> Iterator[SourceRecord]:
     for number, line in enumerate(_lines(file), start=1):
         if line.strip():
-            yield SourceRecord(_parse(line, f"{file}:{number}"), f"{file}:{number}")
+            # A byte-order mark, which some editors put in front, is not part of the first line.
+            text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+            yield SourceRecord(_parse(text, f"{file}:{number}"), f"{file}:{number}")
 
 
 def _parse(line: bytes, where: str) -> dict[str, Any]:
@@ -99,7 +102,12 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
             f"{where}: invalid UTF-8 at byte {error.start + 1} of the line "
             f"(0x{line[error.start]:02x}); expected UTF-8 text; convert the file to UTF-8"
         ) from error
-    except json.JSONDecodeError as error:
+    except (RecursionError, ValueError) as error:
+        if not isinstance(error, json.JSONDecodeError):
+            raise MftError(
+                f"{where}: JSON nested too deeply or a number too long to read ({error}); expected "
+                "one plain JSON object per line; mend or remove the line"
+            ) from error
         raise MftError(
             f"{where}: invalid JSON, {error.msg} at character {error.pos + 1} of the line; "
             "expected one JSON object per line; mend or remove the line"

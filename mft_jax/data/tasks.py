@@ -10,7 +10,7 @@ import numpy as np
 from mft_jax.data.python_code import python_records
 from mft_jax.data.records import Sample, to_sample
 from mft_jax.data.sources import SourceRecord, read_records
-from mft_jax.types import MftError
+from mft_jax.types import MftError, at_least
 
 PYTHON_SOURCES = ("stdlib:", "packages:")
 
@@ -39,6 +39,9 @@ class DataConfig:
     row_length: int = 2048
     overlong: Literal["drop", "truncate", "split", "error"] = "drop"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least("data", self, row_length=2, seed=0)
 
 
 def load_task(task: TaskConfig, seed: int) -> tuple[list[Sample], list[Sample]]:
@@ -72,6 +75,10 @@ def load_task(task: TaskConfig, seed: int) -> tuple[list[Sample], list[Sample]]:
 
 
 def _check_numbers(task: TaskConfig) -> None:
+    if not task.name.strip() or not task.name.isprintable():
+        raise MftError(f"task name {task.name!r} is not one printable line; choose another name")
+    if not task.path.strip():
+        raise MftError(f"task {task.name!r} has an empty path; expected a file, folder or glob")
     if not 0 < task.valid_fraction < 1:
         raise MftError(
             f"task {task.name!r} has valid_fraction={task.valid_fraction}; expected a number "

@@ -253,7 +253,7 @@ def logit_difference(
     return LogitDifference(
         max_abs=float(max(maxima)),
         mean_abs=mean_abs / count,
-        kl=kl / count,
+        kl=max(kl / count, 0.0),  # rounding may leave a hair below zero
         top1_agreement=agree / count,
     )
 

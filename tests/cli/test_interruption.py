@@ -122,7 +122,7 @@ def test_a_killed_run_loses_at_most_the_steps_since_the_last_checkpoint(
     process = start(config_file, workdir)
     wait_for_step(workdir, 45 + random.randrange(20))
     process.kill()
-    process.wait()
+    process.communicate()
     saved = saved_steps(workdir)[-1]
     # Saving is asynchronous: the newest due checkpoint may not have been complete yet.
     assert saved >= 20 and saved >= len(steps_of(workdir)) - 2 * 20
