@@ -3,7 +3,9 @@
     mft train --config=configs/pretrain_tiny.py --workdir=runs/pretrain_tiny
     mft export --workdir=runs/pretrain_tiny --format=merged --output=tiny
 
-Expected: see mft_jax/builtin/tiny/README.md for the data, steps and loss of the shipped weights.
+Expected: validation loss 3.19 nats per token on the libraries and 2.64 on transformers after 3,000
+steps, from 8.38 and 8.37; about an hour on two CPU cores. The shipped weights are of this run:
+mft_jax/builtin/tiny/README.md.
 """
 
 from mft_jax import config as configs
