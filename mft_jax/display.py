@@ -91,16 +91,24 @@ class Display:
 
 
 def data_table(counts: dict[str, dict[str, int]]) -> Table:
-    """Samples and tokens per task, and what became of samples that could not be used whole."""
+    """Training samples, their tokens, those with a loss, validation samples; and which samples
+    could not be used whole.
+    """
     table = Table(title="data", title_justify="left")
     table.add_column("task", overflow="fold")
-    columns = ("train_samples", "train_tokens", "trained_tokens", "valid_samples")
-    for column in (*columns, "not_whole"):
-        table.add_column(column.replace("_", " "), justify="right")
+    columns = {
+        "samples": "train_samples",
+        "tokens": "train_tokens",
+        "trained on": "trained_tokens",
+        "valid": "valid_samples",
+    }
+    for column in (*columns, "not whole"):
+        table.add_column(column, justify="right")
     for name, row in counts.items():
         fates = ("dropped", "truncated", "split", "untrainable")
         not_whole = ", ".join(f"{row[fate]:,} {fate}" for fate in fates if row[fate])
-        table.add_row(name, *(f"{row[column]:,}" for column in columns), not_whole or "-")
+        counted = (f"{row[key]:,}" for key in columns.values())
+        table.add_row(name, *counted, not_whole or "-")
     return table
 
 

@@ -53,7 +53,9 @@ def measure(config: TrainConfig, repeats: int, console: Console) -> Table:
     console.print("compiling and warming up", highlight=False)
     rounds = [{name: _seconds(call) for name, call in timed.items()} for _ in range(repeats + 2)]
     median = {name: statistics.median(row[name] for row in rounds[2:]) for name in timed}
-    return _table(config, tokens, loader_rate, median)
+    # Pair by pair, because the machine's speed drifts from round to round.
+    overhead = statistics.median(row[config.balancer.name] - row["uniform"] for row in rounds[2:])
+    return _table(config, tokens, loader_rate, median, overhead)
 
 
 def _every_step(config: BalancerConfig) -> BalancerConfig:
@@ -92,10 +94,15 @@ def _loader_rate(data: assembly.Data, repeats: int) -> float:
     return tokens / (time.perf_counter() - start)
 
 
-def _table(config: TrainConfig, tokens: int, loader_rate: float, median: dict[str, float]) -> Table:
+def _table(
+    config: TrainConfig,
+    tokens: int,
+    loader_rate: float,
+    median: dict[str, float],
+    overhead: float,
+) -> Table:
     name = config.balancer.name
     step_rate = tokens / median[name]
-    overhead = median[name] - median["uniform"]
     forward = median["validation forward"]
     table = Table(title=f"{name} against uniform", title_justify="left")
     table.add_column("measured")
