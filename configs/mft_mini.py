@@ -4,7 +4,8 @@
 
 The part behind the colon is the folder that holds `<task>/train.jsonl.gz` and `valid.jsonl.gz`.
 
-Expected: filled in below.
+Expected: 6,605 packed rows, 99.89 % of their positions real tokens; validation loss before training
+code_comment 5.31, code_trans 5.04, code_completion 5.47, unit_test 4.50, text2code 5.15.
 """
 
 from mft_jax import config as configs
@@ -16,6 +17,7 @@ def get_config(folder: str = "../shared/data/mft-mini"):
     config = configs.default()
     config.model.path = "builtin:tiny"
     config.model.compute_dtype = "float32"
+    config.model.remat = False
     config.data.tasks = tuple(
         {
             "name": name,
@@ -35,9 +37,9 @@ def get_config(folder: str = "../shared/data/mft-mini"):
     config.balancer.coba.history_updates = 20
     config.optim.learning_rate = 5e-3
     config.optim.warmup_steps = 20
-    config.loop.steps = 160
+    config.loop.steps = 100
     config.loop.rows_per_step = 2
     config.loop.valid_rows = 1
-    config.loop.eval_every_steps = 80
+    config.loop.eval_every_steps = 50
     config.loop.save_every_steps = 20
     return config
