@@ -197,15 +197,16 @@ def _example_text(example: doctest.Example) -> str:
 
 
 def _translation(function: Function) -> tuple[str, str] | None:
-    """The source is in its canonical form: comments and layout are not in the bytecode."""
+    """The source is in its canonical form, and compiled from it: CPython 3.13 fuses
+    instructions that stand on one line, so layout is in the bytecode."""
     if len(function.code) > MAX_RECORD_CHARS // 4:  # its listing would not fit
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the library's source: nobody's to mend here
-        tree = ast.parse(function.code)
-        code = compile(tree, "<function>", "exec", dont_inherit=True, optimize=0)
+        answer = ast.unparse(ast.parse(function.code))
+        code = compile(answer, "<function>", "exec", dont_inherit=True, optimize=0)
     prompt = f"Translate this CPython bytecode into Python source.\n{bytecode_listing(code)}"
-    return prompt, ast.unparse(tree)
+    return prompt, answer
 
 
 _TASKS: dict[str, Callable[[Function], tuple[str, str] | None]] = {
