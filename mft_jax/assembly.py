@@ -15,19 +15,28 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from mft_jax import finetune, optim, sharding
+from mft_jax import finetune, gradients, optim, sharding
 from mft_jax.balancers.base import Balancer
 from mft_jax.balancers.registry import make_balancer
 from mft_jax.config import TrainConfig
-from mft_jax.data.loader import train_loader, valid_batches, valid_loader
+from mft_jax.data.loader import (
+    expected_counts,
+    packed_rows,
+    train_loader,
+    valid_batches,
+    valid_loader,
+)
+from mft_jax.data.mixture import Mixture, make_mixture
 from mft_jax.data.tokenization import TokenizedData, load_data
+from mft_jax.gradients import Computation
 from mft_jax.huggingface.checkpoint import load_params, model_folder, random_params, read_model
 from mft_jax.huggingface.tokenizers import load_tokenizer
+from mft_jax.losses import make_objective
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.decoder import Params, param_shapes
 from mft_jax.models.families.base import Family
 from mft_jax.train_state import TrainState
-from mft_jax.train_step import Computation, TrainStep, make_train_step, task_nll
+from mft_jax.train_step import TrainStep, make_train_step
 from mft_jax.types import Batch, MftError, TaskSums
 
 
@@ -92,6 +101,8 @@ class Data:
     train: Any  # grain iterator with get_state and set_state
     valid: Any  # the balancer's micro-batch of each step, likewise
     passes: list[Batch]  # one full validation pass
+    mixture: Mixture
+    expected_counts: dict[str, np.ndarray]  # per task in an average global batch, by unit
 
 
 def build_data(config: TrainConfig, model: Model, console: Console) -> Data:
@@ -103,16 +114,27 @@ def build_data(config: TrainConfig, model: Model, console: Console) -> Data:
         row_length=length, process_index=jax.process_index(), process_count=jax.process_count()
     )
     steps = dict(num_batches=loop.steps, seed=config.seed)
+    settings = config.data
+    mixture = make_mixture(
+        [len(task.offsets) - 1 for task in tokenized.train],
+        tokenized.tasks,
+        settings.sampling,
+        settings.temperature,
+        settings.rates,
+    )
     train = train_loader(
         tokenized.train,
         rows_per_batch=loop.rows_per_step,
         micro_batches=loop.micro_batches,
+        mixture=mixture,
         **steps,
         **shared,
     )
     valid = valid_loader(tokenized.valid, rows_per_batch=loop.valid_rows, **steps, **shared)
     passes = valid_batches(tokenized.valid, rows_per_batch=loop.valid_rows, **shared)
-    return Data(tokenized, train, valid, passes)
+    rows = packed_rows(tokenized.train, length, config.seed, mixture).rows_per_epoch
+    expected = expected_counts(tokenized.train, mixture, rows, loop.rows_per_step)
+    return Data(tokenized, train, valid, passes, mixture, expected)
 
 
 def check_rows(config: TrainConfig, mesh: Mesh) -> None:
@@ -139,24 +161,23 @@ class Machinery:
     balancer: Balancer
     step: TrainStep
     evaluate: Callable[[Params, Params, Batch], TaskSums]
+    diagnose: Callable[[Params, Params, Batch], jax.Array]  # the Gramian of task gradients
     init_state: Callable[[Params, TaskSums], TrainState]
     init_balancer: Callable[[TaskSums], Any]
 
 
 def build_machinery(config: TrainConfig, model: Model, mesh: Mesh, data: Data) -> Machinery:
-    num_tasks = len(data.tokenized.tasks)
+    tasks = data.tokenized.tasks
+    num_tasks = len(tasks)
     source, steps = config.model, config.loop.steps
+    objective = make_objective(config.objective, tasks, data.expected_counts)
     compute = Computation(
-        model.config,
-        config.finetune,
-        config.objective,
-        num_tasks,
-        source.compute_dtype,
-        source.remat,
+        model.config, config.finetune, objective, source.compute_dtype, source.remat
     )
     balancer = make_balancer(
-        config.balancer, total_steps=steps, valid_micro_batches=len(data.passes)
+        config.balancer, tasks, total_steps=steps, valid_micro_batches=len(data.passes)
     )
+    check_task_gradients(config, balancer, model, num_tasks)
     optimizer = optim.optimizer(config.optim, steps)
     whole = sharding.replicated(mesh)
     trainable = sharding.tree_shardings(mesh, model.trainable)
@@ -184,12 +205,36 @@ def build_machinery(config: TrainConfig, model: Model, mesh: Mesh, data: Data) -
         compute=compute,
         balancer=balancer,
         step=jax.jit(step, donate_argnums=0, out_shardings=(where, None)),
-        evaluate=jax.jit(functools.partial(task_nll, compute), out_shardings=whole),
+        evaluate=jax.jit(functools.partial(gradients.task_nll, compute), out_shardings=whole),
+        diagnose=jax.jit(functools.partial(gradients.diagnose, compute), out_shardings=whole),
         init_state=jax.jit(init_state, out_shardings=where),
         init_balancer=jax.jit(
             functools.partial(balancer.init, num_tasks), out_shardings=where.balancer
         ),
     )
+
+
+def check_task_gradients(
+    config: TrainConfig, balancer: Balancer, model: Model, num_tasks: int
+) -> None:
+    """Gradients of every task must fit their bound; it is all that grows with the tasks."""
+    if "task_gradients" not in balancer.needs and not config.loop.diagnose_every_steps:
+        return
+    gib = num_tasks * sum(4 * leaf.size for leaf in jax.tree.leaves(model.trainable)) / 2**30
+    bound = config.balancer.max_task_gradients_gib
+    if gib > bound:
+        who = "task_gradients" in balancer.needs
+        raise MftError(
+            f"the gradients of {num_tasks} tasks over {config.finetune.method} training take "
+            f"{gib:,.1f} GiB (over all devices), more than balancer.max_task_gradients_gib="
+            f"{bound:g}; train adapters (finetune.method=qlora), "
+            + (
+                f"choose a balancer of losses instead of {config.balancer.name!r}"
+                if who
+                else "set loop.diagnose_every_steps=0"
+            )
+            + ", or raise the bound"
+        )
 
 
 def place_batch(batch: Batch, mesh: Mesh) -> Batch:

@@ -16,13 +16,13 @@ from typing import Any, Literal
 import ml_collections
 from ml_collections import config_dict
 
-from mft_jax.balancers.registry import BalancerConfig
+from mft_jax.balancers.registry import BY_GRADIENTS, BalancerConfig
 from mft_jax.data.tasks import DataConfig
 from mft_jax.finetune import FinetuneConfig
 from mft_jax.losses import ObjectiveConfig
 from mft_jax.optim import OptimConfig
 from mft_jax.sharding import MeshConfig
-from mft_jax.types import MftError, at_least
+from mft_jax.types import MftError, TaskTable, at_least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,8 @@ class LoopConfig:
     """Rows are packed rows of `data.row_length` tokens, counted over all devices.
 
     `micro_batches` splits the rows of a step (gradient accumulation); `valid_rows` is the
-    balancer's validation micro-batch; `patience_evals=0` never stops early.
+    balancer's validation micro-batch; `patience_evals=0` never stops early. Every
+    `diagnose_every_steps` (0: never) the angles between the tasks' gradients are recorded.
     """
 
     steps: int = 1000
@@ -52,11 +53,12 @@ class LoopConfig:
     eval_every_steps: int = 100
     save_every_steps: int = 100
     log_every_steps: int = 10
+    diagnose_every_steps: int = 0
     patience_evals: int = 0
 
     def __post_init__(self) -> None:
         counts = dict.fromkeys((field.name for field in dataclasses.fields(self)), 1)
-        at_least("loop", self, **counts | {"patience_evals": 0})
+        at_least("loop", self, **counts | {"patience_evals": 0, "diagnose_every_steps": 0})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,12 +75,27 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         at_least("config", self, seed=0)
+        if self.data.tasks:
+            self._check_tasks(TaskTable(tuple(task.name for task in self.data.tasks)))
+
+    def _check_tasks(self, tasks: TaskTable) -> None:
+        """What rooms say of tasks by name, and of one another."""
+        tasks.values("objective.alpha", self.objective.alpha, default=1.0)
+        self.balancer.check(tasks)
+        if self.data.sampling == "rates":
+            tasks.values("data.rates", self.data.rates)
+        if self.objective.normalization == "microbatch" and self.balancer.name in BY_GRADIENTS:
+            raise MftError(
+                "objective.normalization='microbatch' has no loss of a task over the whole batch, "
+                f"so balancer.name={self.balancer.name!r} has no gradients of tasks to go by; "
+                "choose normalization 'batch' or 'dataset'"
+            )
 
 
 # A run may be continued with other values of these; all else decides what the numbers mean.
 # Where the data lies is free, too: what it holds is compared by fingerprint (see `workdir`).
 RESUMABLE = ("mesh", "loop.eval_every_steps", "loop.save_every_steps", "loop.log_every_steps",
-             "loop.patience_evals")  # fmt: skip
+             "loop.diagnose_every_steps", "loop.patience_evals")  # fmt: skip
 
 
 def default() -> Any:
@@ -129,7 +146,7 @@ def _mirror(schema: type) -> dict[str, Any]:
     hints = typing.get_type_hints(schema)
     mirror: dict[str, Any] = {}
     for field in dataclasses.fields(schema):
-        kind, value = hints[field.name], field.default
+        kind, value = hints[field.name], _default(field)
         if dataclasses.is_dataclass(kind):
             mirror[field.name] = _mirror(typing.cast(type, kind))
         elif isinstance(kind, types.UnionType):  # `T | None`
@@ -138,6 +155,11 @@ def _mirror(schema: type) -> dict[str, Any]:
         else:
             mirror[field.name] = value
     return mirror
+
+
+def _default(field: dataclasses.Field) -> Any:
+    factory = field.default_factory
+    return field.default if factory is dataclasses.MISSING else factory()
 
 
 def _build(schema: type, values: Any, where: str) -> Any:
@@ -153,7 +175,7 @@ def _build(schema: type, values: Any, where: str) -> Any:
     missing = [
         field.name
         for field in dataclasses.fields(schema)
-        if field.default is dataclasses.MISSING and field.name not in values
+        if _default(field) is dataclasses.MISSING and field.name not in values
     ]
     if missing:
         raise MftError(f"{where or 'config'} has no {missing[0]!r}; it must be set")
@@ -179,6 +201,10 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, list | tuple):
             raise MftError(f"{where}={value!r}: expected a list")
         return tuple(_convert(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, Mapping | ml_collections.ConfigDict):
+            raise MftError(f"{where}={value!r}: expected values by name, such as {{'name': 1.0}}")
+        return {key: _convert(args[1], value[key], _dotted(where, key)) for key in value}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not kind:

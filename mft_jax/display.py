@@ -82,7 +82,7 @@ class Display:
         table.add_column("task", overflow="fold")
         for column in ("train loss", "valid loss", "ratio", "weight"):
             table.add_column(column, justify="right")
-        coba = record.get("coba", {})
+        coba = record.get("balancer", {})
         for name in self.tasks.names:
             valid = coba.get("valid_loss", {}).get(name) or self.valid_loss.get(name)
             cells = record["train_loss"][name], valid, coba.get("ratio", {}).get(name)

@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from mft_jax.models.decoder import Params
 from mft_jax.types import MftError, at_least
-from mft_jax.weights.lora import LoraArray
+from mft_jax.weights.lora import LoraArray, TaskLoraArray
 from mft_jax.weights.quantized import QuantizedDtype, quantize, stored_bits
 
 
@@ -118,6 +118,27 @@ def combine(
         path: LoraArray(frozen[path], ab["a"].astype(dtype), ab["b"].astype(dtype), config.scale)
         for path, ab in trainable.items()
     }
+    return {**frozen, **adapters}
+
+
+def repeat_by_task(trainable: Params, num_tasks: int) -> Params:
+    """Adapters with a task axis before their two matrix axes, for `combine_by_task`."""
+    return jax.tree.map(lambda x: jnp.repeat(x[..., None, :, :], num_tasks, axis=-3), trainable)
+
+
+def combine_by_task(
+    config: FinetuneConfig,
+    repeated: Params,
+    frozen: Params,
+    dtype: jax.typing.DTypeLike,
+    task_ids: Int[Array, "B L"],
+) -> Params:
+    """`combine` for adapters of `repeat_by_task`: their gradients come out per task."""
+    adapters = {}
+    for path, ab in repeated.items():
+        a, b = ab["a"].astype(dtype), ab["b"].astype(dtype)
+        ids = jnp.broadcast_to(task_ids, (*a.shape[:-3], *task_ids.shape))  # scanned with the layer
+        adapters[path] = TaskLoraArray(frozen[path], a, b, ids, config.scale)
     return {**frozen, **adapters}
 
 

@@ -3,6 +3,7 @@
     run    configuration, tasks, model, data; once per start
     train  one optimiser step: losses, tokens, weights, the balancer's numbers
     valid  a full validation pass; step 0 is before training
+    conflicts  cosines between the tasks' gradients, and their norms, before a step
     end    why and when the run stopped
 
 Losses are nats per trained token; a task absent from a step has null. All else is derived.
@@ -18,6 +19,7 @@ from typing import Any, TextIO
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from mft_jax.train_step import StepMetrics
 from mft_jax.types import MftError, TaskSums, TaskTable
@@ -106,7 +108,8 @@ def _cut_back(path: Path, resume_step: int) -> None:
                 f"{path}:{number} is no record of a run ({error}); put the file back as it was "
                 "written, or start again in a new --workdir"
             ) from error
-        if kind == "end" or (kind == "train" and step >= resume_step) or step > resume_step:
+        repeated = kind in ("train", "conflicts") and step >= resume_step
+        if kind == "end" or repeated or step > resume_step:
             continue
         kept.append(line)
     temporary = path.with_name(path.name + ".part")
@@ -136,11 +139,23 @@ def train_record(
         "weight": tasks.by_name(metrics.weight),
     }
     if metrics.balancer:
-        record["coba"] = {
+        record["balancer"] = {
             name: float(value) if np.ndim(value) == 0 else tasks.by_name(value)
             for name, value in metrics.balancer.items()
         }
     return record
+
+
+def conflicts_record(
+    step: int, gramian: Float[np.ndarray, "T T"], tasks: TaskTable
+) -> dict[str, Any]:
+    """Cosines are None in the row and column of a task that is absent from the batch."""
+    norms = np.sqrt(np.maximum(np.diagonal(gramian), 0.0).astype(np.float64))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cosines = np.clip(gramian / np.outer(norms, norms), -1.0, 1.0)
+    rows = [[float(x) if np.isfinite(x) else None for x in row] for row in cosines]
+    by_name = tasks.by_name(np.where(norms > 0, norms, np.nan))
+    return {"kind": "conflicts", "step": step, "cosine": rows, "norm": by_name}
 
 
 def valid_record(

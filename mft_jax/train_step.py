@@ -1,6 +1,5 @@
 """One optimiser step: weigh the tasks, differentiate the trainable tree, update."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -9,29 +8,15 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from mft_jax import finetune
+from mft_jax import gradients
 from mft_jax.balancers.base import Balancer, Signals
-from mft_jax.finetune import FinetuneConfig
-from mft_jax.losses import OBJECTIVES, ObjectiveConfig, next_token_nll, sum_by_task, task_counts
-from mft_jax.losses import task_nll as reduce_nll
-from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import Params, bind
+from mft_jax.gradients import Computation, task_nll
+from mft_jax.losses import Statistics, mean_losses, sum_by_task, task_counts, total_loss
+from mft_jax.models.decoder import Params
 from mft_jax.train_state import TrainState
 from mft_jax.types import Batch, TaskSums
 
 TrainStep = Callable[[TrainState, Params, Batch, Batch], tuple[TrainState, "StepMetrics"]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Computation:
-    """What is computed on a batch: the model, how it is fine-tuned, in which precision."""
-
-    model: ModelConfig
-    finetune: FinetuneConfig
-    objective: ObjectiveConfig
-    num_tasks: int
-    dtype: str
-    remat: bool
 
 
 class StepMetrics(NamedTuple):
@@ -46,76 +31,120 @@ class StepMetrics(NamedTuple):
     balancer: dict[str, Array]
 
 
-def task_nll(compute: Computation, trainable: Params, frozen: Params, batch: Batch) -> TaskSums:
-    """Nll sums and counts per task of a batch [B, L], under the combined parameters."""
-    dtype = jnp.dtype(compute.dtype)
-    params = finetune.combine(compute.finetune, trainable, frozen, dtype)
-    model = bind(compute.model, params)
-    hidden = model(
-        batch.tokens, batch.positions, batch.segment_ids, dtype=dtype, remat=compute.remat
-    )
-    chunk = compute.objective.vocab_chunk
-    nll = next_token_nll(hidden, model.head_table(), batch.targets, vocab_chunk=chunk)
-    return reduce_nll(nll, batch, compute.num_tasks)
-
-
 def make_train_step(
     compute: Computation,
     balancer: Balancer,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
 ) -> TrainStep:
-    """`step(state, frozen, batch [A, B, L], valid_batch [B, L]) -> (state, metrics)`, to be jitted.
-
-    The counts of the whole global batch are known before the first forward pass, so every
-    micro-batch is differentiated with the coefficients of the whole and gradients just add up.
-    """
-    objective = OBJECTIVES[compute.objective.name]
-
-    def measure_valid(state: TrainState, frozen: Params, valid_batch: Batch) -> TaskSums | None:
-        if "valid_losses" not in balancer.needs:
-            return None
-        absent = TaskSums(jnp.zeros(compute.num_tasks), jnp.zeros(compute.num_tasks))
-        return jax.lax.cond(
-            state.step % balancer.every_steps == 0,
-            lambda: task_nll(compute, state.trainable, frozen, valid_batch),
-            lambda: absent,
-        )
+    """`step(state, frozen, batch [A, B, L], valid_batch [B, L]) -> (state, metrics)`, for `jit`."""
+    objective = compute.objective
 
     def step(
         state: TrainState, frozen: Params, batch: Batch, valid_batch: Batch
     ) -> tuple[TrainState, StepMetrics]:
-        signals = Signals(state.step, measure_valid(state, frozen, valid_batch))
-        weight, balancer_state = balancer.update(state.balancer, signals)
-        weight = jax.lax.stop_gradient(weight)
-        coefficients = objective(task_counts(batch, compute.num_tasks), weight)
-
-        def loss_fn(trainable: Params, micro_batch: Batch) -> tuple[Array, TaskSums]:
-            sums = task_nll(compute, trainable, frozen, micro_batch)
-            return jnp.dot(coefficients, sums.sum), sums
-
-        def accumulate(carry: Any, micro_batch: Batch) -> tuple[Any, None]:
-            (loss, sums), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-                state.trainable, micro_batch
-            )
-            return jax.tree.map(jnp.add, carry, (loss, sums, grads)), None
-
-        zeros = jnp.zeros(compute.num_tasks)
-        no_grads = jax.tree.map(jnp.zeros_like, state.trainable)
-        start = (jnp.zeros(()), TaskSums(zeros, zeros), no_grads)
-        (loss, sums, grads), _ = jax.lax.scan(accumulate, start, batch)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
+        result = weighted_gradients(compute, balancer, state, frozen, batch, valid_batch)
+        updates, opt_state = optimizer.update(result.grads, state.opt_state, state.trainable)
         trainable = cast(Params, optax.apply_updates(state.trainable, updates))
-        filled = (batch.segment_ids > 0).astype(jnp.float32)
+        balancer_state = result.balancer
+        if balancer.after_step is not None:
+            losses = _post_step_losses(compute, balancer, trainable, frozen, batch, valid_batch)
+            balancer_state = balancer.after_step(balancer_state, losses)
+        counts = gradients.batch_counts(objective, batch)
         metrics = StepMetrics(
-            loss=loss,
-            grad_norm=optax.tree.norm(grads),
+            loss=total_loss(objective, result.stats.features, counts, result.weight),
+            grad_norm=optax.tree.norm(result.grads),
             learning_rate=jnp.asarray(schedule(state.step), jnp.float32),
-            train=sums,
-            weight=weight,
-            tokens=sum_by_task(filled, batch.task_ids, compute.num_tasks),
+            train=TaskSums(result.stats.nll.sum(axis=0), task_counts(batch, objective.num_tasks)),
+            weight=result.weight,
+            tokens=sum_by_task(batch.segment_ids > 0, batch.task_ids, objective.num_tasks),
             balancer=balancer.logs(balancer_state),
         )
         return TrainState(state.step + 1, trainable, opt_state, balancer_state), metrics
 
     return step
+
+
+class Weighted(NamedTuple):
+    stats: Statistics
+    grads: Params
+    weight: Float[Array, " T"]
+    balancer: Any
+
+
+def weighted_gradients(
+    compute: Computation,
+    balancer: Balancer,
+    state: TrainState,
+    frozen: Params,
+    batch: Batch,
+    valid_batch: Batch,
+) -> Weighted:
+    """Only what the balancer needs is computed; its weights are constants of the gradient."""
+    objective, needs = compute.objective, balancer.needs
+    counts = gradients.batch_counts(objective, batch)
+    signals = Signals(state.step)
+    if "valid_losses" in needs:
+        signals = signals._replace(
+            valid_losses=_valid_losses(compute, balancer, state, frozen, valid_batch)
+        )
+
+    def weigh(stats: Statistics | None, signals: Signals) -> tuple[Array, Any]:
+        if stats is not None:
+            losses = mean_losses(objective, stats.features, counts)
+            signals = signals._replace(train_losses=losses)
+        weight, balancer_state = balancer.update(state.balancer, signals)
+        return jax.lax.stop_gradient(weight), balancer_state
+
+    if "task_gradients" in needs:
+        stats, tasks = gradients.task_gradients(compute, state.trainable, frozen, batch)
+        rows, subset = tasks.rows, balancer.subset
+        signals = signals._replace(gramian=gradients.gramian(rows, rows, subset))
+        if "valid_gradients" in needs:
+            valid = gradients.valid_gradients(compute, state.trainable, frozen, valid_batch)
+            signals = signals._replace(valid_gramian=gradients.gramian(valid, rows, subset))
+        weight, balancer_state = weigh(stats, signals)
+        return Weighted(stats, tasks.combine(objective, weight), weight, balancer_state)
+
+    def choose(stats: Statistics | None) -> tuple[Array, tuple[Array, Any]]:
+        chosen = weigh(stats, signals)
+        return gradients.slopes(objective, stats, counts, chosen[0]), chosen
+
+    stats, grads, (weight, balancer_state) = gradients.backward(
+        gradients.measurer(compute, frozen),
+        state.trainable,
+        batch,
+        choose,
+        ahead=objective.linear and "train_losses" not in needs,
+    )
+    return Weighted(stats, grads, weight, balancer_state)
+
+
+def _valid_losses(
+    compute: Computation, balancer: Balancer, state: TrainState, frozen: Params, batch: Batch
+) -> TaskSums:
+    """Before the update; absent in the steps between two looks."""
+
+    def measured() -> TaskSums:
+        return task_nll(compute, state.trainable, frozen, batch)
+
+    def absent() -> TaskSums:
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measured))
+
+    return jax.lax.cond(state.step % balancer.every_steps == 0, measured, absent)
+
+
+def _post_step_losses(
+    compute: Computation,
+    balancer: Balancer,
+    trainable: Params,
+    frozen: Params,
+    batch: Batch,
+    valid_batch: Batch,
+) -> TaskSums:
+    """Of the same batch, under the new parameters."""
+    if "post_step_valid_losses" in balancer.needs:
+        return task_nll(compute, trainable, frozen, valid_batch)
+    objective = compute.objective
+    stats = gradients.measure_all(gradients.measurer(compute, frozen), trainable, batch)
+    return mean_losses(objective, stats.features, gradients.batch_counts(objective, batch))

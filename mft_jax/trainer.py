@@ -17,7 +17,7 @@ from mft_jax.interruption import stop_signals
 from mft_jax.metrics import MetricsLog, Recorder
 from mft_jax.sharding import make_mesh
 from mft_jax.train_state import TrainState
-from mft_jax.types import TaskSums
+from mft_jax.types import Batch, TaskSums
 from mft_jax.workdir import claim, occupied, run_record
 
 
@@ -144,6 +144,8 @@ def _loop(run: Run, outcome: Outcome, stop: list[int]) -> None:
             return
         batch = assembly.place_batch(next(run.data.train), run.mesh)
         valid = assembly.place_batch(next(run.data.valid), run.mesh)
+        if loop.diagnose_every_steps and step % loop.diagnose_every_steps == 0:
+            _diagnose(run, outcome, batch)
         state, step_metrics = run.machinery.step(outcome.state, run.model.frozen, batch, valid)
         outcome.state, outcome.step = state, step + 1
         run.recorder.push(step, step_metrics)
@@ -157,6 +159,14 @@ def _evaluate(run: Run, outcome: Outcome) -> None:
     ratio = metrics.mean_ratio(losses, outcome.progress.initial_losses)
     outcome.progress = outcome.progress.after(outcome.step, ratio)
     _record_valid(run, outcome.step, sums, outcome.progress.initial_losses)
+    run.recorder.restart_clock()
+
+
+def _diagnose(run: Run, outcome: Outcome, batch: Batch) -> None:
+    """Which tasks fight, on the batch about to be trained on."""
+    run.recorder.flush()
+    gramian = np.asarray(run.machinery.diagnose(outcome.state.trainable, run.model.frozen, batch))
+    run.log.write(metrics.conflicts_record(outcome.step, gramian, run.data.tokenized.tasks))
     run.recorder.restart_clock()
 
 

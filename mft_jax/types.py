@@ -13,7 +13,8 @@ Axis legend, used in jaxtyping signatures and as capital suffixes of local names
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import difflib
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,6 +97,31 @@ class TaskTable:
 
     def id(self, name: str) -> int:
         return self.names.index(name)
+
+    def values(
+        self, where: str, by_name: Mapping[str, float], default: float | None = None
+    ) -> tuple[float, ...]:
+        """A setting by task name as one value per task. Without a default every task is named."""
+        for name in by_name:
+            if name not in self.names:
+                near = difflib.get_close_matches(name, self.names, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else ""
+                raise MftError(
+                    f"{where} names a task {name!r} that is not configured; "
+                    + (hint or f"expected {', '.join(self.names)}")
+                )
+        missing = [name for name in self.names if name not in by_name]
+        if missing and default is None:
+            raise MftError(
+                f"{where} has no value for {', '.join(map(repr, missing))}; expected one for every "
+                "task of `data.tasks`"
+            )
+        values = tuple(float(by_name.get(name, default or 0.0)) for name in self.names)
+        if min(values) < 0 or not 0 < sum(values) < float("inf"):
+            raise MftError(
+                f"{where}={dict(by_name)} must be finite, not negative, and not all zero"
+            )
+        return values
 
     def by_name(self, values_T: Sequence[float] | np.ndarray | Array) -> dict[str, float | None]:
         """`{name: value}`, with None for a value that is not finite (an absent task)."""

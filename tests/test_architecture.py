@@ -17,23 +17,13 @@ PACKAGE = "mft_jax"
 # rooms that stand before it on its own line.
 PAGE: tuple[tuple[bool, tuple[str, ...]], ...] = (
     (True, ("types", "weights")),
-    (False, ("data", "models", "losses", "balancers", "optim")),
+    (False, ("data", "models", "losses", "nll", "balancers", "optim")),
     (True, ("finetune", "sharding", "huggingface")),
-    (
-        True,
-        (
-            "train_state",
-            "train_step",
-            "checkpoints",
-            "metrics",
-            "report",
-            "display",
-            "interruption",
-        ),
-    ),
+    (True, ("train_state", "gradients", "train_step", "checkpoints", "metrics", "report", "display",
+            "interruption")),
     (True, ("config", "assembly", "workdir", "trainer")),
     (True, ("cli", "testing", "__main__")),
-)
+)  # fmt: skip
 KNOWS_ONLY = {"report": {"types"}}  # narrower than the page: a report is made from the record alone
 FOREIGN = {  # room -> top-level names it never imports
     "data": {"jax", "jaxlib", "flax", "optax", "orbax"},

@@ -1,6 +1,6 @@
-"""The chunked nll against a float64 log-softmax, and objectives against their equations."""
+"""Objectives against their equations, the released code, and what they never do."""
 
-import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -8,144 +8,211 @@ import numpy as np
 import pytest
 
 from mft_jax import losses
-from mft_jax.types import Batch, TaskSums
+from mft_jax.nll import next_token_nll
+from mft_jax.types import Batch, MftError, TaskTable
 
-VOCAB, WIDTH, ROWS, LENGTH = 53, 12, 2, 7
-
-
-def oracle(hidden, head, targets, cotangent):
-    """(nll, its gradients by hidden and head under `cotangent`), in float64."""
-    hidden, head, cotangent = (np.asarray(x, np.float64) for x in (hidden, head, cotangent))
-    logits = hidden @ head.T
-    logits -= logits.max(-1, keepdims=True)
-    probability = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    at_target = np.take_along_axis(probability, np.asarray(targets)[..., None], -1)[..., 0]
-    targets = np.asarray(targets)
-    by_logits = (probability - np.eye(head.shape[0])[targets]) * cotangent[..., None]
-    return -np.log(at_target), by_logits @ head, np.einsum("blv,bld->vd", by_logits, hidden)
+TABLE = TaskTable(("a", "b", "c", "d"))  # d is absent
+EXPECTED = {"token": np.array([9.0, 6.0, 3.0, 2.0]), "sample": np.array([3.0, 2.0, 2.0, 1.0])}
+WEIGHT = np.array([0.1, 0.4, 0.3, 0.2])
 
 
-def problem(dtype=jnp.float32):
-    rng = np.random.default_rng(0)
-    hidden = jnp.asarray(rng.normal(size=(ROWS, LENGTH, WIDTH)), dtype)
-    head = jnp.asarray(rng.normal(size=(VOCAB, WIDTH)), jnp.float32)
-    targets = rng.integers(0, VOCAB, (ROWS, LENGTH)).astype(np.int32)
-    targets[0, :2] = 0, VOCAB - 1
-    cotangent = rng.normal(size=(ROWS, LENGTH)).astype(np.float32)
-    return hidden, head, jnp.asarray(targets), jnp.asarray(cotangent)
+def make(name, alpha=None, normalization="batch", gamma=2.0):
+    config = losses.ObjectiveConfig(name, normalization, gamma, alpha or {})
+    return losses.make_objective(config, TABLE, EXPECTED)
 
 
-def nll_and_gradients(hidden, head, targets, cotangent, vocab_chunk):
-    nll = functools.partial(losses.next_token_nll, targets=targets, vocab_chunk=vocab_chunk)
-
-    def run(hidden, head):
-        values, pullback = jax.vjp(nll, hidden, head)
-        return values, *pullback(cotangent)
-
-    return jax.jit(run)(hidden, head)
-
-
-@pytest.mark.parametrize("vocab_chunk", [1, 8, 52, 53, 8192])
-def test_chunked_nll_and_its_gradients_are_those_of_the_log_softmax(vocab_chunk):
-    hidden, head, targets, cotangent = problem()
-    made = nll_and_gradients(hidden, head, targets, cotangent, vocab_chunk)
-    for got, want in zip(made, oracle(hidden, head, targets, cotangent), strict=True):
-        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+def rows():
+    """(nll, batch): segments of several tasks in a row, fractional and zero weights, padding."""
+    segments = np.array(
+        [[1, 1, 1, 2, 2, 2, 3, 0], [1, 1, 2, 2, 2, 2, 0, 0], [1, 1, 1, 2, 2, 3, 3, 3]]
+    )
+    tasks = np.array([[0, 0, 0, 1, 1, 1, 2, 0], [0, 0, 2, 2, 2, 2, 0, 0], [1, 1, 1, 0, 0, 2, 2, 2]])
+    weights = np.array(
+        [[0, 1, 1, 0.5, 1, 0, 1, 0], [1, 0, 0, 1, 1, 1, 0, 0], [0, 0.25, 1, 1, 1, 0, 0, 0]]
+    )
+    nll = np.random.default_rng(0).exponential(1.0, segments.shape)
+    nll[0, 7] = np.nan  # padding may hold anything
+    integers = np.zeros_like(segments)
+    batch = Batch(integers, integers, integers, segments, tasks, weights)
+    return nll, jax.tree.map(lambda x: x.astype(np.int32 if x.dtype == int else np.float32), batch)
 
 
-def test_bfloat16_products_are_summed_in_float32():
-    hidden, head, targets, cotangent = problem(jnp.bfloat16)
-    nll, by_hidden, by_head = nll_and_gradients(hidden, head, targets, cotangent, 16)
-    rounded = head.astype(jnp.bfloat16).astype(jnp.float32)
-    want, want_hidden, want_head = oracle(hidden.astype(jnp.float32), rounded, targets, cotangent)
-    assert nll.dtype == jnp.float32 and by_hidden.dtype == jnp.bfloat16
-    np.testing.assert_allclose(nll, want, rtol=1e-4, atol=1e-4)
-    # A bfloat16 holds 8 bits; a gradient is the sum of four chunks, each rounded.
-    np.testing.assert_allclose(by_hidden.astype(jnp.float32), want_hidden, atol=0.05)
-    np.testing.assert_allclose(by_head.astype(jnp.float32), want_head, atol=0.05)
+def value(objective, nll, batch, weight=None, micro_batches=1):
+    """The loss over rows in micro-batches, and its per-task losses."""
+    weight = jnp.full(len(TABLE), 1 / len(TABLE)) if weight is None else jnp.asarray(weight)
+    split = [np.array_split(np.arange(len(nll)), micro_batches)][0]
+    parts = [
+        (jnp.asarray(nll[i]), jax.tree.map(lambda x, i=i: jnp.asarray(x[i]), batch)) for i in split
+    ]
+    stats = [losses.statistics(objective, *part) for part in parts]
+    features = jnp.stack([s.features for s in stats])
+    counts = jnp.stack([losses.unit_counts(objective, part[1]) for part in parts])
+    per_task = losses.mean_losses(objective, features, counts)
+    return losses.total_loss(objective, features, counts, weight), per_task
 
 
-def test_large_logits_stay_finite():
-    hidden, head, targets, cotangent = problem()
-    made = nll_and_gradients(hidden * 1e3, head, targets, cotangent, 8)
-    assert all(np.all(np.isfinite(part)) for part in made)
+def samples_of(nll, batch):
+    """(task, weights, nll) of every segment with a valid token, in float64."""
+    for row in range(len(nll)):
+        for segment in range(1, batch.segment_ids[row].max() + 1):
+            mine = (batch.segment_ids[row] == segment) & (batch.loss_weights[row] > 0)
+            if mine.any():
+                weights = batch.loss_weights[row][mine].astype(np.float64)
+                yield batch.task_ids[row][mine][0], weights, nll[row][mine]
 
 
-def test_logits_are_never_materialised():
-    rows, length, vocab, width = 2, 128, 32768, 16
-    shapes = [(rows, length, width), (vocab, width)]
-    hidden, head = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
-    targets = jax.ShapeDtypeStruct((rows, length), jnp.int32)
-
-    def temporaries(vocab_chunk: int) -> int:
-        def total(hidden, head, targets):
-            return losses.next_token_nll(hidden, head, targets, vocab_chunk=vocab_chunk).sum()
-
-        compiled = jax.jit(jax.grad(total, argnums=(0, 1))).lower(hidden, head, targets).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
-
-    logits = 4 * rows * length * vocab
-    assert temporaries(1024) < logits / 2
-    assert temporaries(vocab) > logits, "this test would not see logits in memory"
-
-
-def test_sums_by_task_leave_masked_positions_out_and_keep_fractional_weights():
-    nll = np.array([[1.0, 2.0, 4.0], [8.0, np.nan, 16.0]], np.float32)
-    task_ids = np.array([[0, 0, 2], [2, 0, 2]], np.int32)
-    weights = np.array([[1.0, 0.5, 0.25], [1.0, 0.0, 0.0]], np.float32)
-    integers = np.zeros((2, 3), np.int32)
-    batch = Batch(integers, integers, integers, integers, task_ids, weights)
-    batch = jax.tree.map(jnp.asarray, batch)
-    sums = losses.task_nll(jnp.asarray(nll), batch, 4)
-    np.testing.assert_array_equal(sums.sum, [2.0, 0.0, 9.0, 0.0])
-    np.testing.assert_array_equal(sums.count, [1.5, 0.0, 1.25, 0.0])
-    np.testing.assert_array_equal(losses.task_counts(batch, 4), sums.count)
-
-
-def loss_of(objective: str, sums: TaskSums, weight) -> float:
-    count, weight = jnp.asarray(sums.count), jnp.asarray(weight, jnp.float32)
-    return float(jnp.dot(losses.OBJECTIVES[objective](count, weight), jnp.asarray(sums.sum)))
+def oracle_loss(name, nll, batch, weight, alpha, gamma):
+    """The table of objectives, literally, sample by sample."""
+    samples = list(samples_of(nll, batch))
+    present = sorted({task for task, *_ in samples})
+    of = {t: [(w, x) for task, w, x in samples if task == t] for t in present}
+    s = {t: sum((w * x).sum() for w, x in of[t]) for t in present}
+    c = {t: sum(w.sum() for w, _ in of[t]) for t in present}
+    means = {t: [(w * x).sum() / w.sum() for w, x in of[t]] for t in present}
+    p = {t: [(w * np.exp(-x)).sum() / w.sum() for w, x in of[t]] for t in present}
+    match name:
+        case "token_mean":
+            return sum(weight[t] * s[t] for t in present) / sum(weight[t] * c[t] for t in present)
+        case "sample_mean":
+            top = sum(weight[t] * sum(means[t]) for t in present)
+            return top / sum(weight[t] * len(means[t]) for t in present)
+        case "focal_sample":
+            terms = {
+                t: sum((1 - p_) ** gamma * mean for p_, mean in zip(p[t], means[t], strict=True))
+                for t in present
+            }
+            top = sum(weight[t] * alpha[t] * terms[t] for t in present)
+            return top / sum(weight[t] * len(means[t]) for t in present)
+    by_task = {
+        "task_token_mean": lambda t: s[t] / c[t],
+        "task_sample_mean": lambda t: np.mean(means[t]),
+        "focal_task": lambda t: alpha[t] * (1 - np.mean(p[t])) ** gamma * np.mean(means[t]),
+    }[name]
+    return sum(weight[t] * by_task(t) for t in present) / sum(weight[t] for t in present)
 
 
-def task_mean_oracle(sums: TaskSums, weight) -> float:
-    """KDD Eq. 1 as the table says: sum_i w_i S_i / C_i / sum w_i, over present tasks."""
-    terms = [(w, s / c) for w, s, c in zip(weight, *sums, strict=True) if c > 0]
-    return sum(w * mean for w, mean in terms) / sum(w for w, _ in terms)
+ALPHA = {"a": 0.5, "b": 2.0, "c": 1.0}
 
 
-CASES = {
-    "all present": TaskSums(np.float32([3.0, 10.0, 0.5]), np.float32([6.0, 5.0, 2.0])),
-    "one absent": TaskSums(np.float32([3.0, 0.0, 0.5]), np.float32([6.0, 0.0, 2.0])),
-    "a single token": TaskSums(np.float32([0.0, 7.0, 0.0]), np.float32([0.0, 1.0, 0.0])),
-    "fractional": TaskSums(np.float32([0.3, 0.25, 0.1]), np.float32([0.5, 0.25, 1.5])),
-}
+@pytest.mark.parametrize("name", losses.FORMS)
+@pytest.mark.parametrize("weight", [np.full(4, 0.25), WEIGHT], ids=["equal", "weighted"])
+def test_objectives_are_their_equations(name, weight):
+    with jax.enable_x64(True):
+        alpha = ALPHA if losses.FORMS[name].focal else {}
+        nll, batch = rows()
+        got, _ = value(make(name, alpha, gamma=1.5), nll, batch, weight)
+        want = oracle_loss(name, nll, batch, weight, np.array([0.5, 2.0, 1.0, 1.0]), 1.5)
+        assert got == pytest.approx(want, rel=1e-12)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_objectives_are_their_equations(name):
-    sums, equal, weight = CASES[name], np.full(3, 1 / 3), np.array([0.2, 0.5, 0.3])
-    want = sums.sum.sum() / sums.count.sum()
-    assert loss_of("token_mean", sums, equal) == pytest.approx(want, rel=1e-6)
-    want = np.dot(weight, sums.sum) / np.dot(weight, sums.count)
-    assert loss_of("token_mean", sums, weight) == pytest.approx(want, rel=1e-6)
-    for w in (equal, weight):
-        want = task_mean_oracle(sums, w)
-        assert loss_of("task_token_mean", sums, w) == pytest.approx(want, rel=1e-6)
-
-
-@pytest.mark.parametrize("objective", losses.OBJECTIVES)
-def test_weights_are_shares_so_their_scale_does_not_matter(objective):
-    sums, weight = CASES["all present"], np.array([0.2, 0.5, 0.3])
-    assert loss_of(objective, sums, 7 * weight) == pytest.approx(loss_of(objective, sums, weight))
-
-
-@pytest.mark.parametrize("objective", losses.OBJECTIVES)
 @pytest.mark.parametrize(
-    ("count", "weight"),
-    [([0.0, 0.0], [0.5, 0.5]), ([4.0, 0.0], [0.0, 1.0])],
-    ids=["no valid token", "all weight on an absent task"],
+    ("focal", "mean"), [("focal_sample", "sample_mean"), ("focal_task", "task_sample_mean")]
 )
-def test_without_anything_to_learn_loss_and_gradient_are_zero_not_nan(objective, count, weight):
-    make = losses.OBJECTIVES[objective]
-    coefficients = make(jnp.asarray(count), jnp.asarray(weight))
-    np.testing.assert_array_equal(coefficients, [0.0, 0.0])
+def test_focal_losses_without_focus_are_the_matching_mean(focal, mean):
+    nll, batch = rows()
+    got, _ = value(make(focal, gamma=0.0), nll, batch, WEIGHT)
+    assert got == pytest.approx(float(value(make(mean), nll, batch, WEIGHT)[0]), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", losses.FORMS)
+def test_an_objective_is_the_same_for_any_micro_batch_but_for_the_mode_that_copies_mftcoder(name):
+    nll, batch = rows()
+    whole, split = (value(make(name), nll, batch, WEIGHT, parts) for parts in (1, 3))
+    np.testing.assert_allclose(whole[0], split[0], rtol=1e-6)
+    np.testing.assert_allclose(whole[1], split[1], rtol=1e-6)
+    one, three = (value(make(name, None, "microbatch"), nll, batch, WEIGHT, n)[0] for n in (1, 3))
+    np.testing.assert_allclose(one, whole[0], rtol=1e-6)
+    each = [
+        value(make(name), nll[i : i + 1], jax.tree.map(lambda x, i=i: x[i : i + 1], batch), WEIGHT)[
+            0
+        ]
+        for i in range(3)
+    ]
+    np.testing.assert_allclose(three, np.mean(each), rtol=1e-6)
+    assert abs(three - one) > 1e-3
+
+
+@pytest.mark.parametrize("name", losses.FORMS)
+def test_dataset_normalization_divides_by_expected_counts_and_keeps_an_absent_tasks_share(name):
+    nll, batch = rows()
+    objective = make(name, normalization="dataset")
+    got, per_task = value(objective, nll, batch, WEIGHT)
+    form, expected = losses.FORMS[name], EXPECTED[losses.FORMS[name].unit]
+    mass = WEIGHT * (expected if form.pooled else 1.0)
+    means = np.where(per_task.count > 0, per_task.sum / np.maximum(per_task.count, 1e-9), 0.0)
+    want = np.sum(mass / mass.sum() * means * per_task.count / expected)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", losses.FORMS)
+def test_weights_are_shares_so_their_scale_does_not_matter(name):
+    nll, batch = rows()
+    got, want = (value(make(name), nll, batch, w)[0] for w in (7 * WEIGHT, WEIGHT))
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("normalization", ["batch", "dataset", "microbatch"])
+@pytest.mark.parametrize("name", losses.FORMS)
+@pytest.mark.parametrize(
+    "case", ["no valid token", "one valid token", "all weight on an absent task"]
+)
+def test_loss_and_gradient_are_never_nan(name, normalization, case):
+    nll, batch = rows()
+    weights = np.zeros_like(batch.loss_weights)
+    if case != "no valid token":
+        weights[0, 1] = 1.0
+    weight = np.eye(4)[3] if case == "all weight on an absent task" else WEIGHT
+    batch = batch._replace(loss_weights=weights)
+    objective = make(name, normalization=normalization, gamma=0.5)
+    loss, gradient = jax.value_and_grad(lambda x: value(objective, x, batch, weight)[0])(
+        jnp.asarray(np.where(weights > 0, 1e-9, nll))  # probability 1 to rounding
+    )
+    assert np.isfinite(loss) and np.all(np.isfinite(gradient))
+    assert np.all(np.asarray(gradient)[weights == 0] == 0)
+
+
+@pytest.mark.parametrize(("mode", "name"), [
+    ("case1", "token_mean"), ("case2", "sample_mean"), ("case3", "task_token_mean"),
+    ("case4", "task_sample_mean"), ("coba", "task_token_mean"),
+])  # fmt: skip
+@pytest.mark.parametrize("weights", ["none", "w"])
+def test_microbatch_normalization_reproduces_the_released_code(shared_data, mode, name, weights):
+    golden = json.loads((shared_data / "golden/mftcoder_cpu.json").read_text("utf-8"))["loss"]
+    want = golden["results"][f"{mode}/{weights}"]
+    r = np.random.RandomState(7)
+    logits, labels, mask = r.randn(6, 9, 13), r.randint(0, 13, (6, 9)), r.rand(6, 9) > 0.5
+    mask[:, 3] = True
+    tasks = np.repeat(np.array([[0], [3], [0], [1], [3], [3]]), 9, axis=1)
+    ones = np.ones((6, 9), np.int32)
+    batch = Batch(ones, labels, ones, ones, tasks.astype(np.int32), mask.astype(np.float32))
+    # There, only the modes that balance tasks read the weights.
+    weighted = weights == "w" and mode not in ("case1", "case2")
+    weight = np.array([0.1, 0.2, 0.3, 0.4]) if weighted else np.full(4, 0.25)
+    with jax.enable_x64(True):
+        batch = jax.tree.map(jnp.asarray, batch)
+        objective = make(name, normalization="microbatch")
+
+        def loss(logits):
+            nll = next_token_nll(logits, jnp.eye(13), batch.targets, vocab_chunk=5)
+            stats = losses.statistics(objective, nll, batch)
+            counts = losses.unit_counts(objective, batch)[None]
+            total = losses.total_loss(objective, stats.features[None], counts, jnp.asarray(weight))
+            return total, stats.nll / jnp.maximum(losses.task_counts(batch, 4), 1)
+
+        (got, per_task), gradient = jax.value_and_grad(loss, has_aux=True)(jnp.asarray(logits))
+    assert got == pytest.approx(want["loss"], abs=1e-6)
+    np.testing.assert_allclose(per_task, want["task_loss"], atol=1e-6)
+    assert np.abs(gradient).sum() == pytest.approx(want["grad_sum_abs"], abs=1e-6)
+    np.testing.assert_allclose(gradient[0, 3, :4], want["grad_0"], atol=1e-6)
+
+
+def test_settings_that_cannot_be_meant_are_refused():
+    with pytest.raises(MftError, match="gamma=-1.0 is too small"):
+        losses.ObjectiveConfig("focal_task", gamma=-1.0)
+    with pytest.raises(MftError, match="alpha is read by focal_sample and focal_task"):
+        losses.ObjectiveConfig("token_mean", alpha={"a": 1.0})
+    with pytest.raises(MftError, match="'aa'.*did you mean 'a'"):
+        make("focal_task", {"aa": 1.0})
+    for bad in ({"a": -1.0}, dict.fromkeys("abcd", 0.0), {"a": float("nan")}):
+        with pytest.raises(MftError, match="not negative, and not all zero"):
+            make("focal_task", bad)

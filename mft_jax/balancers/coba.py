@@ -8,21 +8,51 @@ A task that converges slowly gets more weight (RCS), a task that begins to diver
                                            \\-> DF -----/
 
 Deviations: Algorithm 1 prints the branches of `t <= W` swapped; weights are uniform during
-warm-up, as section 3.1 says. The denominator of Eq. 7 takes absolute values and DF is clamped to
-[0, 1]: with the signed one, a slope rising to zero raises DF, the opposite of section 3.4. DF uses
-alpha_max(t) = max_i alpha_i(t). A zero denominator gives the uniform vector for that score.
+warm-up, as section 3.1 says. DF uses alpha_max(t) = max_i alpha_i(t). A zero denominator gives the
+uniform vector for that score. `variant` says how the denominator of Eq. 7 is read:
+
+    default   absolute values
+    paper     signed, as printed: a slope rising to zero then raises DF, against section 3.4
+    mftcoder  the released code, which differs in more: see `coba_mftcoder`
 """
 
+import dataclasses
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mft_jax.balancers.base import Balancer, Signals, State
-from mft_jax.types import TaskSums
+from mft_jax.balancers.base import Balancer, Signals, State, equal_weights
+from mft_jax.types import MftError, TaskSums, at_least
 
 Ablate = Literal["none", "rcs", "acs", "df"]
+Variant = Literal["default", "paper", "mftcoder"]
+
+
+@dataclasses.dataclass(frozen=True)
+class CobaConfig:
+    """Counts are updates (looks at a validation micro-batch), `update_every_steps` apart.
+
+    `warmup_updates` and `history_updates` left at None follow the paper's appendix B: M and 2 M,
+    with M the number of validation micro-batches in a pass over the validation data.
+    """
+
+    tau: float = 5.0
+    warmup_updates: int | None = None
+    history_updates: int | None = None
+    update_every_steps: int = 1
+    ablate: Ablate = "none"
+    variant: Variant = "default"
+
+    def __post_init__(self) -> None:
+        least = {"tau": 0, "warmup_updates": 0, "history_updates": 2, "update_every_steps": 1}
+        at_least("balancer.coba", self, **least)
+        if self.variant == "mftcoder" and self.ablate != "none":
+            raise MftError(
+                f"balancer.coba.ablate={self.ablate!r} is not defined for variant 'mftcoder'; "
+                "choose variant 'default' or 'paper'"
+            )
 
 
 class CobaState(NamedTuple):
@@ -52,6 +82,7 @@ def coba(
     tau: float = 5.0,
     update_every_steps: int = 1,
     ablate: Ablate = "none",
+    variant: Literal["default", "paper"] = "default",
 ) -> Balancer:
     """The balancer of the module's docstring.
 
@@ -61,12 +92,12 @@ def coba(
     tau:             temperature of DF.
     ablate:          leave one part out: `rcs` -> ACS alone, `acs` -> RCS alone,
                      `df` -> the plain mean of both.
+    variant:         the denominator of Eq. 7.
     """
 
-    def init(num_tasks: int, valid_losses: TaskSums | None) -> CobaState:
-        assert valid_losses is not None, "the step provides what `needs` names"
-        initial_loss = jnp.asarray(valid_losses.mean(), jnp.float32)
-        return _start(initial_loss, history_updates, max_updates)
+    def init(num_tasks: int, valid_losses: TaskSums) -> CobaState:
+        initial_loss = jnp.asarray(valid_losses.mean(), float)
+        return start(initial_loss, history_updates, max_updates)
 
     def update(state: CobaState, signals: Signals) -> tuple[Float[Array, " T"], CobaState]:
         new = jax.lax.cond(
@@ -76,14 +107,14 @@ def coba(
 
     def look(state: CobaState, signals: Signals) -> CobaState:
         assert signals.valid_losses is not None
-        state = _observe(state, signals.step, signals.valid_losses)
+        state = observe(state, signals.step, signals.valid_losses)
         since_warmup = state.num_updates - warmup_updates
         slot = jnp.clip(since_warmup - 1, 0, max_updates - 1)
         highest = jnp.where(since_warmup > 0, state.slope.max(), state.max_slope_history[slot])
         max_slopes = state.max_slope_history.at[slot].set(highest)
         rcs = relative_convergence_scores(state.slope)
         acs = absolute_convergence_scores(state.slope, state.slope_history, state.num_observed)
-        df = divergence_factor(max_slopes, since_warmup, tau)
+        df = divergence_factor(max_slopes, since_warmup, tau, signed=variant == "paper")
         blend = {"none": df, "rcs": 0.0, "acs": 1.0, "df": 0.5}[ablate]
         mixed = blend * rcs + (1.0 - blend) * acs  # Eq. 6
         equal = jnp.full_like(mixed, 1.0 / mixed.shape[0])
@@ -95,15 +126,15 @@ def coba(
             weight=jnp.where(since_warmup > 0, mixed, equal),
         )
 
-    return Balancer(init, update, _logs, frozenset({"valid_losses"}), update_every_steps)
+    return Balancer(init, update, coba_logs, frozenset({"valid_losses"}), update_every_steps)
 
 
-def _start(initial_loss: Float[Array, " T"], history_updates: int, max_updates: int) -> CobaState:
+def start(initial_loss: Float[Array, " T"], history_updates: int, max_updates: int) -> CobaState:
     """Equal weights, no observation yet."""
     num_tasks = initial_loss.shape[0]
-    per_task = jnp.zeros((num_tasks,), jnp.float32)
-    history = jnp.zeros((num_tasks, history_updates), jnp.float32)
-    equal = jnp.full((num_tasks,), 1.0 / num_tasks, jnp.float32)
+    per_task = jnp.zeros((num_tasks,))
+    history = jnp.zeros((num_tasks, history_updates))
+    equal = equal_weights(num_tasks)
     return CobaState(
         initial_loss=initial_loss,
         num_updates=jnp.zeros((), jnp.int32),
@@ -111,18 +142,18 @@ def _start(initial_loss: Float[Array, " T"], history_updates: int, max_updates: 
         ratio_history=history,
         step_history=jnp.zeros(history.shape, jnp.int32),
         slope_history=history,
-        max_slope_history=jnp.zeros((max_updates,), jnp.float32),
+        max_slope_history=jnp.zeros((max_updates,)),
         valid_loss=jnp.full_like(per_task, jnp.nan),
         ratio=jnp.ones_like(per_task),
         slope=per_task,
         rcs=equal,
         acs=equal,
-        df=jnp.ones((), jnp.float32),
+        df=jnp.ones(()),
         weight=equal,
     )
 
 
-def _observe(state: CobaState, step: Int[Array, ""], valid_losses: TaskSums) -> CobaState:
+def observe(state: CobaState, step: Int[Array, ""], valid_losses: TaskSums) -> CobaState:
     """Push this look's ratios and slopes for the tasks that are present."""
     loss = valid_losses.mean()
     present = valid_losses.present()
@@ -147,7 +178,7 @@ def _observe(state: CobaState, step: Int[Array, ""], valid_losses: TaskSums) -> 
 
 def _filled(num_observed: Int[Array, " T"], size: int) -> Float[Array, "T N"]:
     """1 where the ring holds an observation; slots fill from 0 upwards and stay filled."""
-    return (jnp.arange(size)[None, :] < num_observed[:, None]).astype(jnp.float32)
+    return (jnp.arange(size)[None, :] < num_observed[:, None]).astype(float)
 
 
 def convergence_slopes(
@@ -161,7 +192,7 @@ def convergence_slopes(
     """
     filled = _filled(num_observed, ratios.shape[1])
     newest = jnp.max(jnp.where(filled > 0, steps, 0), axis=1, keepdims=True)
-    x = (steps - newest).astype(jnp.float32)
+    x = (steps - newest).astype(ratios.dtype)
     count = jnp.maximum(filled.sum(axis=1, keepdims=True), 1.0)
     x = (x - (filled * x).sum(axis=1, keepdims=True) / count) * filled
     y = (ratios - ratios[:, :1]) * filled
@@ -187,27 +218,34 @@ def absolute_convergence_scores(
 
 
 def divergence_factor(
-    max_slopes: Float[Array, " U"], num_updates: Int[Array, ""], tau: float
+    max_slopes: Float[Array, " U"], num_updates: Int[Array, ""], tau: float, *, signed: bool = False
 ) -> Float[Array, ""]:
     """Eq. 7: min( T softmax_j( -tau T A_j / sum_l |A_l| )_T , 1 ) over the T updates since warm-up.
 
-    A_j = max_i alpha_i of update j. 1 before the first of them.
+    A_j = max_i alpha_i of update j; `signed`: the sum of A_l itself. 1 before the first of them.
     """
+    return jnp.minimum(newest_share(max_slopes, num_updates, tau, signed=signed), 1.0)
+
+
+def newest_share(
+    max_slopes: Float[Array, " U"], num_updates: Int[Array, ""], tau: float, *, signed: bool = False
+) -> Float[Array, ""]:
+    """T times the last entry of Eq. 7's softmax, not yet clamped."""
     seen = jnp.arange(max_slopes.shape[0]) < num_updates
-    count = jnp.maximum(num_updates, 1).astype(jnp.float32)
-    total = jnp.where(seen, jnp.abs(max_slopes), 0.0).sum()
+    count = jnp.maximum(num_updates, 1).astype(max_slopes.dtype)
+    total = jnp.where(seen, max_slopes if signed else jnp.abs(max_slopes), 0.0).sum()
     z = jnp.where(seen, _divide(-tau * count * max_slopes, total), -jnp.inf)
     last = jnp.clip(num_updates - 1, 0, max_slopes.shape[0] - 1)
     log_share = z[last] - jax.nn.logsumexp(jnp.where(num_updates > 0, z, 0.0))
-    return jnp.where(num_updates > 0, jnp.minimum(count * jnp.exp(log_share), 1.0), 1.0)
+    return jnp.where(num_updates > 0, count * jnp.exp(log_share), 1.0)
 
 
 def _divide(numerator: Array, denominator: Array) -> Array:
     """Zero where the denominator is zero: equal scores, hence the uniform vector."""
-    safe = jnp.where(denominator > 0, denominator, 1.0)
-    return jnp.where(denominator > 0, numerator / safe, 0.0)
+    safe = jnp.where(denominator != 0, denominator, 1.0)
+    return jnp.where(denominator != 0, numerator / safe, 0.0)
 
 
-def _logs(state: State) -> dict[str, Array]:
+def coba_logs(state: State) -> dict[str, Array]:
     names = ("valid_loss", "ratio", "slope", "rcs", "acs", "df")
     return {name: getattr(state, name) for name in names}

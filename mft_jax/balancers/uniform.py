@@ -10,7 +10,7 @@ from mft_jax.types import TaskSums
 def uniform() -> Balancer:
     """w_i = 1 / K."""
 
-    def init(num_tasks: int, valid_losses: TaskSums | None) -> State:
+    def init(num_tasks: int, valid_losses: TaskSums) -> State:
         return jnp.full((num_tasks,), 1.0 / num_tasks)
 
     def update(state: State, signals: Signals) -> tuple[Float[Array, " T"], State]:

@@ -13,6 +13,7 @@ COMMANDS = {
     "export": "write a PEFT adapter or a merged model from --workdir",
     "report": "write report.html from the metrics in --workdir",
     "data": "show what --config's tasks hold, and how well they pack",
+    "compare": "train every variation of --config, and compare them on one page",
     "bench": "measure the loader and the balancer's cost under --config",
 }
 

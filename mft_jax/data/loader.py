@@ -1,7 +1,8 @@
 """The loader: packed rows as batches, deterministic in (seed, step), shared out by process.
 
-    epoch e    every sample of every task once, packed and shuffled by rng (seed, e)
-    row g      row g % rows_per_epoch of epoch g // rows_per_epoch
+    epoch e    every sample of every task once (or as a mixture says), packed and shuffled by rng
+               (seed, e)
+    row g      the rows of epoch 0, then those of epoch 1, ...
     step s     the rows s * rows_per_batch to (s + 1) * rows_per_batch - 1, for any process count
 
 Step s alone decides the rows, so the state of an iterator is its next step and nothing else:
@@ -10,6 +11,7 @@ Step s alone decides the rows, so the state of an iterator is its next step and 
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import functools
 import itertools
@@ -17,8 +19,9 @@ from collections.abc import Callable, Sequence
 
 import grain
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
+from mft_jax.data.mixture import Mixture
 from mft_jax.data.packing import empty_rows, fill_row, pack
 from mft_jax.data.tokenization import TokenizedTask
 from mft_jax.types import Batch, MftError
@@ -61,26 +64,68 @@ def build_row(samples: Samples, indices: Sequence[int] | np.ndarray, row_length:
 
 @dataclasses.dataclass(frozen=True)
 class PackedRows:
-    """Row g of an endless sequence of epochs, see the top of this module."""
+    """Row g of an endless sequence of epochs, see the top of this module.
 
-    rows_per_epoch: int
+    Under a mixture every epoch has other samples, so it may pack into another number of rows.
+    """
+
+    rows_per_epoch: int  # of the first epoch; of every one without a mixture
     row: Callable[[int], Batch]
 
 
-def packed_rows(tasks: Sequence[TokenizedTask], row_length: int, seed: int) -> PackedRows:
+def packed_rows(
+    tasks: Sequence[TokenizedTask], row_length: int, seed: int, mixture: Mixture | None = None
+) -> PackedRows:
     samples = join_tasks(tasks)
+    firsts = np.searchsorted(samples.task_ids, np.arange(len(tasks)))
+    varies = mixture is not None and not mixture.is_proportional
+
+    def chosen(epoch: int) -> np.ndarray:
+        assert mixture is not None
+        drawn = [mixture.places(i, epoch, seed) + first for i, first in enumerate(firsts)]
+        return np.concatenate(drawn)
 
     # A batch may reach over the end of an epoch, so two epochs are kept.
     @functools.lru_cache(maxsize=2)
     def epoch_rows(epoch: int) -> list[np.ndarray]:
-        return pack(samples.lengths, row_length, np.random.default_rng([seed, epoch]))
+        rng = np.random.default_rng([seed, epoch])
+        if not varies:
+            return pack(samples.lengths, row_length, rng)
+        indices = chosen(epoch)
+        return [indices[row] for row in pack(samples.lengths[indices], row_length, rng)]
+
+    starts = [0]  # the first row of every epoch met so far, and of the one after
 
     def row(number: int) -> Batch:
-        epoch, place = divmod(number, rows_per_epoch)
-        return build_row(samples, epoch_rows(epoch)[place], row_length)
+        while starts[-1] <= number:
+            starts.append(starts[-1] + num_rows(len(starts) - 1))
+        epoch = bisect.bisect_right(starts, number) - 1
+        return build_row(samples, epoch_rows(epoch)[number - starts[epoch]], row_length)
+
+    def num_rows(epoch: int) -> int:
+        return rows_per_epoch if not varies or epoch == 0 else len(epoch_rows(epoch))
 
     rows_per_epoch = len(epoch_rows(0))
     return PackedRows(rows_per_epoch, row)
+
+
+def expected_counts(
+    tasks: Sequence[TokenizedTask], mixture: Mixture, rows_per_epoch: int, rows_per_batch: int
+) -> dict[str, Float[np.ndarray, " T"]]:
+    """Valid tokens ("token") and samples with one ("sample") of each task in an average batch.
+
+    A sample's first token is never a target, so its weight does not count. Under a mixture the rows
+    of the first epoch stand for those of every epoch.
+    """
+    per_epoch = {"token": np.zeros(len(tasks)), "sample": np.zeros(len(tasks))}
+    for i, task in enumerate(tasks):
+        weights = np.asarray(task.loss_weights, np.float64).copy()
+        weights[task.offsets[:-1]] = 0.0
+        of_sample = np.add.reduceat(weights, task.offsets[:-1])
+        repeats = mixture.counts[i] / mixture.sizes[i]
+        per_epoch["token"][i] = of_sample.sum() * repeats
+        per_epoch["sample"][i] = np.count_nonzero(of_sample) * repeats
+    return {unit: total * rows_per_batch / rows_per_epoch for unit, total in per_epoch.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +150,7 @@ def train_loader(
     num_batches: int,
     seed: int,
     micro_batches: int = 1,
+    mixture: Mixture | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.DatasetIterator[Batch]:
@@ -116,7 +162,7 @@ def train_loader(
     `iterator.set_state({"next_index": s})` goes on at step s.
     """
     rows_B = rows_per_process(rows_per_batch, micro_batches, process_count)
-    rows = packed_rows(tasks, row_length, seed)
+    rows = packed_rows(tasks, row_length, seed, mixture)
 
     def batch(step: int) -> Batch:
         numbers = np.arange(step * rows_per_batch, (step + 1) * rows_per_batch)

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from mft_jax.data.mixture import Sampling
 from mft_jax.data.python_code import python_records
 from mft_jax.data.records import Sample, to_sample
 from mft_jax.data.sources import SourceRecord, read_records
@@ -33,15 +34,27 @@ class TaskConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """All tasks. `overlong` says what happens to a sample of more than `row_length` tokens."""
+    """All tasks. `overlong` says what happens to a sample of more than `row_length` tokens; for
+    `sampling` see `mixture`; `rates` by task name, on any scale.
+    """
 
     tasks: tuple[TaskConfig, ...] = ()
     row_length: int = 2048
     overlong: Literal["drop", "truncate", "split", "error"] = "drop"
+    sampling: Sampling = "proportional"
+    temperature: float = 2.0
+    rates: dict[str, float] = dataclasses.field(default_factory=dict)
     seed: int = 0
 
     def __post_init__(self) -> None:
         at_least("data", self, row_length=2, seed=0)
+        if not self.temperature > 0:
+            raise MftError(f"data.temperature={self.temperature}: expected more than 0")
+        if self.rates and self.sampling != "rates":
+            raise MftError(
+                f"data.rates is read by data.sampling='rates', not by {self.sampling!r}; remove "
+                "one of them"
+            )
 
 
 def load_task(task: TaskConfig, seed: int) -> tuple[list[Sample], list[Sample]]:

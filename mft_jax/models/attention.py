@@ -33,10 +33,11 @@ def attend(
     v: Float[Array, "B L K C"],
     mask: Bool[Array, "B L L"],
 ) -> Float[Array, "B L H C"]:
-    """The readable reference: softmax(q k^T / sqrt(C)) v, scores and softmax in float32."""
+    """The readable reference: softmax(q k^T / sqrt(C)) v; the softmax in at least float32."""
     batch, length, heads, head_width = q.shape
     grouped = q.reshape(batch, length, k.shape[2], -1, head_width)
-    scores = jnp.einsum("blkgc,bmkc->bkglm", grouped, k, preferred_element_type=jnp.float32)
+    dtype = jnp.promote_types(q.dtype, jnp.float32)
+    scores = jnp.einsum("blkgc,bmkc->bkglm", grouped, k, preferred_element_type=dtype)
     scores = jnp.where(mask[:, None, None], scores * head_width**-0.5, -jnp.inf)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     return jnp.einsum("bkglm,bmkc->blkgc", weights, v).reshape(batch, length, heads, head_width)

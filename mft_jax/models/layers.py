@@ -21,17 +21,18 @@ class Linear(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-    """Root-mean-square norm (arXiv 1910.07467), computed in float32."""
+    """Root-mean-square norm (arXiv 1910.07467), computed in at least float32."""
 
     def __init__(self, width: int, *, epsilon: float, stack: tuple[int, ...] = ()):
         self.scale = nnx.Param(jnp.ones((*stack, width), jnp.float32))
         self.epsilon = epsilon
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-        x32 = x.astype(jnp.float32)
+        dtype = jnp.promote_types(x.dtype, jnp.float32)
+        x32 = x.astype(dtype)
         variance = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
         normal = x32 * jax.lax.rsqrt(variance + self.epsilon)
-        return (normal * _as_row(self.scale.get_value(), x).astype(jnp.float32)).astype(x.dtype)
+        return (normal * _as_row(self.scale.get_value(), x).astype(dtype)).astype(x.dtype)
 
 
 class Embedding(nnx.Module):

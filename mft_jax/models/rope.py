@@ -17,7 +17,8 @@ def rotate(
     x: Float[Array, "B L H C"], cos: Float[Array, "B L half"], sin: Float[Array, "B L half"]
 ) -> Float[Array, "B L H C"]:
     """Turn each pair (x[i], x[i + C/2]) by its position's angle."""
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    cos, sin = cos[:, :, None, :], sin[:, :, None, :]
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    first, second = jnp.split(x.astype(dtype), 2, axis=-1)
+    cos, sin = (turn[:, :, None, :].astype(dtype) for turn in (cos, sin))
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return turned.astype(x.dtype)

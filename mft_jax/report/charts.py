@@ -37,6 +37,7 @@ class Chart:
     reference: float | None = None  # a dashed horizontal line
     labelled: bool = False  # names at the line ends
     points_per_line: int = 600
+    y_range: tuple[float, float] | None = None  # that of the lines, if not given
 
 
 def task_look(task: int | None) -> str:
@@ -48,10 +49,10 @@ def line_chart(chart: Chart) -> str:
     lines = [_observed(line, chart.points_per_line) for line in chart.lines]
     lines = [line for line in lines if len(line.y)]
     if not lines:
-        return _figure(chart.title, chart.note, '<p class="empty">Nothing recorded yet</p>')
+        return figure(chart.title, chart.note, '<p class="empty">Nothing recorded yet</p>')
     frame = axes.fit(
         chart.steps,
-        _y_range(lines),
+        chart.y_range or _y_range(lines),
         percent=chart.percent,
         zero_based=chart.zero_based,
         name_chars=_name_chars(lines) if chart.labelled else 0,
@@ -66,7 +67,7 @@ def line_chart(chart: Chart) -> str:
         ends = [(float(frame.x(line.x)[-1]), float(frame.y(line.y)[-1])) for line in solid]
         parts.append(_end_labels(frame, solid, ends))
     spoken = f"{chart.title}. {_spoken(solid, chart.percent)}."
-    return _figure(chart.title, chart.note, axes.wrap(frame, spoken, parts))
+    return figure(chart.title, chart.note, axes.wrap(frame, spoken, parts))
 
 
 def share_chart(chart: Chart, edges: Float[np.ndarray, " E"]) -> str:
@@ -92,7 +93,7 @@ def share_chart(chart: Chart, edges: Float[np.ndarray, " E"]) -> str:
     if chart.labelled:
         parts.append(_end_labels(frame, list(chart.lines), middles))
     spoken = f"{chart.title}. {_spoken(list(chart.lines), percent=True)}."
-    return _figure(chart.title, chart.note, axes.wrap(frame, spoken, parts))
+    return figure(chart.title, chart.note, axes.wrap(frame, spoken, parts))
 
 
 def _observed(line: Line, limit: int) -> Line:
@@ -184,5 +185,5 @@ def _spoken(lines: list[Line], percent: bool) -> str:
     )
 
 
-def _figure(title: str, note: str, body: str) -> str:
+def figure(title: str, note: str, body: str) -> str:
     return f"<figure><figcaption><h3>{title}</h3><p>{note}</p></figcaption>{body}</figure>"

@@ -1,9 +1,11 @@
 """Which figures a run has, in reading order: outcome, balance, data, machinery."""
 
-import numpy as np
-from jaxtyping import Float
+from typing import Any
 
-from mft_jax.report import series
+import numpy as np
+from jaxtyping import Float, Int
+
+from mft_jax.report import conflicts, series
 from mft_jax.report.charts import Chart, Line, line_chart, share_chart
 from mft_jax.report.record import RunRecord, Series, last_step
 
@@ -13,6 +15,23 @@ SHARE_COLUMNS = 60
 POINTS_PER_FIGURE = 8000
 SMOOTHED_NOTE = ", smoothed"
 BEHIND_NOTE = "; behind: every step"
+ALREADY_SHOWN = ("valid_loss", "ratio")  # CoBa's: behind the validation loss
+KNOWN: dict[str, tuple[str, str, dict[str, Any]]] = {  # a balancer's numbers: title, note, options
+    "slope": (
+        "Convergence slope", "of the validation loss, per step; below 0 it improves",
+        {"reference": 0.0},
+    ),
+    "rcs": (
+        "Relative convergence score (RCS)", "higher for tasks that converge slower than others",
+        {"zero_based": True},
+    ),
+    "acs": (
+        "Absolute convergence score (ACS)", "lower for tasks that stop converging or diverge",
+        {"zero_based": True},
+    ),
+    "df": ("Divergence factor (DF)", "the weights follow RCS at 1, ACS at 0", {}),
+    "ratio": ("Loss ratio", "of the losses the balancer goes by", {"reference": 1.0}),
+}  # fmt: skip
 
 
 def figure_groups(record: RunRecord) -> list[tuple[str, list[str]]]:
@@ -27,7 +46,9 @@ def figure_groups(record: RunRecord) -> list[tuple[str, list[str]]]:
 
 def _learning(record: RunRecord) -> list[str]:
     valid, train = record.valid, record.train
-    probe = None if record.coba is None else (record.coba.step, record.coba.task["ratio"])
+    probe = None
+    if len(record.balancer) and balancer_name(record) == "coba":
+        probe = record.balancer.step, record.balancer.task["ratio"]
     return [
         _per_task(
             record, valid, valid.task["ratio"], "Validation loss, normalised",
@@ -46,35 +67,24 @@ def _learning(record: RunRecord) -> list[str]:
 
 
 def _balance(record: RunRecord) -> list[str]:
-    train, coba = record.train, record.coba
+    train, log = record.train, record.balancer
     tasks = len(record.header.tasks)
-    if tasks == 1 and coba is None:
+    if tasks == 1 and not len(log):
         return []
     weight = _per_task(
         record, train, train.task["weight"], "Weight in the training loss",
         f"dashed: uniform, 1/{tasks}", zero_based=True, reference=1 / tasks,
     )  # fmt: skip
-    if coba is None:
-        return [weight]
-    return [
-        weight,
-        _per_task(
-            record, coba, coba.task["slope"], "Convergence slope",
-            "of the normalised validation loss, per step; below 0 it improves", reference=0.0,
-        ),
-        _per_task(
-            record, coba, coba.task["rcs"], "Relative convergence score (RCS)",
-            "higher for tasks that converge slower than others", zero_based=True,
-        ),
-        _per_task(
-            record, coba, coba.task["acs"], "Absolute convergence score (ACS)",
-            "lower for tasks that stop converging or diverge", zero_based=True,
-        ),
-        _single(
-            record, coba.scalar["df"], "Divergence factor (DF)",
-            "the weights follow RCS at 1, ACS at 0", smoothed=False,
-        ),
-    ]  # fmt: skip
+    figures = [weight]
+    for name, values in log.task.items():
+        if name not in ALREADY_SHOWN or balancer_name(record) != "coba":
+            title, note, options = KNOWN.get(name, (name.replace("_", " ").capitalize(), "", {}))
+            note = note or "as the balancer keeps it"
+            figures.append(_per_task(record, log, values, title, note, **options))
+    for name, column in log.scalar.items():
+        title, note, _ = KNOWN.get(name, (name, "as the balancer keeps it", {}))
+        figures.append(_single(record, column, title, note, smoothed=False, steps=log.step))
+    return figures + conflicts.figures(record)
 
 
 def _data(record: RunRecord) -> list[str]:
@@ -115,6 +125,10 @@ def token_shares(train: Series) -> tuple[Float[np.ndarray, " E"], Float[np.ndarr
     total = tokens.sum(axis=1, keepdims=True)
     share = np.divide(tokens, total, out=np.zeros_like(tokens), where=total > 0)
     return np.append(train.step[cuts], train.step[-1] + 1).astype(float), share
+
+
+def balancer_name(record: RunRecord) -> str:
+    return str(record.header.config.get("balancer", {}).get("name", ""))
 
 
 def _steps(record: RunRecord) -> tuple[float, float]:
@@ -165,9 +179,10 @@ def _single(
     *,
     smoothed: bool = True,
     percent: bool = False,
+    steps: Int[np.ndarray, " S"] | None = None,
 ) -> str:
-    """One line over the training steps."""
-    x, y = series.finite(record.train.step, values)
+    """One line over `steps`, those of training if not given."""
+    x, y = series.finite(record.train.step if steps is None else steps, values)
     lines = [Line(title, None, x, series.smooth(y) if smoothed else y)]
     if smoothed and len(y) >= series.SMOOTH_MIN_POINTS:
         lines.insert(0, Line(title, None, x, y, faint=True))

@@ -14,8 +14,11 @@ from mft_jax.report.record import RunRecord, read_record
 def write_report(workdir: Path) -> Path:
     """Reads `workdir/metrics.jsonl`, writes `workdir/report.html` whole or not at all."""
     page = render(read_record(workdir / "metrics.jsonl"), workdir.resolve().name)
-    target = workdir / "report.html"
-    draft = workdir / f".report.{os.getpid()}.html"
+    return write_page(workdir / "report.html", page)
+
+
+def write_page(target: Path, page: str) -> Path:
+    draft = target.with_name(f".{target.stem}.{os.getpid()}.html")
     try:
         draft.write_text(page, encoding="utf-8")
         os.replace(draft, target)
@@ -26,27 +29,38 @@ def write_report(workdir: Path) -> Path:
 
 def render(record: RunRecord, name: str) -> str:
     """The page as text. `name` is what the run is called, usually its folder."""
-    groups = figure_groups(record)
-    many = len(record.header.tasks) > 1
-    figures = "".join(
-        f'<h2>{heading}</h2><div class="figures">{"".join(cards)}</div>'
-        for heading, cards in groups
-    )
-    return _template().substitute(
-        title=escape(name),
+    parts = [
+        summary.tiles(record),
+        card("Tasks", tables.task_table(record)),
+        tables.legend(record) if len(record.header.tasks) > 1 else "",
+        *(section(heading, figures) for heading, figures in figure_groups(record)),
+        card("Data", tables.data_table(record)),
+        "<h2>Packing</h2>",
+        f'<div class="card padded">{tables.packing_bars(record)}</div>',
+        "<h2>Configuration</h2>",
+        '<details class="card"><summary>All values of this run</summary>'
+        f"{tables.config_table(record)}</details>",
+    ]
+    return fill(
+        title=name,
         summary=summary.summary(record),
         notes=summary.notes(record),
-        tiles=summary.tiles(record),
-        tasks=tables.task_table(record),
-        legend=tables.legend(record) if many else "",
-        figures=figures,
-        data=tables.data_table(record),
-        packing=tables.packing_bars(record),
-        config=tables.config_table(record),
+        body="\n".join(parts),
         foot=summary.foot(record),
     )
 
 
-def _template() -> string.Template:
+def card(heading: str, content: str) -> str:
+    return f'<h2>{heading}</h2>\n<div class="card">{content}</div>'
+
+
+def section(heading: str, figures: list[str]) -> str:
+    return f'<h2>{heading}</h2><div class="figures">{"".join(figures)}</div>'
+
+
+def fill(*, title: str, summary: str, notes: str, body: str, foot: str) -> str:
+    """The template with its parts; all but the title are HTML already."""
     text = resources.files("mft_jax.report").joinpath("page.html").read_text(encoding="utf-8")
-    return string.Template(text)
+    return string.Template(text).substitute(
+        title=escape(title), summary=summary, notes=notes, body=body, foot=foot
+    )

@@ -3,7 +3,9 @@
 One JSON object per line; `kind` names what it records:
 
     run      opens a session; a second one means that the run was resumed
-    train    one optimiser step; step s takes the state from s to s + 1
+    train    one optimiser step; step s takes the state from s to s + 1. Under `balancer` stand the
+             balancer's own numbers, the same names in every step
+    conflicts  cosines between the gradients of tasks, and their norms, before step s
     valid    one full validation pass of state s (step 0: before training)
     end      the session's end; absent while it runs, or when it was killed
 
@@ -22,33 +24,13 @@ from jaxtyping import Float, Int
 
 from mft_jax.report import fields
 from mft_jax.report.fields import Json
+from mft_jax.report.header import RunHeader, read_header
 from mft_jax.types import MftError
 
 TRAIN_SCALARS = ("loss", "grad_norm", "learning_rate", "tokens_per_sec", "padding")
 TRAIN_PER_TASK = ("tokens", "train_loss", "weight")
-COBA_PER_TASK = ("valid_loss", "ratio", "slope", "rcs", "acs")
 VALID_PER_TASK = ("loss", "ratio", "tokens")
-DATA_COUNTS = (
-    "train_samples", "valid_samples", "train_tokens", "trained_tokens", "valid_tokens",
-    "dropped", "truncated", "split",
-)  # fmt: skip
-MODEL_NUMBERS = ("parameters", "trainable", "stored_bytes", "bits_per_weight")
-PACKING_NUMBERS = ("row_length", "rows", "packed", "static", "dynamic")
 END_REASONS = ("finished", "early_stop", "interrupted")
-
-
-@dataclasses.dataclass(frozen=True)
-class RunHeader:
-    time: datetime
-    version: str
-    config: Json
-    tasks: tuple[str, ...]
-    family: str
-    model: dict[str, float]
-    data: dict[str, dict[str, float]]  # task -> count name -> count
-    packing: dict[str, float]
-    mesh: dict[str, int]
-    devices: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +40,18 @@ class Series:
     step: Int[np.ndarray, " S"]
     scalar: dict[str, Float[np.ndarray, " S"]]
     task: dict[str, Float[np.ndarray, "S T"]]
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+
+@dataclasses.dataclass(frozen=True)
+class Conflicts:
+    """NaN where a task was absent from the batch."""
+
+    step: Int[np.ndarray, " S"]
+    cosine: Float[np.ndarray, "S T T"]
+    norm: Float[np.ndarray, "S T"]
 
     def __len__(self) -> int:
         return len(self.step)
@@ -76,7 +70,8 @@ class RunRecord:
     started: datetime  # of the first session
     resumes: int
     train: Series
-    coba: Series | None  # None: the balancer keeps no such scores
+    balancer: Series  # of no length where the balancer records nothing
+    conflicts: Conflicts
     valid: Series
     end: RunEnd | None  # None: the last session is still running, or was killed
     cut_short: bool  # the last line was incomplete and has been left out
@@ -91,6 +86,8 @@ class _Session:
     train_rows: list[np.ndarray] = dataclasses.field(default_factory=list)
     valid_steps: list[int] = dataclasses.field(default_factory=list)
     valid_rows: list[np.ndarray] = dataclasses.field(default_factory=list)
+    logs: list[tuple[int, dict[str, np.ndarray]]] = dataclasses.field(default_factory=list)
+    conflicts: list[tuple[int, np.ndarray]] = dataclasses.field(default_factory=list)
     end: RunEnd | None = None
 
 
@@ -103,12 +100,11 @@ def read_record(path: Path) -> RunRecord:
         )
     sessions: list[_Session] = []
     cut_short = False
-    has_coba = False
     for where, line in _lines(path):
         if line is None:
             cut_short = True
         elif line.get("kind") == "run":
-            header = _header(where, line)
+            header = read_header(where, line)
             if sessions and sessions[-1].header.tasks != header.tasks:
                 raise fields.malformed(
                     where, "other tasks than the session before it", "the same tasks"
@@ -119,11 +115,10 @@ def read_record(path: Path) -> RunRecord:
                 where, f"kind {line.get('kind')!r} first", "a line of kind 'run'"
             )
         else:
-            has_coba |= line.get("coba") is not None
             _add(where, line, sessions[-1])
     if not sessions:
         raise MftError(f"{path}: it holds no line of kind 'run'; start the run with `mft train`")
-    return _merge(sessions, cut_short, has_coba)
+    return _merge(sessions, cut_short)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Json | None]]:
@@ -151,10 +146,20 @@ def _add(where: str, line: Json, session: _Session) -> None:
     if kind == "train":
         _append_step(where, line, session.train_steps)
         session.train_rows.append(_train_row(where, line, tasks))
+        if "balancer" in line:
+            log = _balancer_log(where, line, tasks)
+            if session.logs and session.logs[-1][1].keys() != log.keys():
+                raise fields.malformed(
+                    where, f"{sorted(log)} under 'balancer'", "the names of the step before"
+                )
+            session.logs.append((session.train_steps[-1], log))
     elif kind == "valid":
         _append_step(where, line, session.valid_steps)
         per_task = [fields.per_task(where, line, name, tasks) for name in VALID_PER_TASK]
         session.valid_rows.append(np.concatenate(per_task))
+    elif kind == "conflicts":
+        step = fields.step(where, line)
+        session.conflicts.append((step, _conflict_row(where, line, tasks)))
     elif kind == "end":
         reason = line.get("reason")
         if reason not in END_REASONS:
@@ -163,34 +168,52 @@ def _add(where: str, line: Json, session: _Session) -> None:
             fields.step(where, line), reason, fields.number(where, line, "seconds")
         )
     else:
-        raise fields.malformed(where, f"kind {kind!r}", "kind run, train, valid or end")
+        raise fields.malformed(where, f"kind {kind!r}", "kind run, train, valid, conflicts or end")
 
 
 def _train_row(where: str, line: Json, tasks: tuple[str, ...]) -> np.ndarray:
-    """`[scalars | per-task values | df | CoBa's per-task values]`, NaN where there are none."""
+    """`[scalars | per-task values]`"""
     scalars = np.array([fields.number(where, line, name) for name in TRAIN_SCALARS])
     parts = [scalars, *(fields.per_task(where, line, name, tasks) for name in TRAIN_PER_TASK)]
-    coba = line.get("coba")
-    if coba is None:
-        parts.append(np.full(1 + len(COBA_PER_TASK) * len(tasks), np.nan))
-    else:
-        parts.append(np.array([fields.number(where, coba, "df")]))
-        parts.extend(fields.per_task(where, coba, name, tasks) for name in COBA_PER_TASK)
     return np.concatenate(parts)
 
 
-def _merge(sessions: list[_Session], cut_short: bool, has_coba: bool) -> RunRecord:
+def _balancer_log(where: str, line: Json, tasks: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Numbers `[]` and per-task values `[T]` by name."""
+    log = fields.typed(where, line, "balancer", dict)
+    return {
+        name: fields.per_task(where, log, name, tasks)
+        if isinstance(log[name], dict)
+        else np.array(fields.number(where, log, name))
+        for name in log
+    }
+
+
+def _conflict_row(where: str, line: Json, tasks: tuple[str, ...]) -> np.ndarray:
+    """`[T + 1, T]`: the cosines, and below them the norms."""
+    cosine = fields.typed(where, line, "cosine", list)
+    if [len(row) if isinstance(row, list) else 0 for row in cosine] != [len(tasks)] * len(tasks):
+        raise fields.malformed(where, "'cosine' of another shape", "a row and column for each task")
+    rows = [[np.nan if x is None else float(x) for x in row] for row in cosine]
+    return np.array([*rows, fields.per_task(where, line, "norm", tasks)])
+
+
+def _merge(sessions: list[_Session], cut_short: bool) -> RunRecord:
     """One series over all sessions. Steps that a resumed session took again count once, its own.
 
     session 1   0 1 2 3 4 killed           kept: 0 1 2
     session 2         3 4 5 6              kept:       3 4 5 6
     """
     train_limit = valid_limit = math.inf
+    logs: list[tuple[int, dict[str, np.ndarray]]] = []
+    conflicts: list[tuple[int, np.ndarray]] = []
     train: list[tuple[int, np.ndarray]] = []
     valid: list[tuple[int, np.ndarray]] = []
     for session in reversed(sessions):
         pairs = zip(session.train_steps, session.train_rows, strict=True)
         train = [pair for pair in pairs if pair[0] < train_limit] + train
+        logs = [pair for pair in session.logs if pair[0] < train_limit] + logs
+        conflicts = [pair for pair in session.conflicts if pair[0] < train_limit] + conflicts
         pairs = zip(session.valid_steps, session.valid_rows, strict=True)
         valid = [pair for pair in pairs if pair[0] < valid_limit] + valid
         # A session that begins with training step s has seen no other state than s or later.
@@ -199,14 +222,16 @@ def _merge(sessions: list[_Session], cut_short: bool, has_coba: bool) -> RunReco
         valid_limit = min([valid_limit, start + 1, *session.valid_steps[:1]])
     header = sessions[-1].header
     tasks = len(header.tasks)
-    base = len(TRAIN_SCALARS) + len(TRAIN_PER_TASK) * tasks
-    steps, rows = _stack(train, base + 1 + len(COBA_PER_TASK) * tasks)
+    steps, rows = _stack(train, len(TRAIN_SCALARS) + len(TRAIN_PER_TASK) * tasks)
+    conflict_steps = np.array([step for step, _ in conflicts], dtype=np.int64)
+    angles = np.array([row for _, row in conflicts]).reshape(-1, tasks + 1, tasks)
     return RunRecord(
         header=header,
         started=sessions[0].header.time,
         resumes=len(sessions) - 1,
-        train=_series(steps, rows[:, :base], TRAIN_SCALARS, TRAIN_PER_TASK, tasks),
-        coba=_series(steps, rows[:, base:], ("df",), COBA_PER_TASK, tasks) if has_coba else None,
+        train=_series(steps, rows, TRAIN_SCALARS, TRAIN_PER_TASK, tasks),
+        balancer=_log_series(logs),
+        conflicts=Conflicts(conflict_steps, angles[:, :tasks], angles[:, tasks]),
         valid=_series(*_stack(valid, len(VALID_PER_TASK) * tasks), (), VALID_PER_TASK, tasks),
         end=sessions[-1].end,
         cut_short=cut_short,
@@ -216,6 +241,15 @@ def _merge(sessions: list[_Session], cut_short: bool, has_coba: bool) -> RunReco
 def _stack(pairs: list[tuple[int, np.ndarray]], width: int) -> tuple[np.ndarray, np.ndarray]:
     steps = np.array([step for step, _ in pairs], dtype=np.int64)
     return steps, np.array([row for _, row in pairs]).reshape(len(pairs), width)
+
+
+def _log_series(logs: list[tuple[int, dict[str, np.ndarray]]]) -> Series:
+    columns = {name: np.array([log[name] for _, log in logs]) for name in (logs or [(0, {})])[0][1]}
+    return Series(
+        np.array([step for step, _ in logs], dtype=np.int64),
+        {name: column for name, column in columns.items() if column.ndim == 1},
+        {name: column for name, column in columns.items() if column.ndim == 2},
+    )
 
 
 def _series(
@@ -230,37 +264,6 @@ def _series(
         steps,
         {name: rows[:, i] for i, name in enumerate(scalars)},
         {name: task_rows[:, i] for i, name in enumerate(names)},
-    )
-
-
-def _header(where: str, line: Json) -> RunHeader:
-    tasks = fields.typed(where, line, "tasks", list)
-    if not tasks or len(set(map(str, tasks))) != len(tasks):
-        raise fields.malformed(where, f"tasks {tasks!r}", "a list of different task names")
-    stamp = fields.typed(where, line, "time", str)
-    try:
-        time = datetime.fromisoformat(stamp)
-    except ValueError as error:
-        raise fields.malformed(where, f"time {stamp!r}", "an ISO 8601 time") from error
-    model = fields.typed(where, line, "model", dict)
-    data = fields.typed(where, line, "data", dict)
-    packing = fields.typed(where, line, "packing", dict)
-    mesh = fields.typed(where, line, "mesh", dict)
-    counts = {task: fields.typed(where, data, task, dict) for task in map(str, tasks)}
-    return RunHeader(
-        time=time,
-        version=fields.typed(where, line, "version", str),
-        config=fields.typed(where, line, "config", dict),
-        tasks=tuple(counts),
-        family=fields.typed(where, model, "family", str),
-        model={name: fields.number(where, model, name) for name in MODEL_NUMBERS},
-        data={
-            t: {name: fields.number(where, c, name) for name in DATA_COUNTS}
-            for t, c in counts.items()
-        },
-        packing={name: fields.number(where, packing, name) for name in PACKING_NUMBERS},
-        mesh={axis: int(fields.number(where, mesh, axis)) for axis in mesh},
-        devices=fields.typed(where, line, "devices", str),
     )
 
 

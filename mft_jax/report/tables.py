@@ -9,7 +9,8 @@ from jaxtyping import Float
 
 from mft_jax.report import series
 from mft_jax.report.charts import task_look
-from mft_jax.report.record import DATA_COUNTS, RunRecord
+from mft_jax.report.header import DATA_COUNTS
+from mft_jax.report.record import RunRecord
 
 
 def task_table(record: RunRecord) -> str:
@@ -19,7 +20,7 @@ def task_table(record: RunRecord) -> str:
     groups.append(("over-long samples", 3))
     heads = ["task", "before", "last", "best", "at step", "ratio", "final weight", "train"]
     heads += ["train", "with loss", "dropped", "truncated", "split"]
-    return _table(groups, heads, rows)
+    return table(groups, heads, rows)
 
 
 def _task_row(record: RunRecord, task: int) -> list[str]:
@@ -36,7 +37,7 @@ def _task_row(record: RunRecord, task: int) -> list[str]:
         f"<b>{series.fixed(_last(loss))}</b>",
         series.fixed(float(loss[best])) if best is not None else "–",
         f"{record.valid.step[best]:,}" if best is not None else "–",
-        _ratio_bar(_last(ratio)),
+        ratio_bar(_last(ratio)),
         series.fixed(_last(weights)),
         *(series.count(data[key]) for key in ("train_samples", "train_tokens", "trained_tokens")),
         *(series.count(data[key]) for key in ("dropped", "truncated", "split")),
@@ -61,7 +62,7 @@ def data_table(record: RunRecord) -> str:
     total = ["all", *map(series.count, totals), series.count(float(seen.sum())), ""]
     groups = [("", 1), ("samples", 2), ("tokens", 3), ("seen in training", 2)]
     heads = ["task", "train", "valid", "train", "with loss", "valid", "tokens", "share"]
-    return _table(groups, heads, rows, total if len(rows) > 1 else None)
+    return table(groups, heads, rows, total if len(rows) > 1 else None)
 
 
 def packing_bars(record: RunRecord) -> str:
@@ -107,7 +108,7 @@ def swatch(task: int, name: str) -> str:
     return f"{icon}{escape(name)}"
 
 
-def _table(
+def table(
     groups: list[tuple[str, int]],
     heads: list[str],
     rows: list[list[str]],
@@ -129,7 +130,7 @@ def _row(cells: list[str]) -> str:
     return f"<tr><th scope=row>{cells[0]}</th>{rest}</tr>"
 
 
-def _ratio_bar(ratio: float) -> str:
+def ratio_bar(ratio: float) -> str:
     if math.isnan(ratio):
         return "–"
     width = 100 * min(ratio, 1.0)

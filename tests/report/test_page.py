@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mft_jax.report.charts import spread
+from mft_jax.report.conflicts import pairs_by_conflict
 from mft_jax.report.figures import token_shares
 from mft_jax.report.page import write_report
 from mft_jax.report.record import Series, read_record
@@ -52,13 +53,16 @@ def outline(page):
     return parsed
 
 
-def write_run(workdir, tasks, steps, *, valid_every=None, coba=False, constant=False, end=None):
+def write_run(
+    workdir, tasks, steps, *, valid_every=None, coba=False, constant=False, end=None, fights=False
+):
     def each(value):
         return {task: value(n) for n, task in enumerate(tasks)}
 
     lines = [{
         "kind": "run", "time": "2026-11-20T10:00:00Z", "version": "0.1.0",
-        "config": {"steps": 120, "data": {"tasks": [{"name": task} for task in tasks]}},
+        "config": {"steps": 120, "balancer": {"name": "coba"},
+                   "data": {"tasks": [{"name": task} for task in tasks]}},
         "tasks": tasks, "data": each(lambda n: dict.fromkeys(COUNTS, n)),
         "model": {"family": "qwen2", "parameters": 4e6, "trainable": 1e5, "stored_bytes": 2e6,
                   "bits_per_weight": 4.127},
@@ -78,7 +82,11 @@ def write_run(workdir, tasks, steps, *, valid_every=None, coba=False, constant=F
             })  # fmt: skip
         if step and coba:
             names = ("valid_loss", "ratio", "slope", "rcs", "acs")
-            lines[-1]["coba"] = dict.fromkeys(names, share) | {"df": 0.93}
+            lines[-1]["balancer"] = dict.fromkeys(names, share) | {"df": 0.93}
+        if fights and step % 5 == 0:
+            angle = [[math.cos(a - b + wave) for a in range(len(tasks))] for b in range(len(tasks))]
+            angle[0][-1] = angle[-1][0] = None
+            lines.append({"kind": "conflicts", "step": step, "cosine": angle, "norm": share})
         if valid_every and step % valid_every == 0:
             tokens = each(lambda n: 5)
             lines.append(dict(kind="valid", step=step, loss=loss, ratio=share, tokens=tokens))
@@ -124,6 +132,22 @@ def test_figures_follow_what_the_run_recorded(tmp_path):
     figures = outline(with_coba).tags.count("figure")
     assert figures == 3 + 5 + 2 + 3
     assert with_coba.count('role="img" aria-label="') == figures
+
+
+def test_conflicts_are_a_heat_map_of_pairs_and_a_matrix_of_few_tasks(tmp_path):
+    write_run(tmp_path, FIVE, 30, valid_every=10, fights=True)
+    page = write_report(tmp_path).read_text()
+    assert "Which tasks fight" in page and "Mean cosine between gradients" in page
+    assert page.count("<rect") > 10 * 7 + 25  # pairs by diagnosed steps, and the matrix
+    many = [f"task_{n}" for n in range(12)]
+    page = write_report(write_run(tmp_path, many, 30, valid_every=10, fights=True)).read_text()
+    assert "the 20 of 66 pairs that conflict most" in page
+    assert "Mean cosine between gradients" not in page
+
+
+def test_pairs_are_ordered_by_conflict_and_unknown_ones_come_last():
+    mean = np.array([[1, -0.2, np.nan], [-0.2, 1, -0.7], [np.nan, -0.7, 1]])
+    assert pairs_by_conflict(mean) == [(1, 2), (0, 1), (0, 2)]
 
 
 def test_names_and_values_are_escaped(tmp_path):

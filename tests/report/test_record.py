@@ -71,7 +71,7 @@ def write(path, *lines, tail=""):
 
 def test_values_come_back_under_their_names_and_null_is_nan(tmp_path):
     coba = {name: both(0.1, 0.2) for name in ("valid_loss", "ratio", "slope", "rcs", "acs")}
-    lines = [RUN, valid(0), train(1, 1.5), train(2, coba={**coba, "df": 0.93}), valid(2, 1.0)]
+    lines = [RUN, valid(0), train(1, 1.5), train(2, balancer={**coba, "df": 0.93}), valid(2, 1.0)]
     end = {"kind": "end", "step": 2, "reason": "finished", "seconds": 9.5}
     record = read_record(write(tmp_path / "metrics.jsonl", *lines, end))
     np.testing.assert_array_equal(record.train.step, [1, 2])
@@ -79,9 +79,9 @@ def test_values_come_back_under_their_names_and_null_is_nan(tmp_path):
     assert np.isnan(record.train.scalar["tokens_per_sec"]).all()
     np.testing.assert_array_equal(record.train.task["train_loss"], [[1.5, np.nan], [2, np.nan]])
     np.testing.assert_array_equal(record.train.task["tokens"], [[6, 2], [6, 2]])
-    assert record.coba is not None
-    np.testing.assert_array_equal(record.coba.scalar["df"], [np.nan, 0.93])
-    np.testing.assert_array_equal(record.coba.task["acs"][1], [0.1, 0.2])
+    np.testing.assert_array_equal(record.balancer.step, [2])
+    np.testing.assert_array_equal(record.balancer.scalar["df"], [0.93])
+    np.testing.assert_array_equal(record.balancer.task["acs"], [[0.1, 0.2]])
     np.testing.assert_array_equal(record.valid.task["ratio"], [[1.0, 1.0], [0.5, 1.0]])
     assert record.end is not None and record.end.seconds == 9.5
     assert math.isnan(record.header.model["bits_per_weight"])
@@ -160,7 +160,9 @@ def without(line, name):
         (train(1), "step 1 after step 1"),
         (train(3, weight={"completion": 1.0}), "'comment'"),
         (train(3, weight=both(1, 0) | {"other": 1}), "'other'"),
-        (train(3, coba={"df": 1}), "nothing under 'valid_loss'"),
+        (train(3, balancer={"slope": {"comment": 1}}), "'completion'"),
+        (train(3, balancer={"df": "high"}), "'high' under 'df'"),
+        ({"kind": "conflicts", "step": 1, "cosine": [[1]], "norm": both(1, 1)}, "another shape"),
         ({"kind": "end", "step": 3, "reason": "bored", "seconds": 1}, "reason 'bored'"),
         ({**RUN, "tasks": ["completion"]}, "other tasks"),
         ({**RUN, "tasks": ["a", "a"]}, "tasks ['a', 'a']"),

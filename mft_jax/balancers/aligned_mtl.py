@@ -1,0 +1,30 @@
+"""Aligned-MTL (Senushkin et al., CVPR'23, arXiv 2305.19000, Algorithm 1).
+
+The gradients are replaced by the nearest ones that are orthogonal and of one length, that of the
+smallest principal component: w = sqrt(lambda_min) V Lambda^(-1/2) V^T u, of the eigenvalues of G
+above rounding and u = 1/K over present tasks.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mft_jax.balancers.base import Balancer
+from mft_jax.balancers.gramian import equal_among, from_gramian, normalized, present_tasks
+
+
+def aligned_mtl_weights(gramian: Float[Array, "T T"]) -> Float[Array, " T"]:
+    present = present_tasks(gramian)
+    g, _ = normalized(gramian)
+    values, vectors = jnp.linalg.eigh(g)
+    kept = values > values.max() * g.shape[0] * jnp.finfo(g.dtype).eps
+    kept = kept & (values > 0)
+    inverse = jnp.where(kept, 1.0 / jnp.sqrt(jnp.where(kept, values, 1.0)), 0.0)
+    smallest = jnp.min(jnp.where(kept, values, jnp.inf))
+    smallest = jnp.where(jnp.isfinite(smallest), smallest, 0.0)
+    u = equal_among(present, g.dtype)
+    w = jnp.sqrt(smallest) * (vectors @ (inverse * (vectors.T @ u)))
+    return jnp.where(present, w, 0.0)
+
+
+def aligned_mtl() -> Balancer:
+    return from_gramian(aligned_mtl_weights)

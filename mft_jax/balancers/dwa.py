@@ -1,0 +1,74 @@
+"""DWA, dynamic weight average (Liu et al., CVPR'19, arXiv 1803.10704, Eq. 7).
+
+w_i = K exp(r_i / T) / sum_j exp(r_j / T),  r_i = mean L_i of the last window / of the one before.
+
+The paper's window is an epoch; fine-tuning often has one epoch only, so a window is `window_steps`
+optimiser steps. Weights are 1 until two windows are complete, and change at the end of a window. A
+task absent from a whole window keeps that window's mean, so its ratio is 1 or its last.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from mft_jax.balancers.base import Balancer, Signals
+from mft_jax.types import MftError, TaskSums, at_least
+
+
+@dataclasses.dataclass(frozen=True)
+class DwaConfig:
+    """`temperature`: T; a large one gives equal weights."""
+
+    temperature: float = 2.0
+    window_steps: int = 10
+
+    def __post_init__(self) -> None:
+        at_least("balancer.dwa", self, window_steps=1)
+        if not self.temperature > 0:
+            raise MftError(f"balancer.dwa.temperature={self.temperature}: expected more than 0")
+
+
+class DwaState(NamedTuple):
+    steps: Int[Array, ""]  # of the current window
+    windows: Int[Array, " T"]  # complete ones in which the task was present
+    sums: TaskSums  # losses seen in the current window, each step once
+    before: Float[Array, " T"]
+    last: Float[Array, " T"]
+    ratio: Float[Array, " T"]
+
+
+def dwa(*, temperature: float = 2.0, window_steps: int = 10) -> Balancer:
+    def init(num_tasks: int, valid_losses: TaskSums) -> DwaState:
+        ones, zeros = jnp.ones((num_tasks,)), jnp.zeros((num_tasks,))
+        counts = jnp.zeros((num_tasks,), jnp.int32)
+        sums = TaskSums(zeros, zeros)
+        return DwaState(jnp.zeros((), jnp.int32), counts, sums, ones, ones, ones)
+
+    def update(state: DwaState, signals: Signals) -> tuple[Float[Array, " T"], DwaState]:
+        weight = state.ratio.shape[0] * jax.nn.softmax(state.ratio / temperature)
+        assert signals.train_losses is not None
+        present = signals.train_losses.present()
+        loss = jnp.where(present, signals.train_losses.mean(), 0.0)
+        sums = TaskSums(state.sums.sum + loss, state.sums.count + present)
+        state = state._replace(steps=state.steps + 1, sums=sums)
+        full = state.steps == window_steps
+        closed = _close(state)
+        return weight, jax.tree.map(lambda new, old: jnp.where(full, new, old), closed, state)
+
+    return Balancer(init, update, lambda state: {"ratio": state.ratio}, frozenset({"train_losses"}))
+
+
+def _close(state: DwaState) -> DwaState:
+    """The window's means become the last ones."""
+    present = state.sums.present()
+    mean = jnp.where(present, state.sums.mean(), state.last)
+    windows = state.windows + present
+    before = jnp.where(present, state.last, state.before)
+    ratio = jnp.where(present & (windows >= 2), mean / before, state.ratio)
+    zeros = jnp.zeros_like(mean)
+    return DwaState(
+        jnp.zeros_like(state.steps), windows, TaskSums(zeros, zeros), before, mean, ratio
+    )

@@ -1,0 +1,93 @@
+"""GradNorm (Chen et al., ICML'18, arXiv 1711.02257, Eq. 1-2 and Algorithm 1).
+
+G_i = w_i ||grad L_i|| is pulled towards  mean(G) (r_i / mean r)^alpha,  r_i = L_i / L_i(0):  tasks
+that train slowly get larger gradients. One descent step on sum_i |G_i - target_i| with the targets
+held constant, whose gradient is sign(G_i - target_i) ||grad L_i||; then w is kept above 1e-6 and
+scaled to sum K.
+
+Norms are those of the last block's adapters by default, where the paper takes the last shared
+layer. L_i(0) is the first loss seen of the task; with `signal="valid"` (GradNorm* of the CoBa
+paper) r_i is the validation loss ratio. An absent task keeps its weight and takes no part in the
+means.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mft_jax.balancers.base import (
+    NEEDED_LOSSES,
+    Balancer,
+    LossSignal,
+    Need,
+    Signals,
+    Subset,
+    first_losses,
+    losses_of,
+)
+from mft_jax.balancers.gramian import present_tasks
+from mft_jax.types import TaskSums, at_least
+
+LEAST = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class GradnormConfig:
+    """`alpha`: how strongly training rates are evened out; `parameters`: whose norms."""
+
+    alpha: float = 1.5
+    learning_rate: float = 0.025
+    parameters: Subset = "last_block"
+
+    def __post_init__(self) -> None:
+        at_least("balancer.gradnorm", self, alpha=0, learning_rate=0)
+
+
+class GradnormState(NamedTuple):
+    weight: Float[Array, " T"]
+    initial_loss: Float[Array, " T"]  # NaN until seen
+    ratio: Float[Array, " T"]
+    norm: Float[Array, " T"]  # of the last step in which the task was present
+
+
+def gradnorm(
+    *,
+    alpha: float = 1.5,
+    learning_rate: float = 0.025,
+    parameters: Subset = "last_block",
+    signal: LossSignal = "train",
+) -> Balancer:
+    def init(num_tasks: int, valid_losses: TaskSums) -> GradnormState:
+        ones = jnp.ones((num_tasks,))
+        return GradnormState(ones, first_losses(signal, valid_losses), ones, jnp.zeros_like(ones))
+
+    def update(state: GradnormState, signals: Signals) -> tuple[Float[Array, " T"], GradnormState]:
+        assert signals.gramian is not None
+        losses = losses_of(signal, signals)
+        seen, loss = losses.present(), losses.mean()
+        initial = jnp.where(jnp.isnan(state.initial_loss) & seen, loss, state.initial_loss)
+        ratio = jnp.where(seen, loss / initial, state.ratio)
+        present = present_tasks(signals.gramian)
+        norm = jnp.sqrt(jnp.where(present, jnp.diagonal(signals.gramian), 0.0))
+        target = _mean(state.weight * norm, present) * (ratio / _mean(ratio, present)) ** alpha
+        slope = jnp.sign(state.weight * norm - target) * norm
+        stepped = jnp.maximum(state.weight - learning_rate * slope, LEAST)
+        weight = jnp.where(present, stepped, state.weight)
+        weight = weight.shape[0] * weight / weight.sum()
+        norm = jnp.where(present, norm, state.norm)
+        return weight, GradnormState(weight, initial, ratio, norm)
+
+    def logs(state: GradnormState) -> dict[str, Array]:
+        return {"ratio": state.ratio, "gradient_norm": state.norm}
+
+    needs: frozenset[Need] = frozenset({NEEDED_LOSSES[signal], "task_gradients"})
+    return Balancer(init, update, logs, needs, subset=parameters)
+
+
+def _mean(values: Array, present: Array) -> Float[Array, ""]:
+    """Over present tasks; 1 where there is none."""
+    count = present.sum()
+    total = jnp.where(present, values, 0.0).sum()
+    return jnp.where(count > 0, total / jnp.maximum(count, 1), 1.0)

@@ -1,0 +1,80 @@
+"""GradVac, gradient vaccine (Wang et al., ICLR'21, arXiv 2010.05874, Algorithm 1 and Eq. 4-6).
+
+PCGrad that asks for a similarity instead of none: phi_ij is a moving average of the cosine between
+g_i and g_j. Where the cosine c is below it, g_j is added to g_i by the law of sines until it is
+met,  |g_i| (phi sqrt(1 - c^2) - c sqrt(1 - phi^2)) / (|g_j| sqrt(1 - phi^2)),  and then
+phi_ij <- (1 - beta) phi_ij + beta c. With phi = 0, as at the start, it is PCGrad. The order of the
+tasks j is random, and follows from the step alone. Averages of absent tasks stay as they are.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mft_jax.balancers.base import Balancer, Signals
+from mft_jax.balancers.gramian import present_tasks
+from mft_jax.types import MftError, TaskSums
+
+LARGEST = 0.999  # of |phi|: at 1 the law of sines divides by zero
+
+
+@dataclasses.dataclass(frozen=True)
+class GradvacConfig:
+    """`beta`: how fast the averages follow; 0.01 in the paper."""
+
+    beta: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beta <= 1:
+            raise MftError(f"balancer.gradvac.beta={self.beta}: expected 0 to 1")
+
+
+def gradvac_weights(
+    gramian: Float[Array, "T T"], phi: Float[Array, "T T"], key: Array, beta: float
+) -> tuple[Float[Array, " T"], Float[Array, "T T"]]:
+    """(weights, the averages after this step)"""
+    size = gramian.shape[0]
+    present = present_tasks(gramian)
+    norms = jnp.sqrt(jnp.where(present, jnp.diagonal(gramian), 1.0))
+
+    def vaccinate(i: Array, averages: Float[Array, " T"], key: Array):
+        order = jax.random.permutation(key, size)
+
+        def visit(place: Array, carry):
+            row, averages = carry
+            j = order[place]
+            both = present[i] & present[j] & (j != i)
+            norm = jnp.sqrt(jnp.maximum(jnp.dot(row, gramian @ row), 0.0))
+            dot = jnp.dot(row, gramian[:, j])
+            scale = norm * norms[j]
+            cosine = jnp.clip(
+                jnp.where(scale > 0, dot / jnp.where(scale > 0, scale, 1.0), 0.0), -1, 1
+            )
+            target = jnp.clip(averages[j], -LARGEST, LARGEST)
+            sine = jnp.sqrt(1.0 - target**2)
+            amount = norm * (target * jnp.sqrt(1.0 - cosine**2) - cosine * sine) / (norms[j] * sine)
+            row = row.at[j].add(jnp.where(both & (cosine < target), amount, 0.0))
+            averages = averages.at[j].add(jnp.where(both, beta * (cosine - averages[j]), 0.0))
+            return row, averages
+
+        start = (jnp.eye(size, dtype=gramian.dtype)[i], averages)
+        return jax.lax.fori_loop(0, size, visit, start)
+
+    rows, phi = jax.vmap(vaccinate)(jnp.arange(size), phi, jax.random.split(key, size))
+    return jnp.where(present, jnp.where(present[:, None], rows, 0.0).sum(axis=0), 0.0), phi
+
+
+def gradvac(*, beta: float = 0.01, seed: int = 0) -> Balancer:
+    def init(num_tasks: int, valid_losses: TaskSums) -> Float[Array, "T T"]:
+        return jnp.zeros((num_tasks, num_tasks))
+
+    def update(
+        state: Float[Array, "T T"], signals: Signals
+    ) -> tuple[Float[Array, " T"], Float[Array, "T T"]]:
+        assert signals.gramian is not None
+        key = jax.random.fold_in(jax.random.key(seed), signals.step)
+        return gradvac_weights(signals.gramian, state, key, beta)
+
+    return Balancer(init, update, lambda state: {}, frozenset({"task_gradients"}))

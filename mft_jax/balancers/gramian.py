@@ -1,0 +1,156 @@
+"""Balancers that see the T x T Gramian of task gradients: their adaptor, and solvers for it.
+
+Everything a combination of T gradients needs is in their inner products, so methods that are
+published over gradients of millions of entries run here on a T x T matrix, inside the jitted step.
+An absent task has a zero row and column.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from mft_jax.balancers.base import Balancer, Signals, State
+from mft_jax.types import TaskSums
+
+MAX_ITERATIONS = 500
+SHORTENINGS = 24  # step lengths tried by the line search: 1, 1/2, 1/4, ...
+
+Solve = Callable[[Float[Array, "T T"]], Float[Array, " T"]]
+
+
+def from_gramian(weights: Solve) -> Balancer:
+    """A balancer without memory: the weights of a step follow from its Gramian."""
+
+    def init(num_tasks: int, valid_losses: TaskSums) -> State:
+        return ()
+
+    def update(state: State, signals: Signals) -> tuple[Float[Array, " T"], State]:
+        assert signals.gramian is not None, "the step provides what `needs` names"
+        return weights(signals.gramian), state
+
+    return Balancer(init, update, lambda state: {}, frozenset({"task_gradients"}))
+
+
+def present_tasks(gramian: Float[Array, "T T"]) -> Bool[Array, " T"]:
+    return jnp.diagonal(gramian) > 0
+
+
+def equal_among(present: Bool[Array, " T"], dtype: jax.typing.DTypeLike) -> Float[Array, " T"]:
+    """1 / number of present tasks; 0 where absent."""
+    return present.astype(dtype) / jnp.maximum(present.sum(), 1).astype(dtype)
+
+
+def normalized(gramian: Float[Array, "T T"]) -> tuple[Float[Array, "T T"], Float[Array, ""]]:
+    """(G / s, s) with s the mean squared norm of present tasks, or 1 where there is none."""
+    total = jnp.trace(gramian)
+    count = jnp.maximum(present_tasks(gramian).sum(), 1).astype(gramian.dtype)
+    scale = jnp.where(total > 0, total / count, 1.0)
+    return gramian / scale, scale
+
+
+def onto_simplex(point: Float[Array, " T"], present: Bool[Array, " T"]) -> Float[Array, " T"]:
+    """The nearest point with non-negative entries of sum 1, 0 where a task is absent.
+
+    Sorting algorithm of Held, Wolfe and Crowder (1974).
+    """
+    lowest = jnp.where(present, point, -jnp.inf)
+    falling = jnp.sort(lowest)[::-1]
+    rank = jnp.arange(1, point.shape[0] + 1, dtype=point.dtype)
+    finite = jnp.isfinite(falling)
+    excess = (jnp.cumsum(jnp.where(finite, falling, 0.0)) - 1.0) / rank
+    kept = finite & (falling > excess)
+    last = jnp.maximum(kept.sum() - 1, 0)
+    return jnp.where(present, jnp.maximum(point - excess[last], 0.0), 0.0)
+
+
+def minimize(
+    value: Callable[[Float[Array, " T"]], Float[Array, ""]],
+    project: Callable[[Float[Array, " T"]], Float[Array, " T"]],
+    start: Float[Array, " T"],
+) -> Float[Array, " T"]:
+    """Minimum of a convex function over a convex set by spectral projected gradients.
+
+    (Birgin, Martinez and Raydan, SIAM J. Optim. 2000, with a monotone line search.) Functions here
+    are of a normalised Gramian, so gradients are of order 1 and a first step length of 1 is apt.
+    """
+    gradient = jax.grad(value)
+    tolerance = 30 * jnp.finfo(start.dtype).eps
+    lengths = 0.5 ** jnp.arange(SHORTENINGS, dtype=start.dtype)
+
+    def go_on(carry) -> Array:
+        _, _, _, moved, count = carry
+        return (moved > tolerance) & (count < MAX_ITERATIONS)
+
+    def step(carry):
+        x, g, length, _, count = carry
+        direction = project(x - length * g) - x
+        values = jax.vmap(lambda t: value(x + t * direction))(lengths)
+        best = jnp.argmin(values)
+        better = values[best] < value(x)
+        change = jnp.where(better, lengths[best], 0.0) * direction
+        new = x + change
+        new_g = gradient(new)
+        curvature = jnp.dot(change, new_g - g)
+        squared = jnp.dot(change, change)
+        spectral = jnp.where(curvature > 0, squared / jnp.where(curvature > 0, curvature, 1.0), 1e3)
+        return new, new_g, jnp.clip(spectral, 1e-6, 1e6), jnp.abs(change).max(), count + 1
+
+    moved = jnp.asarray(jnp.inf, start.dtype)
+    one = jnp.ones((), start.dtype)
+    carry = (start, gradient(start), one, moved, jnp.zeros((), jnp.int32))
+    return jax.lax.while_loop(go_on, step, carry)[0]
+
+
+def least_norm_above(
+    gramian: Float[Array, "T T"], bounds: Float[Array, "S T"]
+) -> Float[Array, "S T"]:
+    """For every row u of `bounds` the weights v >= u of least v^T G v.
+
+    v^T J is the projection of u^T J onto the dual cone of the gradients (TorchJD, arXiv
+    2406.16232, Prop. 1). A ridge of 1e-4 times the trace keeps the problem well posed, as there.
+    """
+    total = jnp.trace(gramian)
+    size = gramian.shape[0]
+    ridge = 1e-4 * jnp.eye(size, dtype=gramian.dtype)
+    g = gramian / jnp.where(total > 0, total, 1.0) + ridge
+
+    def one(bound: Float[Array, " T"]) -> Float[Array, " T"]:
+        return minimize(lambda v: jnp.dot(v, g @ v), lambda v: jnp.maximum(v, bound), bound)
+
+    return jax.vmap(one)(bounds)
+
+
+def solve_product(gramian: Float[Array, "T T"], exponent: float) -> Float[Array, " T"]:
+    """w > 0 with G w = w^(-exponent), entry by entry; 0 where a task is absent.
+
+    It is the minimum of the convex w^T G w / 2 - sum_i phi(w_i) with phi'(x) = x^(-exponent), found
+    by damped Newton steps. Opposite gradients have no solution: a ridge of 1e-6 of every squared
+    norm bounds it.
+    """
+    present = present_tasks(gramian)
+    g, scale = normalized(gramian)
+    # An absent task is alone in its equation.
+    g = g + jnp.diag(jnp.where(present, 1e-6 * jnp.diagonal(g), 1.0))
+    tolerance = 30 * jnp.finfo(g.dtype).eps
+
+    def go_on(carry) -> Array:
+        _, decrement, count = carry
+        return (decrement > tolerance) & (count < MAX_ITERATIONS)
+
+    def step(carry):
+        w, _, count = carry
+        residual = g @ w - w**-exponent
+        hessian = g + jnp.diag(exponent * w ** (-exponent - 1.0))
+        newton = jnp.linalg.solve(hessian, residual)
+        decrement = jnp.sqrt(jnp.maximum(jnp.dot(residual, newton), 0.0))
+        # Never more than nine tenths of the way to the border of the positive orthant.
+        room = 0.9 / jnp.maximum(jnp.max(newton / w), 1e-30)
+        length = jnp.minimum(jnp.where(decrement < 0.25, 1.0, 1.0 / (1.0 + decrement)), room)
+        return w - length * newton, decrement, count + 1
+
+    start = jnp.ones(g.shape[0], g.dtype)
+    carry = (start, jnp.asarray(jnp.inf, g.dtype), jnp.zeros((), jnp.int32))
+    w = jax.lax.while_loop(go_on, step, carry)[0]
+    return jnp.where(present, w * scale ** (-1.0 / (1.0 + exponent)), 0.0)

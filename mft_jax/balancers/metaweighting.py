@@ -1,0 +1,52 @@
+"""MetaWeighting (Mao et al., Findings of ACL 2022): weights by their effect on validation losses.
+
+A step under weights w changes validation loss j by -eta sum_i w_i <grad L_j^val, g_i>. Its
+gradient by w is row j of -H, H[j, i] = <grad L_j^val, g_i>. The direction that improves all
+validation losses is the shortest vector in the convex hull of these rows (MGDA on H H^T), and w
+takes one step along it, back onto the simplex.
+
+Deviations: gradients of the validation losses are taken at the parameters before the step, not
+after a virtual one, and H is divided by its largest entry, so that `learning_rate` is a step on the
+simplex whatever the scale of the gradients. Cost: one forward and backward pass per step on the
+validation micro-batch, beside the task gradients. The paper takes K of each.
+
+Entries of tasks absent from the training batch or the validation micro-batch are zero, so they do
+not pull; an absent task's weight changes by the projection alone.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mft_jax.balancers.base import Balancer, Need, Signals, equal_weights
+from mft_jax.balancers.gramian import onto_simplex
+from mft_jax.balancers.mgda import mgda_weights
+from mft_jax.types import TaskSums, at_least
+
+
+@dataclasses.dataclass(frozen=True)
+class MetaweightingConfig:
+    learning_rate: float = 0.05
+
+    def __post_init__(self) -> None:
+        at_least("balancer.metaweighting", self, learning_rate=0)
+
+
+def metaweighting(*, learning_rate: float = 0.05) -> Balancer:
+    def init(num_tasks: int, valid_losses: TaskSums) -> Float[Array, " T"]:
+        return equal_weights(num_tasks)
+
+    def update(
+        state: Float[Array, " T"], signals: Signals
+    ) -> tuple[Float[Array, " T"], Float[Array, " T"]]:
+        assert signals.valid_gramian is not None
+        largest = jnp.abs(signals.valid_gramian).max()
+        effect = signals.valid_gramian / jnp.where(largest > 0, largest, 1.0)
+        improvement = mgda_weights(effect @ effect.T) @ effect
+        everywhere = jnp.ones(state.shape, bool)
+        weight = onto_simplex(state + learning_rate * improvement.astype(state.dtype), everywhere)
+        return weight, weight
+
+    needs: frozenset[Need] = frozenset({"task_gradients", "valid_gradients"})
+    return Balancer(init, update, lambda state: {}, needs)

@@ -1,0 +1,132 @@
+"""Several runs on the same tasks, side by side: how evenly their tasks converged, and by what
+weights (as Figures 8-10 of the CoBa paper, arXiv 2410.06741).
+"""
+
+import math
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from mft_jax.report import page, series, tables
+from mft_jax.report.charts import Chart, Line, line_chart
+from mft_jax.report.record import RunRecord, last_step, read_record
+from mft_jax.types import MftError
+
+FILE_NAME = "compare.html"
+
+
+def write_comparison(workdir: Path, names: list[str]) -> Path:
+    """Reads `workdir/NAME/metrics.jsonl` of every run and writes `workdir/compare.html`."""
+    runs = {name: read_record(workdir / name / "metrics.jsonl") for name in names}
+    return page.write_page(workdir / FILE_NAME, render(runs, workdir.resolve().name))
+
+
+def final_ratios(record: RunRecord) -> list[float]:
+    """Per task the last known validation loss over that before training."""
+    ratios = record.valid.task["ratio"]
+    last = [column[np.isfinite(column)][-1:] for column in ratios.T]
+    return [float(column[0]) if len(column) else math.nan for column in last]
+
+
+def render(runs: dict[str, RunRecord], title: str) -> str:
+    tasks = next(iter(runs.values())).header.tasks
+    for name, record in runs.items():
+        if record.header.tasks != tasks:
+            raise MftError(
+                f"{name} has tasks {', '.join(record.header.tasks)}, but the first run has "
+                f"{', '.join(tasks)}; runs are compared on the same tasks"
+            )
+    steps = (0.0, float(max(max(last_step(record) for record in runs.values()), 1)))
+    parts = [
+        page.card("Outcome", _outcome(runs, tasks)),
+        _legend("runs", list(runs)),
+        page.section("Validation loss, normalised, per task", _ratio_panels(runs, tasks, steps)),
+        _legend("tasks", list(tasks)),
+        page.section("Weight in the training loss, per run", _weight_panels(runs, tasks, steps)),
+    ]
+    count = f"{len(runs)} run" + "s" * (len(runs) > 1)
+    return page.fill(
+        title=title,
+        summary=f"<span>{count}</span> · <span>{len(tasks)} tasks</span>",
+        notes="",
+        body="\n".join(parts),
+        foot="ratio: validation loss over that before training; lower is better",
+    )
+
+
+def _legend(label: str, names: list[str]) -> str:
+    chips = (f'<span class="chip">{tables.swatch(i, name)}</span>' for i, name in enumerate(names))
+    return f'<div class="legend" aria-label="{label}">{"".join(chips)}</div>'
+
+
+def _outcome(runs: dict[str, RunRecord], tasks: tuple[str, ...]) -> str:
+    """A row per run: mean and worst ratio, and that of every task; the best of a column is bold."""
+    rows = []
+    for record in runs.values():
+        ratios = final_ratios(record)
+        known = [ratio for ratio in ratios if math.isfinite(ratio)]
+        mean, worst = (np.mean(known), max(known)) if known else (math.nan, math.nan)
+        rows.append([float(mean), float(worst), *ratios])
+    numbers = np.array(rows)
+    best = np.nanmin(np.where(np.isfinite(numbers), numbers, np.inf), axis=0)
+    cells = []
+    for place, (name, record) in enumerate(runs.items()):
+        shown = [
+            f"<b>{series.fixed(x)}</b>" if x == best[column] else series.fixed(x)
+            for column, x in enumerate(rows[place])
+        ]
+        seconds = record.end.seconds if record.end is not None else math.nan
+        cells.append([tables.swatch(place, name), *shown, series.count(round(seconds, 0))])
+    groups = [("", 1), ("validation loss ratio", 2 + len(tasks)), ("", 1)]
+    heads = ["run", "mean", "worst", *map(escape, tasks), "seconds"]
+    return tables.table(groups, heads, cells)
+
+
+def _ratio_panels(
+    runs: dict[str, RunRecord], tasks: tuple[str, ...], steps: tuple[float, float]
+) -> list[str]:
+    every = np.concatenate([record.valid.task["ratio"].ravel() for record in runs.values()])
+    every = every[np.isfinite(every)]
+    low, high = (float(every.min()), float(every.max())) if len(every) else (0.0, 1.0)
+    figures = []
+    for task, name in enumerate(tasks):
+        lines = []
+        for place, (run, record) in enumerate(runs.items()):
+            x, y = series.finite(record.valid.step, record.valid.task["ratio"][:, task])
+            lines.append(Line(run, place, x, y))
+        chart = Chart(
+            escape(name),
+            "relative to the loss before training",
+            tuple(lines),
+            steps,
+            reference=1.0,
+            y_range=(low, high),
+        )
+        figures.append(line_chart(chart))
+    return figures
+
+
+def _weight_panels(
+    runs: dict[str, RunRecord], tasks: tuple[str, ...], steps: tuple[float, float]
+) -> list[str]:
+    every = [record.train.task["weight"] for record in runs.values()]
+    highest = max([float(np.nanmax(weight)) for weight in every if weight.size], default=1.0)
+    lowest = min([float(np.nanmin(weight)) for weight in every if weight.size], default=0.0)
+    figures = []
+    for run, record in runs.items():
+        lines = []
+        for task, name in enumerate(tasks):
+            x, y = series.finite(record.train.step, record.train.task["weight"][:, task])
+            lines.append(Line(name, task, x, series.smooth(y)))
+        chart = Chart(
+            escape(run),
+            f"smoothed; dashed: uniform, 1/{len(tasks)}",
+            tuple(lines),
+            steps,
+            reference=1 / len(tasks),
+            zero_based=True,
+            y_range=(min(lowest, 0.0), highest),
+        )
+        figures.append(line_chart(chart))
+    return figures
