@@ -82,8 +82,7 @@ def make_step(balancer_name, objective_name, normalization="batch", dtype="float
 def two_steps(names, parts=1, mesh_sizes=(), samples_per_row=2):
     """(losses, weights, update) of two steps, so that every state has been through one."""
     balancer, step = make_step(*names)
-    dtype = jnp.dtype(names[3] if len(names) > 3 else "float64")
-    trainable, frozen = start(dtype)
+    trainable, frozen = start(jnp.float32 if len(names) > 3 else jnp.float64)
     ones = np.full(TASKS, 4.0)
     state = TrainState(
         jnp.zeros((), jnp.int32),
@@ -143,12 +142,12 @@ def test_a_step_is_invariant_to_micro_batch_size_device_count_and_packing(names)
 
 
 def test_in_bfloat16_it_is_invariant_to_the_rounding_of_a_gradient():
-    """Products of 8 bits, summed in another order: 2 % of the largest value of a leaf."""
+    """Products of 8 bits, summed in another order: 5 % of a leaf's norm, 0.5 % of a loss."""
     names = ("coba", "task_token_mean", "batch", "bfloat16")
-    with jax.enable_x64(False):
-        want, split = (two_steps(names[:3] + ("bfloat16",), parts=parts) for parts in (1, 8))
+    want, split = (two_steps(names, parts=parts) for parts in (1, 8))
     assert_close(split[0], want[0], 5e-3)
-    assert_close(split[1], want[1], 2e-2)
+    for got, leaf in zip(*map(jax.tree.leaves, (split[1], want[1])), strict=True):
+        assert np.linalg.norm(got - leaf) < 0.05 * np.linalg.norm(leaf)
 
 
 @pytest.mark.parametrize("name", BALANCERS)
