@@ -17,7 +17,7 @@ from rich.progress import Progress as RichProgress
 
 from mft_jax import finetune, gradients, optim, sharding
 from mft_jax.balancers.base import Balancer
-from mft_jax.balancers.registry import make_balancer
+from mft_jax.balancers.registry import STATE_VERSION, make_balancer
 from mft_jax.config import TrainConfig
 from mft_jax.data.loader import (
     expected_counts,
@@ -36,7 +36,7 @@ from mft_jax.models.config import ModelConfig
 from mft_jax.models.decoder import Params, param_shapes
 from mft_jax.models.families.base import Family
 from mft_jax.train_state import TrainState
-from mft_jax.train_step import TrainStep, make_train_step
+from mft_jax.train_step import make_train_step
 from mft_jax.types import Batch, MftError, TaskSums
 
 
@@ -159,7 +159,8 @@ class Machinery:
 
     compute: Computation
     balancer: Balancer
-    step: TrainStep
+    balancer_identity: dict[str, Any]  # kept with its state
+    step: Any  # the jitted TrainStep
     evaluate: Callable[[Params, Params, Batch], TaskSums]
     diagnose: Callable[[Params, Params, Batch], jax.Array]  # the Gramian of task gradients
     init_state: Callable[[Params, TaskSums], TrainState]
@@ -204,6 +205,11 @@ def build_machinery(config: TrainConfig, model: Model, mesh: Mesh, data: Data) -
     return Machinery(
         compute=compute,
         balancer=balancer,
+        balancer_identity={
+            "name": config.balancer.name,
+            "version": STATE_VERSION,
+            "tasks": list(tasks.names),
+        },
         step=jax.jit(step, donate_argnums=0, out_shardings=(where, None)),
         evaluate=jax.jit(functools.partial(gradients.task_nll, compute), out_shardings=whole),
         diagnose=jax.jit(functools.partial(gradients.diagnose, compute), out_shardings=whole),

@@ -38,6 +38,7 @@ class Progress:
     best_step: int = 0
     evals_since_best: int = 0
     seconds: float = 0.0  # in the loop, over all sessions
+    balancer: dict[str, Any] = dataclasses.field(default_factory=dict)  # whose state is kept
 
     def after(self, step: int, ratio: float) -> "Progress":
         """With one more evaluation, of the mean validation ratio `ratio`."""
@@ -108,8 +109,19 @@ class Checkpoints:
             ),
         )
 
-    def restore(self, step: int, like: TrainState) -> tuple[TrainState, Any, Progress]:
-        """`like` holds shapes, dtypes and shardings. A failed restore is fatal (DESIGN 3.9)."""
+    def restore(
+        self, step: int, like: TrainState, balancer: dict[str, Any]
+    ) -> tuple[TrainState, Any, Progress]:
+        """`like` holds shapes, dtypes and shardings; `balancer` says whose state is expected: its
+        name, the version of its state, and the tasks in their order. A failed restore is fatal.
+        """
+        kept = self._read(step, progress=ocp.args.JsonRestore())["progress"].balancer
+        if kept != balancer:
+            raise MftError(
+                f"checkpoint {self.folder / str(step)} holds the balancer state {kept}; expected "
+                f"{balancer}; resume with the version of mft_jax that wrote it, or use a new "
+                "--workdir"
+            )
         items = self._read(
             step,
             trainable=ocp.args.StandardRestore(like.trainable),

@@ -34,7 +34,6 @@ class Run:
     checkpoints: Checkpoints
     log: MetricsLog
     display: Display
-
     recorder: Recorder
 
 
@@ -105,14 +104,14 @@ def _begin(run: Run) -> Outcome:
     # Only the balancer's part differs, but every part may have been placed with the first state.
     state = state._replace(balancer=run.machinery.init_balancer(initial))
     losses = metrics.mean_by_name(sums, run.data.tokenized.tasks)
-    outcome = Outcome(state, Progress(losses), 0)
+    outcome = Outcome(state, Progress(losses, balancer=run.machinery.balancer_identity), 0)
     _record_valid(run, 0, sums, losses)
     return outcome
 
 
 def _resume(run: Run, step: int) -> Outcome:
     like = abstract(run.machinery.init_state(run.model.trainable, _ones(run)))
-    state, cursor, progress = run.checkpoints.restore(step, like)
+    state, cursor, progress = run.checkpoints.restore(step, like, run.machinery.balancer_identity)
     run.data.train.set_state(cursor)
     run.data.valid.set_state(cursor)
     what = "already finished" if step >= run.config.loop.steps else "resumed"

@@ -52,6 +52,61 @@ def test_what_the_schema_does_not_know_is_refused_with_a_remedy(values, message)
         resolve(values)
 
 
+TASKS = [{"name": "add", "path": "a.jsonl"}, {"name": "echo", "path": "b.jsonl"}]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"balancer": {"name": "gradnrom"}}, r"balancer\.name='gradnrom'.*did you mean 'gradnorm'"),
+        ({"objective": {"name": "focal_tsk"}}, r"did you mean 'focal_task'\?"),
+        ({"objective": {"name": "focal_task", "alpha": {"ad": 1}}}, r"'ad'.*did you mean 'add'\?"),
+        ({"objective": {"name": "focal_task", "alpha": {"add": "1"}}}, r"alpha\.add='1': expected"),
+        ({"objective": {"name": "focal_task", "alpha": 3}}, r"alpha=3: expected values by name"),
+        ({"objective": {"alpha": {"add": 1.0}}}, r"alpha is read by focal_sample and focal_task"),
+        (
+            {"balancer": {"name": "static", "static": {"weights": {"add": 0, "echo": 0}}}},
+            r"weights=.*not all zero",
+        ),
+        ({"balancer": {"static": {"weights": {"add": 2}}}}, r"read by 'static', not by 'coba'"),
+        ({"balancer": {"min_weight": 0.6}}, r"min_weight=0\.6 is too large for 2 tasks"),
+        ({"balancer": {"signal": "valid"}}, r"read by famo, gradnorm, lbtw, not by 'coba'"),
+        ({"balancer": {"ema_decay": 1.0}}, r"ema_decay=1\.0: expected 0 up to"),
+        (
+            {"balancer": {"dwa": {"temperature": 0.0}}},
+            r"dwa\.temperature=0\.0: expected more than 0",
+        ),
+        ({"balancer": {"gradvac": {"beta": 2.0}}}, r"gradvac\.beta=2\.0: expected 0 to 1"),
+        ({"balancer": {"fairgrad": {"alpha": 0.0}}}, r"fairgrad\.alpha=0\.0"),
+        (
+            {"balancer": {"name": "mgda"}, "objective": {"normalization": "microbatch"}},
+            r"no loss of a task over the whole batch",
+        ),
+        (
+            {"data": {"sampling": "rates", "rates": {"add": 1}}},
+            r"data\.rates has no value for 'echo'",
+        ),
+        ({"data": {"rates": {"add": 1, "echo": 1}}}, r"read by data\.sampling='rates'"),
+        ({"data": {"sampling": "temperature", "temperature": 0}}, r"temperature=0\.0"),
+    ],
+)
+def test_what_does_not_fit_the_tasks_or_another_room_is_refused(values, message):
+    values = {**values, "data": {"tasks": TASKS} | values.get("data", {})}
+    with pytest.raises(MftError, match=message):
+        resolve(values)
+
+
+def test_values_by_task_can_be_set_whole_or_one_by_one():
+    config = configs.default()
+    config.data.tasks = TASKS
+    config.objective.name = "focal_task"
+    config.objective.alpha = {"add": 2}
+    config.objective.alpha.echo = 0.5
+    resolved = resolve(config)
+    assert resolved.objective.alpha == {"add": 2.0, "echo": 0.5}
+    assert resolve(json.loads(json.dumps(to_dict(resolved)))) == resolved
+
+
 def test_an_integer_is_a_number_where_a_float_is_expected():
     assert resolve({"optim": {"learning_rate": 1}}).optim.learning_rate == 1.0
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from mft_jax import testing, trainer
+from mft_jax import assembly, testing, trainer
 from mft_jax.checkpoints import Checkpoints
 from mft_jax.config import resolve
 from mft_jax.types import MftError
@@ -54,7 +54,7 @@ def test_the_toy_run_learns_and_leaves_its_record(toy):
     assert outcome.progress.best_ratio < 1.0
     assert [row["step"] for row in records(workdir, "train")] == list(range(10))
     assert [row["step"] for row in records(workdir, "valid")] == [0, 5, 10]
-    assert all(row["coba"]["df"] is not None for row in records(workdir, "train"))
+    assert all(row["balancer"]["df"] is not None for row in records(workdir, "train"))
 
 
 def test_ten_steps_equal_five_plus_restore_plus_five_bit_for_bit(toy, tmp_path):
@@ -67,6 +67,44 @@ def test_ten_steps_equal_five_plus_restore_plus_five_bit_for_bit(toy, tmp_path):
         np.testing.assert_array_equal(np.asarray(left), np.asarray(right))
     assert without_time(records(resumed, "train")) == without_time(records(workdir, "train"))
     assert records(resumed, "valid") == records(workdir, "valid")
+
+
+@pytest.mark.parametrize("name", ["famo", "gradnorm"])
+def test_other_balancers_resume_bit_for_bit_and_conflicts_are_recorded_once(tmp_path, name):
+    config = testing.toy_config(tmp_path / "toy", steps=4)
+    config.balancer.name = name
+    config.loop.save_every_steps = config.loop.eval_every_steps = 2
+    config.loop.diagnose_every_steps = 2
+    _, whole = run(config, tmp_path / "whole")
+    resumed = copy_run(tmp_path / "whole", tmp_path / "resumed", last_step=2)
+    _, outcome = run(config, resumed)
+    pairs = zip(jax.tree.leaves(whole.state), jax.tree.leaves(outcome.state), strict=True)
+    for left, right in pairs:
+        np.testing.assert_array_equal(np.asarray(left), np.asarray(right))
+    for kind in ("train", "conflicts"):
+        expected = without_time(records(tmp_path / "whole", kind))
+        assert without_time(records(resumed, kind)) == expected
+    assert [row["step"] for row in records(resumed, "conflicts")] == [0, 2]
+    row = records(resumed, "conflicts")[0]
+    assert np.allclose(np.diagonal(row["cosine"]), 1.0, atol=1e-5) and row["norm"]["add"] > 0
+
+
+def test_a_balancer_state_of_another_version_is_refused(toy, tmp_path, monkeypatch):
+    config, workdir, _ = toy
+    old = copy_run(workdir, tmp_path / "old", last_step=5)
+    monkeypatch.setattr(assembly, "STATE_VERSION", 99)
+    with pytest.raises(MftError, match="holds the balancer state.*'version': 1.*expected.*99"):
+        run(config, old)
+
+
+def test_gradients_of_tasks_beyond_their_bound_are_refused_before_anything_runs(toy, tmp_path):
+    config, _, _ = toy
+    config = config.copy_and_resolve_references()
+    config.finetune.method = "full"
+    config.balancer.name = "mgda"
+    config.balancer.max_task_gradients_gib = 1e-4
+    with pytest.raises(MftError, match=r"3 tasks over full training.*max_task_gradients_gib"):
+        run(config, tmp_path / "run")
 
 
 def test_a_finished_run_started_again_trains_no_further(toy, tmp_path):

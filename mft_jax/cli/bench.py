@@ -1,11 +1,14 @@
-"""`mft bench`: what the loader delivers and what the balancer costs, in ratios of one run."""
+"""`mft bench`: what every balancer costs beside `uniform`, in ratios of one run, and whether the
+loader keeps up.
+"""
 
 import dataclasses
+import difflib
 import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,74 +17,154 @@ from rich.console import Console
 from rich.table import Table
 
 from mft_jax import assembly
-from mft_jax.balancers.registry import BalancerConfig
+from mft_jax.balancers.base import Balancer
+from mft_jax.balancers.registry import BALANCERS, BalancerConfig
 from mft_jax.cli import arguments as args
 from mft_jax.config import TrainConfig
 from mft_jax.sharding import make_mesh
-from mft_jax.types import Batch, TaskSums
+from mft_jax.types import Batch, MftError, TaskSums, TaskTable
+
+WARM_UP_ROUNDS = 2
+PAPER = {  # of a batch, CoBa paper, section 3.5 (F forward pass, B backward pass)
+    "uniform": "F + B",
+    "coba": "2F + B",
+}
+
+
+class Timed(NamedTuple):
+    """A compiled step: `call` runs it once and waits, `memory` is its temporaries in bytes."""
+
+    needs: str
+    call: Callable[[], None]
+    memory: int
 
 
 def run(arguments: Sequence[str]) -> int:
     values = flags.FlagValues()
     args.config_flag(values, arguments)
     flags.DEFINE_integer("repeats", 8, "timed steps of each kind", flag_values=values)
-    args.parse("bench", "measure the loader and the balancer's cost", arguments, values)
+    flags.DEFINE_list(
+        "balancers",
+        None,
+        "names to time beside uniform, or all; of the config, if not given",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "num_tasks", None, "deal the samples out to so many tasks instead", flag_values=values
+    )
+    args.parse("bench", "measure the loader and what balancers cost", arguments, values)
     console = Console(markup=False)
-    console.print(measure(args.resolved(values), values.repeats, console))
+    config = args.resolved(values)
+    names = values["balancers"].value or [config.balancer.name]
+    names = list(BALANCERS) if names == ["all"] else names
+    unknown = sorted(set(names) - set(BALANCERS))
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], BALANCERS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"expected all, or {', '.join(BALANCERS)}"
+        raise MftError(f"--balancers: {unknown[0]!r} is no balancer; {hint}")
+    if values.num_tasks is not None and values.num_tasks < 1:
+        raise MftError(f"--num_tasks={values.num_tasks}: expected at least 1")
+    for table in measure(config, names, values.repeats, values.num_tasks, console):
+        console.print(table)
     return 0
 
 
-def measure(config: TrainConfig, repeats: int, console: Console) -> Table:
+def measure(
+    config: TrainConfig, names: Sequence[str], repeats: int, num_tasks: int | None, console: Console
+) -> list[Table]:
     """Times are medians; the kinds of step take turns, so a noisy machine is noisy for all."""
     mesh = make_mesh(config.mesh)
     assembly.check_rows(config, mesh)
     model = assembly.load_model(config, mesh, console)
     data = assembly.build_data(config, model, console)
     loader_rate = _loader_rate(data, repeats)
-    batch = assembly.place_batch(next(data.train), mesh)
-    valid = assembly.place_batch(next(data.valid), mesh)
+    batch, valid = next(data.train), next(data.valid)
+    if num_tasks is not None:
+        data = _with_tasks(data, num_tasks)
+        batch, valid = (_deal_out(rows, num_tasks) for rows in (batch, valid))
+    batch, valid = (assembly.place_batch(rows, mesh) for rows in (batch, valid))
     tokens = int((np.asarray(batch.segment_ids) > 0).sum())
-
-    timed: dict[str, Callable[[], Any]] = {}
-    for balancer in (BalancerConfig(name="uniform"), _every_step(config.balancer)):
-        balanced = dataclasses.replace(config, balancer=balancer)
+    count = len(data.tokenized.tasks)
+    timed: dict[str, Timed] = {}
+    for name in dict.fromkeys(["uniform", *names]):
+        console.print(f"compiling {name}", highlight=False)
+        balanced = dataclasses.replace(config, balancer=_dearest(config.balancer, name))
         machinery = assembly.build_machinery(balanced, model, mesh, data)
-        timed[balancer.name] = _stepper(machinery, model, batch, valid, len(data.tokenized.tasks))
-        timed["validation forward"] = functools.partial(
-            machinery.evaluate, model.trainable, model.frozen, valid
-        )
-    console.print("compiling and warming up", highlight=False)
-    rounds = [{name: _seconds(call) for name, call in timed.items()} for _ in range(repeats + 2)]
-    median = {name: statistics.median(row[name] for row in rounds[2:]) for name in timed}
-    # Pair by pair, because the machine's speed drifts from round to round.
-    overhead = statistics.median(row[config.balancer.name] - row["uniform"] for row in rounds[2:])
-    return _table(config, tokens, loader_rate, median, overhead)
+        timed[name] = _stepper(machinery, model, batch, valid, count)
+        if name == "uniform":
+            evaluate = functools.partial(machinery.evaluate, model.trainable, model.frozen, valid)
+            timed["validation forward"] = Timed("", lambda call=evaluate: _wait(call()), 0)
+    rounds = [
+        {name: _seconds(timed[name].call) for name in timed}
+        for _ in range(repeats + WARM_UP_ROUNDS)
+    ][WARM_UP_ROUNDS:]
+    return [
+        _cost_table(config, timed, rounds, count),
+        _loader_table(tokens / statistics.median(r["uniform"] for r in rounds), loader_rate),
+    ]
 
 
-def _every_step(config: BalancerConfig) -> BalancerConfig:
-    """The balancer at its dearest: a look at the validation micro-batch in every step."""
-    return dataclasses.replace(config, coba=dataclasses.replace(config.coba, update_every_steps=1))
+def _with_tasks(data: assembly.Data, num_tasks: int) -> assembly.Data:
+    tasks = TaskTable(tuple(f"task_{i}" for i in range(num_tasks)))
+    tokenized = dataclasses.replace(data.tokenized, tasks=tasks)
+    expected = {unit: np.full(num_tasks, 1.0) for unit in data.expected_counts}
+    return dataclasses.replace(data, tokenized=tokenized, expected_counts=expected)
+
+
+def _deal_out(batch: Batch, num_tasks: int) -> Batch:
+    """The n-th segment of the batch becomes one of task n % num_tasks."""
+    rows = batch.segment_ids.reshape(-1, batch.segment_ids.shape[-1])
+    before = np.cumsum(rows.max(axis=1)) - rows.max(axis=1)
+    dealt = (rows + before[:, None]) % num_tasks
+    return batch._replace(task_ids=dealt.reshape(batch.task_ids.shape).astype(np.int32))
+
+
+def _dearest(config: BalancerConfig, name: str) -> BalancerConfig:
+    """A balancer with its settings, but looking at the validation losses in every step."""
+    coba = dataclasses.replace(config.coba, update_every_steps=1)
+    signal = config.signal if name == config.name else "train"
+    return dataclasses.replace(config, name=name, signal=signal, coba=coba)
 
 
 def _stepper(
     machinery: assembly.Machinery, model: assembly.Model, batch: Batch, valid: Batch, num_tasks: int
-) -> Callable[[], Any]:
+) -> Timed:
     ones = TaskSums(*(np.ones(num_tasks, np.float32) for _ in range(2)))
     # The step donates its state, so it gets a copy and not the model's own parameters.
-    trainable = jax.tree.map(jax.numpy.copy, model.trainable)
-    state = machinery.init_state(trainable, ones)
+    state = machinery.init_state(jax.tree.map(jax.numpy.copy, model.trainable), ones)
+    compiled = machinery.step.lower(state, model.frozen, batch, valid).compile()
 
-    def call() -> Any:
+    def call() -> None:
         nonlocal state
-        state, metrics = machinery.step(state, model.frozen, batch, valid)
-        return metrics
+        state, metrics = compiled(state, model.frozen, batch, valid)
+        _wait((state, metrics))
 
-    return call
+    analysis = compiled.memory_analysis()
+    memory = 0 if analysis is None else analysis.temp_size_in_bytes
+    return Timed(_needs(machinery.balancer), call, memory)
 
 
-def _seconds(call: Callable[[], Any]) -> float:
+def _needs(balancer: Balancer) -> str:
+    """Passes of a step: over the training batch, a `v` for the validation micro-batch."""
+    passes = ["F + B"]
+    if "task_gradients" in balancer.needs:
+        passes = ["F + B by task"]
+    if "valid_losses" in balancer.needs:
+        passes.append("vF")
+    if "valid_gradients" in balancer.needs:
+        passes.append("vF + vB by task")
+    passes += ["F"] * ("post_step_train_losses" in balancer.needs)
+    passes += ["vF"] * ("post_step_valid_losses" in balancer.needs)
+    return " + ".join(passes)
+
+
+def _wait(result: Any) -> None:
+    jax.block_until_ready(result)
+
+
+def _seconds(call: Callable[[], None]) -> float:
     start = time.perf_counter()
-    jax.block_until_ready(call())
+    call()
     return time.perf_counter() - start
 
 
@@ -94,27 +177,35 @@ def _loader_rate(data: assembly.Data, repeats: int) -> float:
     return tokens / (time.perf_counter() - start)
 
 
-def _table(
-    config: TrainConfig,
-    tokens: int,
-    loader_rate: float,
-    median: dict[str, float],
-    overhead: float,
+def _cost_table(
+    config: TrainConfig, timed: dict[str, Timed], rounds: list[dict[str, float]], num_tasks: int
 ) -> Table:
-    name = config.balancer.name
-    step_rate = tokens / median[name]
-    forward = median["validation forward"]
-    table = Table(title=f"{name} against uniform", title_justify="left")
+    title = f"one step with K = {num_tasks} tasks, {config.finetune.method}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("balancer")
+    for column in ("ms", "over uniform", "", "temporaries", "passes", "paper"):
+        table.add_column(column, justify="right")
+    uniform = statistics.median(row["uniform"] for row in rounds)
+    for name, step in timed.items():
+        median = statistics.median(row[name] for row in rounds)
+        # Pair by pair, because the machine's speed drifts from round to round.
+        over = statistics.median(row[name] - row["uniform"] for row in rounds)
+        cells = [f"{median * 1e3:,.0f}"]
+        if name == "validation forward":
+            cells += ["", f"{median / uniform:.1%} of a step", "", "vF", ""]
+        else:
+            memory = step.memory / max(timed["uniform"].memory, 1)
+            cells += [f"{over * 1e3:+,.0f} ms", f"{over / uniform:+.1%}", f"x {memory:.2f}"]
+            cells += [step.needs, PAPER.get(name, "")]
+        table.add_row(name, *cells)
+    return table
+
+
+def _loader_table(step_rate: float, loader_rate: float) -> Table:
+    table = Table(title="loader against step", title_justify="left")
     table.add_column("measured")
     table.add_column("value", justify="right")
-    rows = {f"step, {key}": f"{secs * 1e3:,.0f} ms" for key, secs in median.items()}
-    rows |= {
-        f"{name} - uniform": f"{overhead * 1e3:,.0f} ms ({overhead / median['uniform']:+.1%})",
-        f"{name} - uniform, in validation forwards": f"{overhead / forward:.2f}",
-        "tokens/s of the step": f"{step_rate:,.0f}",
-        "tokens/s of the loader alone": f"{loader_rate:,.0f}",
-        "loader over step": f"{loader_rate / step_rate:,.0f} x",
-    }
-    for key, value in rows.items():
-        table.add_row(key, value)
+    table.add_row("tokens/s of the uniform step", f"{step_rate:,.0f}")
+    table.add_row("tokens/s of the loader alone", f"{loader_rate:,.0f}")
+    table.add_row("loader over step", f"{loader_rate / step_rate:,.0f} x")
     return table

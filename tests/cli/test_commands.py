@@ -73,10 +73,48 @@ def test_data_shows_counts_and_packing(config_file, capsys):
     assert "rare" in out and "of them real tokens" in out
 
 
-def test_bench_prints_the_balancers_cost_in_validation_forwards(config_file, capsys):
-    code, out, _ = call(capsys, "bench", f"--config={config_file}", "--repeats=2")
-    assert code == 0
-    assert "coba - uniform, in validation forwards" in out and "loader over step" in out
+def test_bench_prints_what_balancers_cost_beside_uniform(config_file, capsys):
+    flags = [f"--config={config_file}", "--repeats=2", "--balancers=coba,mgda", "--num_tasks=7"]
+    code, out, _ = call(capsys, "bench", *flags)
+    assert code == 0 and "K = 7 tasks" in out and "loader over step" in out
+    rows = {line.split()[1]: line for line in out.splitlines() if line.startswith("│")}
+    assert {"uniform", "coba", "mgda", "validation"} <= rows.keys()
+    assert "2F + B" in rows["coba"] and "by task" in rows["mgda"]
+    code, _, err = call(capsys, "bench", f"--config={config_file}", "--balancers=mdga")
+    assert code == 2 and "did you mean 'mgda'?" in err
+
+
+def test_compare_runs_every_variation_once_goes_on_where_it_stopped_and_writes_one_page(
+    config_file, tmp_path, capsys
+):
+    flags = [f"--config={config_file}", f"--workdir={tmp_path / 'all'}", "--config.loop.steps=2"]
+    vary = ["--vary=balancer.name=uniform,coba", "--vary=balancer.coba.ablate=none"]
+    code, out, err = call(capsys, "compare", *flags, *vary)
+    assert code == 0, err
+    folders = {path.name for path in (tmp_path / "all").iterdir() if path.is_dir()}
+    assert folders == {"balancer.name=uniform", "balancer.name=coba"}  # ablate=none is coba
+    page = (tmp_path / "all" / "compare.html").read_text()
+    assert all(name in page for name in (*folders, "rare", "Outcome"))
+    assert page.count("<figure") == 3 + 2
+    code, out, _ = call(capsys, "compare", *flags, *vary)
+    assert code == 0 and out.count("already finished") == 2
+
+
+@pytest.mark.parametrize(
+    ("vary", "message"),
+    [
+        ([], "no --vary was given"),
+        (["--vary=balancer.name"], "expected a setting and its values"),
+        (["--vary=balancer.name=coba,fama"], "did you mean 'famo'?"),
+        (["--vary=balancer.nam=coba"], "nam"),
+    ],
+)
+def test_compare_refuses_a_variation_before_the_first_run(
+    config_file, tmp_path, capsys, vary, message
+):
+    workdir = tmp_path / "all"
+    code, _, err = call(capsys, "compare", f"--config={config_file}", f"--workdir={workdir}", *vary)
+    assert code == 2 and message in err and not workdir.exists()
 
 
 def test_report_is_written_again_from_the_record(workdir, capsys):

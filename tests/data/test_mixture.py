@@ -1,0 +1,110 @@
+"""Shares of tasks in an epoch, which samples they take, and what a batch holds on the mean."""
+
+import numpy as np
+import pytest
+
+from mft_jax.data.loader import expected_counts, packed_rows, train_loader
+from mft_jax.data.mixture import Mixture, largest_remainders, make_mixture
+from mft_jax.data.tokenization import TokenizedTask
+from mft_jax.types import MftError, TaskTable
+
+TABLE = TaskTable(("big", "small", "rare"))
+SIZES = [60, 30, 10]
+
+
+def tokenized(size: int, seed: int) -> TokenizedTask:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(3, 12, size)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    weights = (rng.random(offsets[-1]) < 0.6).astype(np.float32)
+    # Every token names its task and its sample, so that rows can be read back.
+    tokens = np.repeat(1000 * seed + np.arange(size), lengths).astype(np.int32)
+    return TokenizedTask(tokens=tokens, loss_weights=weights, offsets=offsets)
+
+
+DATA = [tokenized(size, seed) for seed, size in enumerate(SIZES)]
+
+
+def mixture(sampling, temperature=2.0, **rates) -> Mixture:
+    return make_mixture(SIZES, TABLE, sampling, temperature, rates)
+
+
+def test_proportional_takes_every_sample_once():
+    assert mixture("proportional").is_proportional
+
+
+def test_temperature_and_rates_give_their_shares_of_as_many_samples():
+    roots = np.sqrt(SIZES)
+    np.testing.assert_allclose(mixture("temperature").counts, 100 * roots / roots.sum(), atol=1)
+    np.testing.assert_array_equal(mixture("temperature", 1.0).counts, SIZES)
+    made = mixture("rates", big=2, small=1, rare=1)
+    np.testing.assert_array_equal(made.counts, [50, 25, 25])
+
+
+def test_largest_remainders_add_up_and_miss_their_share_by_less_than_one():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        shares = rng.dirichlet(np.ones(7))
+        counts = largest_remainders(shares, 101)
+        assert counts.sum() == 101 and np.all(np.abs(counts - 101 * shares) < 1)
+
+
+def test_every_sample_comes_before_any_comes_again_and_epochs_go_on_where_the_last_stopped():
+    made = mixture("rates", big=1, small=1, rare=2)
+    for task, (size, count) in enumerate(zip(made.sizes, made.counts, strict=True)):
+        drawn = np.concatenate([made.places(task, epoch, 5) for epoch in range(12)])
+        assert len(drawn) == 12 * count
+        for start in range(0, len(drawn) - size, size):
+            assert set(drawn[start : start + size]) == set(range(size))
+
+
+def test_an_epoch_can_be_asked_for_directly():
+    made = mixture("temperature")
+    for task in range(3):
+        np.testing.assert_array_equal(made.places(task, 7, 1), made.places(task, 7, 1))
+        assert not np.array_equal(made.places(task, 7, 1), made.places(task, 7, 2))
+
+
+def batches(made, num_batches, start=0, **processes):
+    loader = train_loader(
+        DATA, row_length=32, rows_per_batch=4, num_batches=num_batches, seed=3, mixture=made,
+        **processes,
+    )  # fmt: skip
+    loader.set_state({"next_index": start})
+    return list(loader)
+
+
+def test_batches_follow_from_the_step_alone_for_any_process_count():
+    made = mixture("rates", big=1, small=1, rare=2)
+    whole, late = batches(made, 40), batches(made, 40, start=33)
+    for left, right in zip(whole[33:], late, strict=True):
+        np.testing.assert_array_equal(left.tokens, right.tokens)
+    halves = [batches(made, 40, process_index=i, process_count=2) for i in range(2)]
+    for step in (0, 17, 39):
+        joined = np.concatenate([half[step].tokens for half in halves], axis=1)
+        np.testing.assert_array_equal(joined, whole[step].tokens)
+
+
+@pytest.mark.parametrize("sampling", ["proportional", "temperature", "rates"])
+def test_expected_counts_are_the_mean_of_what_the_loader_delivers(sampling):
+    rates = dict(big=1, small=2, rare=2) if sampling == "rates" else {}
+    made = mixture(sampling, **rates)
+    rows = packed_rows(DATA, 32, 3, made).rows_per_epoch
+    expected = expected_counts(DATA, made, rows, 4)
+    seen = batches(made, 300)
+    tokens, samples = np.zeros(3), np.zeros(3)
+    for batch in seen:
+        for task in range(3):
+            tokens[task] += batch.loss_weights[batch.task_ids == task].sum()
+        for row in range(4):
+            for segment in range(1, batch.segment_ids[0, row].max() + 1):
+                mine = batch.segment_ids[0, row] == segment
+                if batch.loss_weights[0, row][mine].any():
+                    samples[batch.task_ids[0, row][mine][0]] += 1
+    np.testing.assert_allclose(tokens / len(seen), expected["token"], rtol=0.03)
+    np.testing.assert_allclose(samples / len(seen), expected["sample"], rtol=0.03)
+
+
+def test_a_rate_that_leaves_a_task_without_a_sample_is_refused():
+    with pytest.raises(MftError, match="leaves 'rare' without a sample in an epoch"):
+        mixture("rates", big=1, small=1, rare=1e-6)
