@@ -132,14 +132,13 @@ def _stepper(
     ones = TaskSums(*(np.ones(num_tasks, np.float32) for _ in range(2)))
     # The step donates its state, so it gets a copy and not the model's own parameters.
     state = machinery.init_state(jax.tree.map(jax.numpy.copy, model.trainable), ones)
-    compiled = machinery.step.lower(state, model.frozen, batch, valid).compile()
+    analysis = machinery.step.lower(state, model.frozen, batch, valid).compile().memory_analysis()
 
     def call() -> None:
         nonlocal state
-        state, metrics = compiled(state, model.frozen, batch, valid)
+        state, metrics = machinery.step(state, model.frozen, batch, valid)
         _wait((state, metrics))
 
-    analysis = compiled.memory_analysis()
     memory = 0 if analysis is None else analysis.temp_size_in_bytes
     return Timed(_needs(machinery.balancer), call, memory)
 

@@ -87,7 +87,7 @@ def test_bench_prints_what_balancers_cost_beside_uniform(config_file, capsys):
 def test_compare_runs_every_variation_once_goes_on_where_it_stopped_and_writes_one_page(
     config_file, tmp_path, capsys
 ):
-    flags = [f"--config={config_file}", f"--workdir={tmp_path / 'all'}", "--config.loop.steps=2"]
+    flags = [f"--config={config_file}", f"--workdir={tmp_path / 'all'}", "--config.loop.steps=3"]
     vary = ["--vary=balancer.name=uniform,coba", "--vary=balancer.coba.ablate=none"]
     code, out, err = call(capsys, "compare", *flags, *vary)
     assert code == 0, err
