@@ -144,14 +144,14 @@ def _stepper(
 
 
 def _needs(balancer: Balancer) -> str:
-    """Passes of a step: over the training batch, a `v` for the validation micro-batch."""
+    """Passes of a step, see the table's caption."""
     passes = ["F + B"]
     if "task_gradients" in balancer.needs:
-        passes = ["F + B by task"]
+        passes = ["F + B*"]
     if "valid_losses" in balancer.needs:
         passes.append("vF")
     if "valid_gradients" in balancer.needs:
-        passes.append("vF + vB by task")
+        passes += ["vF", "vB*"]
     passes += ["F"] * ("post_step_train_losses" in balancer.needs)
     passes += ["vF"] * ("post_step_valid_losses" in balancer.needs)
     return " + ".join(passes)
@@ -179,8 +179,12 @@ def _loader_rate(data: assembly.Data, repeats: int) -> float:
 def _cost_table(
     config: TrainConfig, timed: dict[str, Timed], rounds: list[dict[str, float]], num_tasks: int
 ) -> Table:
-    title = f"one step with K = {num_tasks} tasks, {config.finetune.method}"
-    table = Table(title=title, title_justify="left")
+    table = Table(
+        title=f"one step with K = {num_tasks} tasks, {config.finetune.method}",
+        title_justify="left",
+        caption="F forward, B backward; v: of the validation micro-batch; *: kept apart by task",
+        caption_justify="left",
+    )
     table.add_column("balancer")
     for column in ("ms", "over uniform", "", "temporaries", "passes", "paper"):
         table.add_column(column, justify="right")
