@@ -26,8 +26,8 @@ from mft_jax.data.loader import (
     valid_batches,
     valid_loader,
 )
-from mft_jax.data.mixture import Mixture, make_mixture
-from mft_jax.data.tokenization import TokenizedData, load_data
+from mft_jax.data.mixture import Mixture
+from mft_jax.data.tokenization import TokenizedData, load_data, task_mixture
 from mft_jax.gradients import Computation
 from mft_jax.huggingface.checkpoint import load_params, model_folder, random_params, read_model
 from mft_jax.huggingface.tokenizers import load_tokenizer
@@ -114,14 +114,7 @@ def build_data(config: TrainConfig, model: Model, console: Console) -> Data:
         row_length=length, process_index=jax.process_index(), process_count=jax.process_count()
     )
     steps = dict(num_batches=loop.steps, seed=config.seed)
-    settings = config.data
-    mixture = make_mixture(
-        [len(task.offsets) - 1 for task in tokenized.train],
-        tokenized.tasks,
-        settings.sampling,
-        settings.temperature,
-        settings.rates,
-    )
+    mixture = task_mixture(tokenized, config.data)
     train = train_loader(
         tokenized.train,
         rows_per_batch=loop.rows_per_step,

@@ -98,10 +98,13 @@ def data_table(counts: dict[str, dict[str, int]]) -> Table:
     table.add_column("task", overflow="fold")
     columns = {
         "samples": "train_samples",
+        "drawn": "epoch_samples",
         "tokens": "train_tokens",
         "trained on": "trained_tokens",
         "valid": "valid_samples",
     }
+    if all(row["epoch_samples"] == row["train_samples"] for row in counts.values()):
+        del columns["drawn"]  # every sample once
     for column in (*columns, "not whole"):
         table.add_column(column, justify="right")
     for name, row in counts.items():

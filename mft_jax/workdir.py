@@ -23,6 +23,7 @@ from mft_jax import __version__, finetune
 from mft_jax.assembly import Data, Model
 from mft_jax.config import TrainConfig, differences, resolve, to_dict
 from mft_jax.data.loader import join_tasks
+from mft_jax.data.mixture import Mixture
 from mft_jax.data.packing import padding_report
 from mft_jax.data.tokenization import TokenizedData
 from mft_jax.models.decoder import param_shapes
@@ -135,14 +136,16 @@ def read_sample(workdir: Path) -> Batch:
         return Batch(**{name: arrays[name] for name in Batch._fields})
 
 
-def data_record(data: TokenizedData) -> dict[str, dict[str, int]]:
-    """Per task: what there is, and what became of samples longer than a row."""
+def data_record(data: TokenizedData, mixture: Mixture) -> dict[str, dict[str, int]]:
+    """Per task: what there is, what an epoch takes, and what became of over-long samples."""
     rows = {}
-    for name, train, valid in zip(
-        data.tasks.names, data.train_stats, data.valid_stats, strict=True
+    repeats = mixture.counts / mixture.sizes  # 1 where every sample comes once in an epoch
+    for name, train, valid, repeat in zip(
+        data.tasks.names, data.train_stats, data.valid_stats, repeats, strict=True
     ):
         rows[name] = {
             "train_samples": train.kept,
+            "epoch_samples": round(train.kept * float(repeat)),
             "valid_samples": valid.kept,
             "train_tokens": train.tokens,
             "trained_tokens": train.trained_tokens,
@@ -184,7 +187,7 @@ def run_record(config: TrainConfig, model: Model, data: Data, mesh: Mesh) -> dic
             "stored_bytes": count.stored_bytes,
             "bits_per_weight": count.bits_per_weight,
         },
-        "data": data_record(data.tokenized),
+        "data": data_record(data.tokenized, data.mixture),
         "packing": packing_record(data.tokenized, row_length, loop.rows_per_step),
         "mesh": dict(mesh.shape),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",

@@ -25,10 +25,10 @@ from mft_jax.sharding import make_mesh
 from mft_jax.types import Batch, MftError, TaskSums, TaskTable
 
 WARM_UP_ROUNDS = 2
-PAPER = {  # of a batch, CoBa paper, section 3.5 (F forward pass, B backward pass)
-    "uniform": "F + B",
-    "coba": "2F + B",
-}
+CAPTION = (
+    "F forward, B backward; v: on the validation micro-batch; *: kept apart by task\n"
+    "the CoBa paper counts F + B for uniform and 2F + B for coba"
+)
 
 
 class Timed(NamedTuple):
@@ -72,7 +72,9 @@ def run(arguments: Sequence[str]) -> int:
 def measure(
     config: TrainConfig, names: Sequence[str], repeats: int, num_tasks: int | None, console: Console
 ) -> list[Table]:
-    """Times are medians; the kinds of step take turns, so a noisy machine is noisy for all."""
+    """Times are medians; the kinds of step take turns, so a noisy machine is noisy for all, and in
+    another order in every round, since a step's memory is warm or cold by the one before it.
+    """
     mesh = make_mesh(config.mesh)
     assembly.check_rows(config, mesh)
     model = assembly.load_model(config, mesh, console)
@@ -94,8 +96,9 @@ def measure(
         if name == "uniform":
             evaluate = functools.partial(machinery.evaluate, model.trainable, model.frozen, valid)
             timed["validation forward"] = Timed("", lambda call=evaluate: _wait(call()), 0)
+    order = np.random.default_rng(0)
     rounds = [
-        {name: _seconds(timed[name].call) for name in timed}
+        {name: _seconds(timed[name].call) for name in order.permutation(list(timed)).tolist()}
         for _ in range(repeats + WARM_UP_ROUNDS)
     ][WARM_UP_ROUNDS:]
     return [
@@ -182,12 +185,12 @@ def _cost_table(
     table = Table(
         title=f"one step with K = {num_tasks} tasks, {config.finetune.method}",
         title_justify="left",
-        caption="F forward, B backward; v: of the validation micro-batch; *: kept apart by task",
+        caption=CAPTION,
         caption_justify="left",
     )
-    table.add_column("balancer")
-    for column in ("ms", "over uniform", "", "temporaries", "passes", "paper"):
-        table.add_column(column, justify="right")
+    table.add_column("balancer", no_wrap=True)
+    for column in ("ms", "over uniform", "memory", "passes"):
+        table.add_column(column, justify="right", no_wrap=True)
     uniform = statistics.median(row["uniform"] for row in rounds)
     for name, step in timed.items():
         median = statistics.median(row[name] for row in rounds)
@@ -195,11 +198,10 @@ def _cost_table(
         over = statistics.median(row[name] - row["uniform"] for row in rounds)
         cells = [f"{median * 1e3:,.0f}"]
         if name == "validation forward":
-            cells += ["", f"{median / uniform:.1%} of a step", "", "vF", ""]
+            cells += [f"{median / uniform:.1%} of it", "", "vF"]
         else:
             memory = step.memory / max(timed["uniform"].memory, 1)
-            cells += [f"{over * 1e3:+,.0f} ms", f"{over / uniform:+.1%}", f"x {memory:.2f}"]
-            cells += [step.needs, PAPER.get(name, "")]
+            cells += [f"{over / uniform:+.1%}", f"x {memory:.2f}", step.needs]
         table.add_row(name, *cells)
     return table
 

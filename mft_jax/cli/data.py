@@ -6,7 +6,7 @@ from absl import flags
 from rich.console import Console
 
 from mft_jax.cli import arguments as args
-from mft_jax.data.tokenization import load_data
+from mft_jax.data.tokenization import load_data, task_mixture
 from mft_jax.display import data_table, packing_line
 from mft_jax.huggingface.checkpoint import model_folder, read_model
 from mft_jax.huggingface.tokenizers import load_tokenizer
@@ -24,6 +24,6 @@ def run(arguments: Sequence[str]) -> int:
     with console.status(f"reading and tokenizing {len(config.data.tasks)} tasks"):
         data = load_data(config.data, tokenizer)
     packing = packing_record(data, config.data.row_length, config.loop.rows_per_step)
-    console.print(data_table(data_record(data)))
+    console.print(data_table(data_record(data, task_mixture(data, config.data))))
     console.print(packing_line(packing), highlight=False, soft_wrap=True)
     return 0

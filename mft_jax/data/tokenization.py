@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from transformers import PreTrainedTokenizerFast
 
 from mft_jax.data.encoding import build_encoder, encode
+from mft_jax.data.mixture import Mixture, make_mixture
 from mft_jax.data.records import Sample
 from mft_jax.data.tasks import DataConfig, load_task
 from mft_jax.data.templates import chat_form, render
@@ -164,3 +165,10 @@ def _raise_overlong(where: str, length: int, row_length: int) -> None:
         f"{row_length}; shorten it, raise data.row_length or set data.overlong to drop, "
         "truncate or split"
     )
+
+
+def task_mixture(data: TokenizedData, settings: DataConfig) -> Mixture:
+    """What an epoch of the training data holds under `settings.sampling`."""
+    sizes = [len(task.offsets) - 1 for task in data.train]
+    sampling, temperature = settings.sampling, settings.temperature
+    return make_mixture(sizes, data.tasks, sampling, temperature, settings.rates)

@@ -79,7 +79,7 @@ def test_bench_prints_what_balancers_cost_beside_uniform(config_file, capsys):
     assert code == 0 and "K = 7 tasks" in out and "loader over step" in out
     rows = {line.split()[1]: line for line in out.splitlines() if line.startswith("│")}
     assert {"uniform", "coba", "mgda", "validation"} <= rows.keys()
-    assert "2F + B" in rows["coba"] and "F + B*" in rows["mgda"]
+    assert "F + B + vF" in rows["coba"] and "F + B*" in rows["mgda"]
     code, _, err = call(capsys, "bench", f"--config={config_file}", "--balancers=mdga")
     assert code == 2 and "did you mean 'mgda'?" in err
 
