@@ -4,9 +4,10 @@
 
 The part behind the colon is the folder that holds `<task>/train.jsonl.gz` and `valid.jsonl.gz`.
 
-Expected: 6,605 packed rows, 99.89 % of their positions real tokens. On two CPU cores about 9 minutes
-and 3.5 GB of memory; validation loss before -> after: code_comment 5.31 -> 4.88, code_trans 5.04 -> 3.91,
-code_completion 5.47 -> 4.51, unit_test 4.50 -> 3.44, text2code 5.15 -> 3.70.
+Expected: 6,605 packed rows, 99.89 % of their positions real tokens. On two CPU cores about 9
+minutes and 3.5 GB of memory; validation loss before -> after: code_comment 5.31 -> 4.88,
+code_trans 5.04 -> 3.91, code_completion 5.47 -> 4.51, unit_test 4.50 -> 3.44, text2code
+5.15 -> 3.70.
 """
 
 from mft_jax import config as configs

@@ -127,8 +127,11 @@ KINDS = [
 ]
 ARRANGEMENTS = {
     "8 micro-batches of 1 row": {"parts": 8},
-    "2 micro-batches on 2x2x2 devices": {"parts": 2, "mesh_sizes": (2, 2, 2)},
-    "unpacked on 8 devices": {"samples_per_row": 1, "mesh_sizes": (8, 1, 1)},
+    "2 micro-batches of unpacked rows on 2x2x2 devices": {
+        "parts": 2,
+        "samples_per_row": 1,
+        "mesh_sizes": (2, 2, 2),
+    },
 }
 
 
