@@ -225,7 +225,7 @@ def check_task_gradients(
         who = "task_gradients" in balancer.needs
         raise MftError(
             f"the gradients of {num_tasks} tasks over {config.finetune.method} training take "
-            f"{gib:,.1f} GiB (over all devices), more than balancer.max_task_gradients_gib="
+            f"{gib:,.3g} GiB (over all devices), more than balancer.max_task_gradients_gib="
             f"{bound:g}; train adapters (finetune.method=qlora), "
             + (
                 f"choose a balancer of losses instead of {config.balancer.name!r}"

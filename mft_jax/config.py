@@ -191,8 +191,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         if value not in args:
             near = difflib.get_close_matches(str(value), args, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise MftError(f"{where}={value!r}: expected {' | '.join(map(repr, args))}{hint}")
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise MftError(f"{where}={value!r}: {hint}expected {' | '.join(map(repr, args))}")
         return value
     if isinstance(kind, types.UnionType):
         inner = [arg for arg in args if arg is not type(None)][0]
