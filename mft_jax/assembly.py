@@ -1,10 +1,8 @@
-"""The parts of a run, built from its configuration: model, data, step. No loop, no state."""
+"""The parts of a run, built from its configuration: data, step. No loop, no state."""
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, cast
 
 import jax
@@ -12,10 +10,8 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
 
-from mft_jax import finetune, gradients, optim, sharding
+from mft_jax import gradients, optim, sharding
 from mft_jax.balancers.base import Balancer
 from mft_jax.balancers.registry import STATE_VERSION, make_balancer
 from mft_jax.config import TrainConfig
@@ -29,68 +25,13 @@ from mft_jax.data.loader import (
 from mft_jax.data.mixture import Mixture
 from mft_jax.data.tokenization import TokenizedData, load_data, task_mixture
 from mft_jax.gradients import Computation
-from mft_jax.huggingface.checkpoint import load_params, model_folder, random_params, read_model
 from mft_jax.huggingface.tokenizers import load_tokenizer
+from mft_jax.loading import Model
 from mft_jax.losses import make_objective
-from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import Params, param_shapes
-from mft_jax.models.families.base import Family
+from mft_jax.models.decoder import Params
 from mft_jax.train_state import TrainState
 from mft_jax.train_step import make_train_step
 from mft_jax.types import Batch, MftError, TaskSums
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """A base model on the mesh, split into what is frozen and what is trained."""
-
-    folder: Path
-    family: Family
-    config: ModelConfig
-    frozen: Params
-    trainable: Params
-
-
-def load_model(config: TrainConfig, mesh: Mesh, console: Console) -> Model:
-    folder = model_folder(config.model.path)
-    family, model = read_model(folder)
-    tuning, dtype = config.finetune, config.model.compute_dtype
-    shapes = param_shapes(model)
-    if tuning.method != "full":
-        finetune.adapted_paths(tuning, shapes)  # a pattern without a match is an error: find it now
-    freeze = functools.partial(_freeze, tuning, dtype)
-    place = functools.partial(sharding.leaf_shardings, mesh)
-    if config.model.weights == "random":
-        params = random_params(model, config.seed, freeze=freeze, shardings=place)
-    else:
-        with _loading(console, folder.name) as progress:
-            params = load_params(
-                folder, family, model, freeze=freeze, shardings=place, progress=progress
-            )
-    trainable = params
-    if tuning.method != "full":
-        adapters = functools.partial(finetune.init_trainable, tuning, {}, shapes, config.seed)
-        where = sharding.tree_shardings(mesh, jax.eval_shape(adapters))
-        trainable = jax.jit(adapters, out_shardings=where)()
-    return Model(folder, family, model, finetune.init_frozen(tuning, params), trainable)
-
-
-@contextlib.contextmanager
-def _loading(console: Console, name: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar over bytes, with their rate and the time left."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-    )
-    with RichProgress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(f"loading {name}", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _freeze(tuning: finetune.FinetuneConfig, dtype: str, path: str, weight: jax.Array) -> Any:
-    return finetune.freeze(tuning, path, weight, dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +107,7 @@ def build_machinery(config: TrainConfig, model: Model, mesh: Mesh, data: Data) -
     source, steps = config.model, config.loop.steps
     objective = make_objective(config.objective, tasks, data.expected_counts)
     compute = Computation(
-        model.config, config.finetune, objective, source.compute_dtype, source.remat
+        model.config, model.finetune, objective, source.compute_dtype, source.remat, config.seed
     )
     balancer = make_balancer(
         config.balancer, tasks, total_steps=steps, valid_micro_batches=len(data.passes)
@@ -219,20 +160,31 @@ def check_task_gradients(
     """Gradients of every task must fit their bound; it is all that grows with the tasks."""
     if "task_gradients" not in balancer.needs and not config.loop.diagnose_every_steps:
         return
+    who = (
+        f"balancer.name={config.balancer.name!r}"
+        if "task_gradients" in balancer.needs
+        else f"loop.diagnose_every_steps={config.loop.diagnose_every_steps}"
+    )
+    if config.objective.router_loss:
+        raise MftError(
+            f"{who} needs the gradient of every task, and objective.router_loss belongs to none: "
+            "set it to 0, or choose a balancer of losses"
+        )
+    shared = [p for p in model.trainable if p.endswith("/table") or model.config.is_expert(p)]
+    if shared and model.finetune.method != "full":
+        raise MftError(
+            f"{who} needs the gradient of every task, which adapters of embedding, head and "
+            f"experts do not keep apart ({', '.join(shared)}); leave them out of finetune.targets"
+        )
     gib = num_tasks * sum(4 * leaf.size for leaf in jax.tree.leaves(model.trainable)) / 2**30
     bound = config.balancer.max_task_gradients_gib
     if gib > bound:
-        who = "task_gradients" in balancer.needs
         raise MftError(
-            f"the gradients of {num_tasks} tasks over {config.finetune.method} training take "
-            f"{gib:,.3g} GiB (over all devices), more than balancer.max_task_gradients_gib="
-            f"{bound:g}; train adapters (finetune.method=qlora), "
-            + (
-                f"choose a balancer of losses instead of {config.balancer.name!r}"
-                if who
-                else "set loop.diagnose_every_steps=0"
-            )
-            + ", or raise the bound"
+            f"{who} needs the gradients of {num_tasks} tasks over "
+            f"{model.finetune.method} training: {gib:,.3g} GiB (over all devices), more than "
+            f"balancer.max_task_gradients_gib={bound:g}; train adapters (finetune.method=qlora), "
+            "choose a balancer of losses and "
+            "loop.diagnose_every_steps=0, or raise the bound"
         )
 
 

@@ -1,48 +1,89 @@
-"""full | lora | qlora as a composition of three steps: freeze, attach, combine.
+"""full | lora | qlora as a composition of three steps: freeze, attach, combine (`composition`).
 
     qlora    frozen  {path: NF4Array | dense}      trainable {path: {"a": ..., "b": ...}}
     lora     frozen  {path: dense}                 trainable the same
     full     frozen  {}                            trainable {path: dense float32}
 
-`combine` puts both together into the parameters that the decoder multiplies by. The trainable
-tree is all that is differentiated, optimised and checkpointed.
+The trainable tree is all that is differentiated, optimised and checkpointed.
 """
 
 import dataclasses
 import fnmatch
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Key
 
 from mft_jax.models.decoder import Params
 from mft_jax.types import MftError, at_least
-from mft_jax.weights.lora import LoraArray, TaskLoraArray
-from mft_jax.weights.quantized import QuantizedDtype, quantize, stored_bits
+from mft_jax.weights import initialization
+from mft_jax.weights.lora import LoraArray, column_norm
+from mft_jax.weights.quantized import QuantizedDtype, quantize
+
+TABLES = {"embedding": "embedding/table", "head": "head/table"}
 
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneConfig:
-    """`targets`: "all_linear", or patterns over layer names such as "attention/*" and "mlp/down".
+    """What is trained, and how the rest is stored.
 
-    The adapter's update is scaled by `alpha / rank`. `quantization` is read by `qlora` alone.
+    quantization   of the matrices; "auto": nf4 for `qlora`, none otherwise. `lora` with a
+                   quantised base is `qlora`; `full` with one trains through the rounding
+                   (straight-through estimator, arXiv 1308.3432)
+    targets        "all_linear" (every matrix but those of experts), or patterns over layer names:
+                   "attention/*", "mlp/down", "embedding", "head"
+    alpha          the update is scaled by alpha / rank, or with `rslora` by alpha / sqrt(rank)
+                   (arXiv 2312.03732)
+    dropout        of an adapter's input while training
+    dora           magnitudes are trained beside directions (arXiv 2402.09353)
+    init           "lora": A random, B zero; "pissa", "loftq": from the weight, see
+                   `weights.initialization`
+    adapter        a folder in PEFT's format to go on from: it says rank, alpha, targets, rslora
+                   and dora itself
     """
 
     method: Literal["full", "lora", "qlora"] = "qlora"
-    quantization: QuantizedDtype = "nf4"
+    quantization: Literal["auto", "none", "nf4", "int4", "int8"] = "auto"
     rank: int = 16
     alpha: float = 32.0
     targets: tuple[str, ...] = ("all_linear",)
+    dropout: float = 0.0
+    rslora: bool = False
+    dora: bool = False
+    init: Literal["lora", "pissa", "loftq"] = "lora"
+    loftq_iterations: int = 5
+    adapter: str = ""
 
     def __post_init__(self) -> None:
-        at_least("finetune", self, rank=1)
+        at_least("finetune", self, rank=1, loftq_iterations=1, dropout=0.0)
+        problem = None
+        if self.dropout >= 1:
+            problem = f"dropout={self.dropout:g} must be below 1: it is the share left out"
+        elif self.method == "qlora" and self.quantization == "none":
+            problem = "quantization='none' contradicts method='qlora'; use method='lora'"
+        elif self.init == "loftq" and self.stored is None:
+            problem = "init='loftq' starts from what quantisation loses; use method='qlora'"
+        elif self.method == "full" and (self.dora or self.adapter or self.init != "lora"):
+            problem = "method='full' has no adapter: dora, init and adapter are for lora and qlora"
+        elif self.adapter and self.init != "lora":
+            problem = f"init={self.init!r} contradicts adapter={self.adapter!r}: it is the start"
+        if problem:
+            raise MftError(f"finetune: {problem}")
 
     @property
     def scale(self) -> float:
-        return self.alpha / self.rank
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    @property
+    def stored(self) -> QuantizedDtype | None:
+        """How matrices are quantised, if they are."""
+        if self.quantization == "auto":
+            return "nf4" if self.method == "qlora" else None
+        return None if self.quantization == "none" else self.quantization
 
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
@@ -50,125 +91,116 @@ Shapes = Mapping[str, jax.ShapeDtypeStruct]
 
 def is_linear(path: str) -> bool:
     """Whether `path` is a layer's matrix: what is quantised and may carry an adapter."""
-    return path.startswith("layers/") and path.endswith("/kernel")
+    return path.endswith("/kernel")
 
 
 def layer_name(path: str) -> str:
     """`layers/attention/q/kernel` -> `attention/q`."""
-    return path.removeprefix("layers/").removesuffix("/kernel")
+    return path.rpartition("layers/")[2].removesuffix("/kernel").removesuffix("/table")
 
 
 def adapted_paths(config: FinetuneConfig, shapes: Shapes) -> list[str]:
-    """The matrices that get an adapter, sorted. Every pattern must match at least one."""
-    linear = {layer_name(path): path for path in shapes if is_linear(path)}
+    """The weights that get an adapter, sorted. Every pattern must match at least one."""
+    if config.method == "full":
+        return []
+    known = {path: layer_name(path) for path in shapes if is_linear(path)}
+    usual = [path for path in known if len(shapes[path].shape) == 3]  # not [N, E, in, out]
+    known |= {path: name for name, path in TABLES.items() if path in shapes}
     chosen: set[str] = set()
     for pattern in config.targets:
-        names = list(linear) if pattern == "all_linear" else fnmatch.filter(linear, pattern)
-        if not names:
+        matched = [path for path, name in known.items() if fnmatch.fnmatch(name, pattern)]
+        matched = usual if pattern == "all_linear" else matched
+        if not matched:
             raise MftError(
                 f"finetune.targets: {pattern!r} matches no linear layer; expected 'all_linear' or "
-                f"patterns over {', '.join(sorted(linear))}"
+                f"patterns over {', '.join(sorted(set(known.values())))}"
             )
-        chosen.update(linear[name] for name in names)
+        chosen.update(matched)
+    tables = sorted(chosen & set(TABLES.values()))
+    if config.dora and tables:
+        raise MftError(
+            f"finetune.dora has no magnitudes for {', '.join(map(layer_name, tables))}; leave "
+            "embedding and head out of finetune.targets"
+        )
     return sorted(chosen)
 
 
 def freeze(
-    config: FinetuneConfig, path: str, weight: Float[Array, "*shape"], dtype: jax.typing.DTypeLike
+    config: FinetuneConfig,
+    path: str,
+    weight: Float[Array, "*shape"],
+    dtype: jax.typing.DTypeLike,
+    adapted: Collection[str] = (),
 ) -> Any:
     """One layer's weight as it is stored. `full` keeps float32 masters; else it is frozen.
 
-    Pure and traceable, so the importer runs it under `jit`, tensor by tensor.
+    With a start that follows from the weight, one of `adapted` becomes a `LoraArray`: the stored
+    rest and the start. Pure and traceable, so the importer runs it under `jit`, tensor by tensor.
     """
     if config.method == "full":
         return weight.astype(jnp.float32)
-    if config.method == "qlora" and is_linear(path):
-        return quantize(weight, config.quantization)
+    linear, scale = is_linear(path), config.scale
+    if linear and path in adapted and config.init == "loftq" and config.stored:
+        w = weight.astype(jnp.float32)
+        turns = config.loftq_iterations
+        rest, a, b = initialization.loftq(w, config.rank, scale, config.stored, turns)
+        return LoraArray(rest, a, b, scale)
+    if linear and path in adapted and config.init == "pissa":
+        w, a, b = initialization.pissa(weight.astype(jnp.float32), config.rank, scale)
+        rest = quantize(w, config.stored) if config.stored else w.astype(dtype)
+        return LoraArray(rest, a, b, scale)
+    if linear and config.stored:
+        return quantize(weight, config.stored)
     return weight.astype(dtype)
 
 
-def init_trainable(config: FinetuneConfig, params: Params, shapes: Shapes, seed: int) -> Params:
-    """Adapters with A ~ Kaiming uniform (bound 1/sqrt(in), as PEFT) and B = 0; `full`: all."""
+def split_start(params: Params) -> tuple[Params, Params]:
+    """(stored weights, starts) of what `freeze` made."""
+    starts = {p: w for p, w in params.items() if isinstance(w, LoraArray)}
+    stored = {**params, **{path: w.base for path, w in starts.items()}}
+    return stored, {path: {"a": w.a, "b": w.b} for path, w in starts.items()}
+
+
+def init_trainable(
+    config: FinetuneConfig, params: Params, shapes: Shapes, seed: int, start: Params | None = None
+) -> Params:
+    """Adapters: from `start` where it has one, else A ~ Kaiming uniform (bound 1/sqrt(in), as PEFT)
+    and B = 0 (of an embedding A = 0 and B normal). `full`: all of `params`, which else only
+    `dora` reads."""
     if config.method == "full":
         return params
-    trainable = {}
+    trainable: Params = {}
     for index, path in enumerate(adapted_paths(config, shapes)):
-        *stack, d_in, d_out = shapes[path].shape
         key = jax.random.fold_in(jax.random.key(seed), index)
-        bound = 1.0 / math.sqrt(d_in)
-        a = jax.random.uniform(key, (*stack, d_in, config.rank), jnp.float32, -bound, bound)
-        trainable[path] = {"a": a, "b": jnp.zeros((*stack, config.rank, d_out), jnp.float32)}
+        adapter = (start or {}).get(path) or _from_nothing(path, shapes[path].shape, config, key)
+        if config.dora:
+            norm: Callable = functools.partial(column_norm, scale=config.scale)
+            for _ in shapes[path].shape[:-2]:
+                norm = jax.vmap(norm)
+            magnitude = norm(params[path], adapter["a"], adapter["b"])
+            adapter = {**adapter, "magnitude": magnitude}
+        trainable[path] = adapter
     return trainable
+
+
+def adapter_widths(path: str, shape: tuple[int, ...]) -> tuple[int, int]:
+    """(in, out) of an adapter: those of the matrix; a head [V, D] is multiplied from the right."""
+    first, last = shape[-2:]
+    return (last, first) if path == TABLES["head"] else (first, last)
+
+
+def _from_nothing(
+    path: str, shape: tuple[int, ...], config: FinetuneConfig, key: Key[Array, ""]
+) -> Params:
+    stack = shape[:-2]
+    d_in, d_out = adapter_widths(path, shape)
+    a_shape, b_shape = (*stack, d_in, config.rank), (*stack, config.rank, d_out)
+    if path == TABLES["embedding"]:
+        return {"a": jnp.zeros(a_shape), "b": jax.random.normal(key, b_shape, jnp.float32)}
+    bound = 1.0 / math.sqrt(d_in)
+    a = jax.random.uniform(key, a_shape, jnp.float32, -bound, bound)
+    return {"a": a, "b": jnp.zeros(b_shape, jnp.float32)}
 
 
 def init_frozen(config: FinetuneConfig, params: Params) -> Params:
     return {} if config.method == "full" else params
-
-
-def combine(
-    config: FinetuneConfig, trainable: Params, frozen: Params, dtype: jax.typing.DTypeLike
-) -> Params:
-    """The parameters to compute with, trainable parts cast to the compute dtype."""
-    if config.method == "full":
-        return {
-            path: weight.astype(dtype) if path.endswith(("kernel", "table")) else weight
-            for path, weight in trainable.items()
-        }
-    adapters = {
-        path: LoraArray(frozen[path], ab["a"].astype(dtype), ab["b"].astype(dtype), config.scale)
-        for path, ab in trainable.items()
-    }
-    return {**frozen, **adapters}
-
-
-def repeat_by_task(trainable: Params, num_tasks: int) -> Params:
-    """Adapters with a task axis before their two matrix axes, for `combine_by_task`."""
-    return jax.tree.map(lambda x: jnp.repeat(x[..., None, :, :], num_tasks, axis=-3), trainable)
-
-
-def combine_by_task(
-    config: FinetuneConfig,
-    repeated: Params,
-    frozen: Params,
-    dtype: jax.typing.DTypeLike,
-    task_ids: Int[Array, "B L"],
-) -> Params:
-    """`combine` for adapters of `repeat_by_task`: their gradients come out per task."""
-    adapters = {}
-    for path, ab in repeated.items():
-        a, b = ab["a"].astype(dtype), ab["b"].astype(dtype)
-        ids = jnp.broadcast_to(task_ids, (*a.shape[:-3], *task_ids.shape))  # scanned with the layer
-        adapters[path] = TaskLoraArray(frozen[path], a, b, ids, config.scale)
-    return {**frozen, **adapters}
-
-
-@dataclasses.dataclass(frozen=True)
-class ParameterCount:
-    """`stored_bytes` is what frozen and trainable weights occupy on an accelerator."""
-
-    total: int
-    trainable: int
-    stored_bytes: int
-    bits_per_weight: float  # of the linear layers
-
-
-def count_parameters(
-    config: FinetuneConfig, shapes: Shapes, trainable: Params, dtype: jax.typing.DTypeLike
-) -> ParameterCount:
-    sizes = {path: math.prod(shape.shape) for path, shape in shapes.items()}
-    dense_bits = 32 if config.method == "full" else 8 * jnp.dtype(dtype).itemsize
-
-    def bits(path: str) -> int:
-        if config.method == "qlora" and is_linear(path):
-            return stored_bits(shapes[path].shape, config.quantization)
-        return dense_bits * sizes[path]
-
-    linear = [path for path in shapes if is_linear(path)]
-    in_training = sum(leaf.size for leaf in jax.tree.leaves(trainable))
-    adapters = 0 if config.method == "full" else in_training
-    return ParameterCount(
-        total=sum(sizes.values()),
-        trainable=in_training,
-        stored_bytes=sum(map(bits, shapes)) // 8 + 4 * adapters,
-        bits_per_weight=sum(map(bits, linear)) / sum(sizes[path] for path in linear),
-    )

@@ -12,9 +12,9 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, Key
 
-from mft_jax import finetune
+from mft_jax import composition
 from mft_jax.balancers.base import Subset
 from mft_jax.finetune import FinetuneConfig
 from mft_jax.losses import (
@@ -29,7 +29,7 @@ from mft_jax.losses import (
 )
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.decoder import Params, bind
-from mft_jax.nll import next_token_nll
+from mft_jax.models.nll import next_token_nll
 from mft_jax.types import Batch, TaskSums
 
 Measure = Callable[[Params, Batch], Statistics]
@@ -45,27 +45,44 @@ class Computation:
     objective: Objective
     dtype: str
     remat: bool
+    seed: int = 0  # of dropout
 
 
 def measure(compute: Computation, params: Params, batch: Batch) -> Statistics:
     """Statistics of a batch [B, L] under the combined parameters."""
     model, dtype = bind(compute.model, params), jnp.dtype(compute.dtype)
-    hidden = model(
+    hidden, router = model(
         batch.tokens, batch.positions, batch.segment_ids, dtype=dtype, remat=compute.remat
     )
     chunk = compute.objective.vocab_chunk
-    nll = next_token_nll(hidden, model.head_table(), batch.targets, vocab_chunk=chunk)
-    return statistics(compute.objective, nll, batch)
+    nll = next_token_nll(hidden, model.logit_head(), batch.targets, vocab_chunk=chunk)
+    return statistics(compute.objective, nll, batch, router)
 
 
-def measurer(compute: Computation, frozen: Params) -> Measure:
-    """`(trainable, batch) -> Statistics`."""
+def measurer(compute: Computation, frozen: Params, key: Key[Array, ""] | None = None) -> Measure:
+    """`(trainable, batch) -> Statistics`. With a `key` adapters drop out."""
 
     def run(trainable: Params, batch: Batch) -> Statistics:
-        params = finetune.combine(compute.finetune, trainable, frozen, jnp.dtype(compute.dtype))
+        own, dtype = _own_key(key, batch), jnp.dtype(compute.dtype)
+        params = composition.combine(compute.finetune, trainable, frozen, dtype, own)
         return measure(compute, params, batch)
 
     return run
+
+
+def step_key(compute: Computation, step: Int[Array, ""]) -> Key[Array, ""] | None:
+    """What adapters drop out by in a step; None where they do not."""
+    if not compute.finetune.dropout:
+        return None
+    return jax.random.fold_in(jax.random.key(compute.seed), step)
+
+
+def _own_key(key: Key[Array, ""] | None, batch: Batch) -> Key[Array, ""] | None:
+    """Each micro-batch drops out for itself: told apart by what it holds."""
+    if key is None:
+        return None
+    place = jnp.arange(1, batch.tokens.size + 1, dtype=jnp.uint32).reshape(batch.tokens.shape)
+    return jax.random.fold_in(key, jnp.sum(batch.tokens.astype(jnp.uint32) * place))
 
 
 def task_nll(compute: Computation, trainable: Params, frozen: Params, batch: Batch) -> TaskSums:
@@ -89,13 +106,14 @@ def slopes(
     stats: Statistics | None,
     counts: Float[Array, "A T"],
     weight: Float[Array, " T"],
-) -> Float[Array, "A F T"]:
-    """The gradient of the loss by the features: what every micro-batch is pulled back with.
+) -> Statistics:
+    """The gradient of the loss by the statistics: what every micro-batch is pulled back with.
 
-    Where the objective is linear, it does not depend on the statistics, which may be None.
+    Where the objective is linear, it does not depend on them, and they may be None.
     """
-    features = jnp.zeros_like(counts)[:, None] if stats is None else stats.features
-    return jax.grad(lambda f: total_loss(objective, f, counts, weight))(features)
+    if stats is None:
+        stats = Statistics(jnp.zeros_like(counts), jnp.zeros_like(counts)[:, None])
+    return jax.grad(lambda s: total_loss(objective, s.features, counts, weight, s.router))(stats)
 
 
 PullBack = Callable[[Callable[[Statistics], tuple[Params]], Statistics], Params]
@@ -105,7 +123,7 @@ def backward(
     run: Measure,
     trainable: Params,
     batch: Batch,
-    choose: Callable[[Statistics | None], tuple[Float[Array, "A F T"], Chosen]],
+    choose: Callable[[Statistics | None], tuple[Statistics, Chosen]],
     *,
     ahead: bool,
     pull_back: PullBack = lambda pull, cotangent: pull(cotangent)[0],
@@ -115,23 +133,23 @@ def backward(
     `choose(statistics)` gives the slopes of every micro-batch; called with None if `ahead`.
     """
 
-    def cotangent(like: Statistics, slope_FT: Array) -> Statistics:
-        return Statistics(jnp.zeros_like(like.nll), slope_FT.astype(like.features.dtype))
+    def cotangent(like: Statistics, slope: Statistics) -> Statistics:
+        return jax.tree.map(lambda x, s: s.astype(x.dtype), like, slope)
 
-    def one(item: tuple[Batch, Array]) -> tuple[Statistics, Params]:
-        micro, slope_FT = item
+    def one(item: tuple[Batch, Statistics]) -> tuple[Statistics, Params]:
+        micro, slope = item
         stats, pull = jax.vjp(lambda t: run(t, micro), trainable)
-        return stats, pull_back(pull, cotangent(stats, slope_FT))
+        return stats, pull_back(pull, cotangent(stats, slope))
 
-    def accumulate(carry: Params, item: tuple[Batch, Array]) -> tuple[Params, Statistics]:
+    def accumulate(carry: Params, item: tuple[Batch, Statistics]) -> tuple[Params, Statistics]:
         stats, grads = one(item)
         return jax.tree.map(jnp.add, carry, grads), stats
 
     if ahead:
-        slopes_AFT, chosen = choose(None)
-        shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], (batch, slopes_AFT)))[1]
+        slope, chosen = choose(None)
+        shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], (batch, slope)))[1]
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        grads, stats = jax.lax.scan(accumulate, zeros, (batch, slopes_AFT))
+        grads, stats = jax.lax.scan(accumulate, zeros, (batch, slope))
         return stats, grads, chosen
     rest, last = jax.tree.map(lambda x: x[:-1], batch), jax.tree.map(lambda x: x[-1], batch)
     last_stats, pull = jax.vjp(lambda t: run(t, last), trainable)
@@ -140,10 +158,11 @@ def backward(
     if several:
         before = measure_all(run, trainable, rest)
         stats = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), before, stats)
-    slopes_AFT, chosen = choose(stats)
-    grads = pull_back(pull, cotangent(last_stats, slopes_AFT[-1]))
+    slope, chosen = choose(stats)
+    grads = pull_back(pull, cotangent(last_stats, jax.tree.map(lambda x: x[-1], slope)))
     if several:
-        grads, _ = jax.lax.scan(accumulate, grads, (rest, slopes_AFT[:-1]))
+        before = jax.tree.map(lambda x: x[:-1], slope)
+        grads, _ = jax.lax.scan(accumulate, grads, (rest, before))
     return stats, grads, chosen
 
 
@@ -163,7 +182,11 @@ class TaskGradients(NamedTuple):
 
 
 def task_gradients(
-    compute: Computation, trainable: Params, frozen: Params, batch: Batch
+    compute: Computation,
+    trainable: Params,
+    frozen: Params,
+    batch: Batch,
+    key: Key[Array, ""] | None = None,
 ) -> tuple[Statistics, TaskGradients]:
     """Gradients `[T, ...]` of all tasks over a batch [A, B, L].
 
@@ -175,12 +198,13 @@ def task_gradients(
     counts = batch_counts(objective, batch)
     equal = jnp.full((num_tasks,), 1.0 / num_tasks, counts.dtype)
 
-    def choose(stats: Statistics | None) -> tuple[Array, None]:
-        return num_tasks * slopes(objective, stats, counts, equal), None
+    def choose(stats: Statistics | None) -> tuple[Statistics, None]:
+        equally = slopes(objective, stats, counts, equal)
+        return jax.tree.map(lambda x: num_tasks * x, equally), None
 
     if compute.finetune.method == "full":
         stats, rows, _ = backward(
-            measurer(compute, frozen),
+            measurer(compute, frozen, key),
             trainable,
             batch,
             choose,
@@ -190,13 +214,19 @@ def task_gradients(
         return stats, TaskGradients(rows, counts)
 
     def run(repeated: Params, micro: Batch) -> Statistics:
-        dtype = jnp.dtype(compute.dtype)
-        params = finetune.combine_by_task(compute.finetune, repeated, frozen, dtype, micro.task_ids)
+        params = composition.combine_by_task(
+            compute.finetune,
+            repeated,
+            frozen,
+            jnp.dtype(compute.dtype),
+            micro.task_ids,
+            _own_key(key, micro),
+        )
         return measure(compute, params, micro)
 
-    repeated = finetune.repeat_by_task(trainable, num_tasks)
+    repeated = composition.repeat_by_task(trainable, num_tasks)
     stats, grads, _ = backward(run, repeated, batch, choose, ahead=objective.linear)
-    return stats, TaskGradients(jax.tree.map(lambda g: jnp.moveaxis(g, -3, 0), grads), counts)
+    return stats, TaskGradients(composition.tasks_first(grads), counts)
 
 
 def valid_gradients(

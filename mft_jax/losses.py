@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from mft_jax.types import Batch, MftError, TaskSums, TaskTable, at_least
+from mft_jax.types import Batch, MftError, RouterSums, TaskSums, TaskTable, at_least
 
 ObjectiveName = Literal[
     "token_mean",
@@ -61,7 +61,8 @@ class ObjectiveConfig:
                  comparison only (its micro-batch is one device's: set `loop.micro_batches` to that)
 
     `gamma` and `alpha` (by task name, 1 where not named) belong to the focal objectives.
-    `vocab_chunk`: logits held at once, in columns of the vocabulary.
+    `vocab_chunk`: logits held at once, in columns of the vocabulary. `router_loss`: weight of the
+    loss that keeps experts evenly used; 0 leaves it out.
     """
 
     name: ObjectiveName = "task_token_mean"
@@ -69,9 +70,10 @@ class ObjectiveConfig:
     gamma: float = 2.0
     alpha: dict[str, float] = dataclasses.field(default_factory=dict)
     vocab_chunk: int = 8192
+    router_loss: float = 0.0
 
     def __post_init__(self) -> None:
-        at_least("objective", self, vocab_chunk=1, gamma=0)
+        at_least("objective", self, vocab_chunk=1, gamma=0, router_loss=0)
         if self.alpha and FORMS[self.name].focal is None:
             raise MftError(
                 f"objective.alpha is read by focal_sample and focal_task, not by {self.name!r}; "
@@ -90,6 +92,7 @@ class Objective(NamedTuple):
     expected_count: Float[Any, " T"] | None
     per_micro_batch: bool
     vocab_chunk: int
+    router_loss: float = 0.0
 
     @property
     def num_tasks(self) -> int:
@@ -100,7 +103,7 @@ class Objective(NamedTuple):
         """Whether the loss is linear in the statistics, so that its gradient by them is known
         before they are.
         """
-        return self.form.focal != "task"
+        return self.form.focal != "task" and not self.router_loss
 
 
 def make_objective(
@@ -116,6 +119,7 @@ def make_objective(
         expected_count=expected[form.unit] if by_dataset else None,
         per_micro_batch=config.normalization == "microbatch",
         vocab_chunk=config.vocab_chunk,
+        router_loss=config.router_loss,
     )
 
 
@@ -166,13 +170,20 @@ class Statistics(NamedTuple):
     nll:       weighted token nll, for the record.
     features:  what the objective's loss per task is made of, over `unit_counts`: the sum of nll,
                or of focal sample losses; of P and Q for `focal_task`.
+    router:    None unless the objective has a router loss.
     """
 
     nll: Float[Array, "*A T"]
     features: Float[Array, "*A F T"]
+    router: RouterSums | None = None
 
 
-def statistics(objective: Objective, nll: Float[Array, "B L"], batch: Batch) -> Statistics:
+def statistics(
+    objective: Objective,
+    nll: Float[Array, "B L"],
+    batch: Batch,
+    router: RouterSums | None = None,
+) -> Statistics:
     # A masked position may hold anything, so it is left out, not multiplied by zero.
     nll = jnp.where(batch.loss_weights > 0, nll, 0.0)
     weights = unit_weights(batch, objective.form.unit)
@@ -193,7 +204,8 @@ def statistics(objective: Objective, nll: Float[Array, "B L"], batch: Batch) -> 
             features = [by_task(weights * of_token)]
         case "task":
             features = [by_task(probability), by_task(-weights * nll)]
-    return Statistics(by_task(batch.loss_weights * nll), jnp.stack(features))
+    router = router if objective.router_loss else None
+    return Statistics(by_task(batch.loss_weights * nll), jnp.stack(features), router)
 
 
 def focal(p: Array, q: Array, gamma: float) -> Array:
@@ -244,6 +256,7 @@ def total_loss(
     features: Float[Array, "A F T"],
     counts: Float[Array, "A T"],
     weight: Float[Array, " T"],
+    router: RouterSums | None = None,
 ) -> Float[Array, ""]:
     """The objective over the micro-batches of a step."""
     if not objective.per_micro_batch:
@@ -253,7 +266,17 @@ def total_loss(
         losses = task_losses(objective, features_FT, count_T)
         return jnp.dot(shares(objective, count_T, weight), losses)
 
-    return jax.vmap(loss)(features, counts).mean()
+    total = jax.vmap(loss)(features, counts).mean()
+    return total if router is None else total + objective.router_loss * router_loss(router)
+
+
+def router_loss(sums: RouterSums) -> Float[Array, ""]:
+    """`E sum_e f_e p_e` over all micro-batches, f the mean number of choices and p the mean
+    probability of expert e (Switch, arXiv 2101.03961, Eq. 4). All experts used alike give k.
+    """
+    chosen, probability, count = (part.sum(axis=0) for part in sums)
+    count = jnp.maximum(count, 1.0)
+    return chosen.shape[0] * jnp.sum(chosen / count * (probability / count))
 
 
 def mean_losses(

@@ -10,7 +10,9 @@ from mft_jax.types import MftError, at_least
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """`warmup_steps` counts towards the run's steps; `min_rate_fraction` is of `learning_rate`."""
+    """`warmup_steps` counts towards the run's steps; `min_rate_fraction` is of `learning_rate`.
+    `lora_plus_ratio`: the rate of every adapter's B over that of its A (LoRA+, arXiv 2402.12354).
+    """
 
     learning_rate: float = 1e-3
     warmup_steps: int = 20
@@ -20,10 +22,12 @@ class OptimConfig:
     beta2: float = 0.999
     epsilon: float = 1e-8
     clip_norm: float = 1.0
+    lora_plus_ratio: float = 1.0
 
     def __post_init__(self) -> None:
         zero = ("learning_rate", "min_rate_fraction", "weight_decay", "beta1", "beta2", "epsilon")
         at_least("optim", self, **dict.fromkeys(zero, 0.0), clip_norm=1e-12)
+        at_least("optim", self, lora_plus_ratio=1e-12)
 
 
 def learning_rate(config: OptimConfig, total_steps: int) -> optax.Schedule:
@@ -53,7 +57,16 @@ def optimizer(config: OptimConfig, total_steps: int) -> optax.GradientTransforma
             weight_decay=config.weight_decay,
             mask=_decayed,
         ),
+        optax.masked(optax.scale(config.lora_plus_ratio), _is_b),
     )
+
+
+def _is_b(params: dict[str, Any]) -> dict[str, Any]:
+    """True for the B of an adapter alone."""
+    return {
+        path: {part: part == "b" for part in leaf} if isinstance(leaf, dict) else False
+        for path, leaf in params.items()
+    }
 
 
 def _decayed(params: dict[str, Any]) -> dict[str, bool]:

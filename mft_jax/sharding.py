@@ -19,9 +19,10 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from mft_jax.models.decoder import LOGICAL_AXES
+from mft_jax.models.decoder import logical_axes
 from mft_jax.types import MftError
-from mft_jax.weights.quantized import Int4Array, NF4Array
+from mft_jax.weights.lora import LoraArray
+from mft_jax.weights.quantized import IntArray, NF4Array
 
 RULES: dict[str | None, str | None] = {
     "embed": "fsdp",
@@ -79,7 +80,7 @@ def leaf_shardings(mesh: Mesh, path: str, leaf: Any) -> Any:
 
     `leaf` may hold arrays or shapes. Raises `MftError` where the mesh does not divide a weight.
     """
-    axes = LOGICAL_AXES[path]
+    axes = logical_axes(path)
     if isinstance(leaf, NF4Array):
         runs = (axes[0], None)
         placed: dict[str, Any] = {
@@ -89,17 +90,20 @@ def leaf_shardings(mesh: Mesh, path: str, leaf: Any) -> Any:
             "scale_step": _sharding(mesh, path, leaf.scale_step, runs, strict=False),
         }
         return NF4Array(**placed)
-    if isinstance(leaf, Int4Array):
+    if isinstance(leaf, IntArray):
         placed = {
             "codes": _sharding(mesh, path, leaf.codes, axes),
             "group_scales": _sharding(mesh, path, leaf.group_scales, axes, strict=False),
         }
-        return Int4Array(**placed)
+        return IntArray(**placed)
+    if isinstance(leaf, LoraArray):  # as a start that follows from the weight is loaded
+        base = leaf_shardings(mesh, path, leaf.base)
+        adapter = leaf_shardings(mesh, path, {"a": leaf.a, "b": leaf.b})
+        return LoraArray(base, adapter["a"], adapter["b"], leaf.scale)
     if isinstance(leaf, dict):
-        return {
-            "a": _sharding(mesh, path, leaf["a"], (axes[0], None)),
-            "b": _sharding(mesh, path, leaf["b"], (None, axes[1])),
-        }
+        first, last = axes[::-1] if path == "head/table" else axes  # of [V, D], read as [D, V]
+        parts = {"a": (first, None), "b": (None, last), "magnitude": (last,)}
+        return {name: _sharding(mesh, path, part, parts[name]) for name, part in leaf.items()}
     return _sharding(mesh, path, leaf, axes)
 
 

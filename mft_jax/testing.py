@@ -9,34 +9,28 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from mft_jax import config as configs
-from mft_jax.huggingface.checkpoint import hf_names, hf_shape, model_folder, read_model
+from mft_jax.huggingface.checkpoint import hf_shape, model_folder, read_model
 from mft_jax.models.decoder import param_shapes
+from mft_jax.models.families import FAMILIES
 
 
-def tiny_checkpoint(folder: Path, family: str = "qwen2", seed: int = 0, layers: int = 2) -> Path:
-    """A random Hugging Face folder: width 64, the built-in model's tokenizer (4,096 tokens)."""
+def tiny_checkpoint(folder: Path, family: str = "qwen2", variant: str = "", seed: int = 0) -> Path:
+    """A random Hugging Face folder of one of the family's tiny configs, with the built-in model's
+    tokenizer (4,096 tokens)."""
     builtin = model_folder("builtin:tiny")
     folder.mkdir(parents=True)
-    hf_config = json.loads((builtin / "config.json").read_text("utf-8"))
-    hf_config |= {
-        "model_type": family,
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "dtype": "float32",
-    }
+    hf_config = FAMILIES[family].tiny_config(variant)
     (folder / "config.json").write_text(json.dumps(hf_config), "utf-8")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(builtin / name, folder / name)
     family_, config = read_model(folder)
     shapes, rng = param_shapes(config), np.random.default_rng(seed)
-    tensors = {
-        name: rng.normal(0, 0.05, hf_shape(entry, shapes)).astype(np.float32)
-        for entry in family_.entries(config)
-        for name in hf_names(entry, config)
-    }
+    tensors = {}
+    for entry in family_.entries(config):
+        centre = 1.0 if entry.path.endswith("norm/scale") and not config.norm_offset else 0.0
+        for name, _ in entry.tensors():
+            noise = rng.normal(centre, 0.05, hf_shape(entry, shapes))
+            tensors[name] = noise.astype(np.float32)
     save_file(tensors, folder / "model.safetensors")
     return folder
 

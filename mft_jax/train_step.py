@@ -1,5 +1,6 @@
 """One optimiser step: weigh the tasks, differentiate the trainable tree, update."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -48,14 +49,15 @@ def make_train_step(
         trainable = cast(Params, optax.apply_updates(state.trainable, updates))
         balancer_state = result.balancer
         if balancer.after_step is not None:
-            losses = _post_step_losses(compute, balancer, trainable, frozen, batch, valid_batch)
+            moved = state._replace(trainable=trainable)
+            losses = _losses_after(compute, balancer, moved, frozen, batch, valid_batch)
             balancer_state = balancer.after_step(balancer_state, losses)
-        counts = gradients.batch_counts(objective, batch)
+        counts, stats = gradients.batch_counts(objective, batch), result.stats
         metrics = StepMetrics(
-            loss=total_loss(objective, result.stats.features, counts, result.weight),
+            loss=total_loss(objective, stats.features, counts, result.weight, stats.router),
             grad_norm=optax.tree.norm(result.grads),
             learning_rate=jnp.asarray(schedule(state.step), jnp.float32),
-            train=TaskSums(result.stats.nll.sum(axis=0), task_counts(batch, objective.num_tasks)),
+            train=TaskSums(stats.nll.sum(axis=0), task_counts(batch, objective.num_tasks)),
             weight=result.weight,
             tokens=sum_by_task(batch.segment_ids > 0, batch.task_ids, objective.num_tasks),
             balancer=balancer.logs(balancer_state),
@@ -83,7 +85,7 @@ def weighted_gradients(
     """Only what the balancer needs is computed; its weights are constants of the gradient."""
     objective, needs = compute.objective, balancer.needs
     counts = gradients.batch_counts(objective, batch)
-    signals = Signals(state.step)
+    key, signals = gradients.step_key(compute, state.step), Signals(state.step)
     if "valid_losses" in needs:
         signals = signals._replace(
             valid_losses=_valid_losses(compute, balancer, state, frozen, valid_batch)
@@ -91,27 +93,26 @@ def weighted_gradients(
 
     def weigh(stats: Statistics | None, signals: Signals) -> tuple[Array, Any]:
         if stats is not None:
-            losses = mean_losses(objective, stats.features, counts)
-            signals = signals._replace(train_losses=losses)
+            signals = signals._replace(train_losses=mean_losses(objective, stats.features, counts))
         weight, balancer_state = balancer.update(state.balancer, signals)
         return jax.lax.stop_gradient(weight), balancer_state
 
     if "task_gradients" in needs:
-        stats, tasks = gradients.task_gradients(compute, state.trainable, frozen, batch)
-        rows, subset = tasks.rows, balancer.subset
-        signals = signals._replace(gramian=gradients.gramian(rows, rows, subset))
+        stats, tasks = gradients.task_gradients(compute, state.trainable, frozen, batch, key)
+        gramian = functools.partial(gradients.gramian, right=tasks.rows, subset=balancer.subset)
+        signals = signals._replace(gramian=gramian(tasks.rows))
         if "valid_gradients" in needs:
             valid = gradients.valid_gradients(compute, state.trainable, frozen, valid_batch)
-            signals = signals._replace(valid_gramian=gradients.gramian(valid, rows, subset))
+            signals = signals._replace(valid_gramian=gramian(valid))
         weight, balancer_state = weigh(stats, signals)
         return Weighted(stats, tasks.combine(objective, weight), weight, balancer_state)
 
-    def choose(stats: Statistics | None) -> tuple[Array, tuple[Array, Any]]:
+    def choose(stats: Statistics | None) -> tuple[Statistics, tuple[Array, Any]]:
         chosen = weigh(stats, signals)
         return gradients.slopes(objective, stats, counts, chosen[0]), chosen
 
     stats, grads, (weight, balancer_state) = gradients.backward(
-        gradients.measurer(compute, frozen),
+        gradients.measurer(compute, frozen, key),
         state.trainable,
         batch,
         choose,
@@ -124,27 +125,26 @@ def _valid_losses(
     compute: Computation, balancer: Balancer, state: TrainState, frozen: Params, batch: Batch
 ) -> TaskSums:
     """Before the update; absent in the steps between two looks."""
-
-    def measured() -> TaskSums:
-        return task_nll(compute, state.trainable, frozen, batch)
+    measured = functools.partial(task_nll, compute, state.trainable, frozen, batch)
 
     def absent() -> TaskSums:
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measured))
+        return optax.tree.zeros_like(jax.eval_shape(measured))
 
     return jax.lax.cond(state.step % balancer.every_steps == 0, measured, absent)
 
 
-def _post_step_losses(
+def _losses_after(
     compute: Computation,
     balancer: Balancer,
-    trainable: Params,
+    state: TrainState,
     frozen: Params,
     batch: Batch,
     valid_batch: Batch,
 ) -> TaskSums:
-    """Of the same batch, under the new parameters."""
+    """Of the same batch, under the new parameters; what dropped out drops out again."""
     if "post_step_valid_losses" in balancer.needs:
-        return task_nll(compute, trainable, frozen, valid_batch)
-    objective = compute.objective
-    stats = gradients.measure_all(gradients.measurer(compute, frozen), trainable, batch)
-    return mean_losses(objective, stats.features, gradients.batch_counts(objective, batch))
+        return task_nll(compute, state.trainable, frozen, valid_batch)
+    run = gradients.measurer(compute, frozen, gradients.step_key(compute, state.step))
+    features = gradients.measure_all(run, state.trainable, batch).features
+    counts = gradients.batch_counts(compute.objective, batch)
+    return mean_losses(compute.objective, features, counts)

@@ -14,6 +14,7 @@ from mft_jax.checkpoints import Checkpoints, Progress, abstract
 from mft_jax.config import TrainConfig
 from mft_jax.display import Display
 from mft_jax.interruption import stop_signals
+from mft_jax.loading import Model, load_model
 from mft_jax.metrics import MetricsLog, Recorder
 from mft_jax.sharding import make_mesh
 from mft_jax.train_state import TrainState
@@ -28,7 +29,7 @@ class Run:
     config: TrainConfig
     workdir: Path
     mesh: Mesh
-    model: assembly.Model
+    model: Model
     data: assembly.Data
     machinery: assembly.Machinery
     checkpoints: Checkpoints
@@ -59,7 +60,7 @@ def _train(config: TrainConfig, workdir: Path, console: Console) -> tuple[Run, O
     mesh = make_mesh(config.mesh)
     assembly.check_rows(config, mesh)
     # 2. what is trained
-    model = assembly.load_model(config, mesh, console)
+    model = load_model(config, mesh, console)
     # 3. on what
     data = assembly.build_data(config, model, console)
     # 4. how: objective, balancer, optimiser, compiled step

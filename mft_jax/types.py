@@ -76,6 +76,15 @@ class TaskSums(NamedTuple):
         return self.sum / self.count
 
 
+class RouterSums(NamedTuple):
+    """Over real tokens (and layers): how often each expert was chosen, the sum of its
+    probabilities, and the number of tokens."""
+
+    chosen: Float[Any, "*A E"]
+    probability: Float[Any, "*A E"]
+    count: Float[Any, "*A"]
+
+
 @dataclasses.dataclass(frozen=True)
 class TaskTable:
     """Immutable name <-> id table. The id of a task is its place in `names`."""

@@ -19,13 +19,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mft_jax import __version__, finetune
-from mft_jax.assembly import Data, Model
+from mft_jax import __version__
+from mft_jax.assembly import Data
+from mft_jax.composition import count_parameters
 from mft_jax.config import TrainConfig, differences, resolve, to_dict
 from mft_jax.data.loader import join_tasks
 from mft_jax.data.mixture import Mixture
 from mft_jax.data.packing import padding_report
 from mft_jax.data.tokenization import TokenizedData
+from mft_jax.loading import Model
 from mft_jax.models.decoder import param_shapes
 from mft_jax.types import Batch, MftError
 
@@ -170,9 +172,7 @@ def packing_record(data: TokenizedData, row_length: int, batch_rows: int) -> dic
 def run_record(config: TrainConfig, model: Model, data: Data, mesh: Mesh) -> dict[str, Any]:
     """The first line of `metrics.jsonl`: what this run is."""
     dtype = config.model.compute_dtype
-    count = finetune.count_parameters(
-        config.finetune, param_shapes(model.config), model.trainable, dtype
-    )
+    count = count_parameters(model.finetune, param_shapes(model.config), model.trainable, dtype)
     loop, row_length = config.loop, config.data.row_length
     return {
         "kind": "run",

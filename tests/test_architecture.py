@@ -17,11 +17,11 @@ PACKAGE = "mft_jax"
 # rooms that stand before it on its own line.
 PAGE: tuple[tuple[bool, tuple[str, ...]], ...] = (
     (True, ("types", "weights")),
-    (False, ("data", "models", "losses", "nll", "balancers", "optim")),
-    (True, ("finetune", "sharding", "huggingface")),
+    (False, ("data", "models", "losses", "balancers", "optim")),
+    (True, ("finetune", "composition", "sharding", "huggingface")),
     (True, ("train_state", "gradients", "train_step", "checkpoints", "metrics", "report", "display",
             "interruption")),
-    (True, ("config", "assembly", "workdir", "trainer")),
+    (True, ("config", "loading", "assembly", "workdir", "trainer")),
     (True, ("cli", "testing", "__main__")),
 )  # fmt: skip
 KNOWS_ONLY = {"report": {"types"}}  # narrower than the page: a report is made from the record alone

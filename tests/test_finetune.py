@@ -5,11 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mft_jax.composition import combine, count_parameters
 from mft_jax.finetune import (
     FinetuneConfig,
     adapted_paths,
-    combine,
-    count_parameters,
     freeze,
     init_frozen,
     init_trainable,
@@ -49,7 +48,7 @@ def split(config: FinetuneConfig, base) -> tuple[dict, dict]:
 @jax.jit
 def run(params):
     tokens = jnp.arange(12).reshape(2, 6)
-    return bind(CONFIG, params)(tokens, tokens % 6, jnp.ones_like(tokens))
+    return bind(CONFIG, params)(tokens, tokens % 6, jnp.ones_like(tokens)).states
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])

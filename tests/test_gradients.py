@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mft_jax import finetune, gradients, losses
+from mft_jax import composition, gradients, losses
 from mft_jax.data.packing import fill_row
 from mft_jax.finetune import FinetuneConfig, freeze, init_frozen, init_trainable
 from mft_jax.gradients import Computation
@@ -137,7 +137,7 @@ def test_dense_bases_and_full_training_too(method):
 
 
 def test_attention_that_leaks_between_segments_is_found_out(monkeypatch):
-    def leaking(segment_ids):
+    def leaking(segment_ids, window=0):
         length = segment_ids.shape[-1]
         causal = jnp.tril(jnp.ones((length, length), bool))
         return jnp.broadcast_to(causal, (len(segment_ids), length, length))
@@ -223,9 +223,9 @@ def test_combined_adapters_compute_what_lora_computes():
     path = "layers/mlp/up/kernel"
     x = jax.random.normal(jax.random.key(0), (2, 3, 64), jnp.float64)
     ids = jnp.array([[0, 1, 2], [3, 0, 0]])
-    repeated = finetune.repeat_by_task(trainable, TASKS)
+    repeated = composition.repeat_by_task(trainable, TASKS)
     assert repeated[path]["a"].shape == (2, TASKS, 64, 4)
-    plain = finetune.combine(tuning, trainable, frozen, jnp.float64)[path]
-    split = finetune.combine_by_task(tuning, repeated, frozen, jnp.float64, ids)[path]
+    plain = composition.combine(tuning, trainable, frozen, jnp.float64)[path]
+    split = composition.combine_by_task(tuning, repeated, frozen, jnp.float64, ids)[path]
     first = [jax.tree.map(lambda w: w[0], weight) for weight in (plain, split)]
     np.testing.assert_array_equal(x @ first[0], x @ first[1])

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mft_jax import losses
-from mft_jax.nll import next_token_nll
+from mft_jax.models.head import Head
+from mft_jax.models.nll import next_token_nll
 from mft_jax.types import Batch, MftError, TaskTable
 
 TABLE = TaskTable(("a", "b", "c", "d"))  # d is absent
@@ -193,7 +194,7 @@ def test_microbatch_normalization_reproduces_the_released_code(shared_data, mode
         objective = make(name, normalization="microbatch")
 
         def loss(logits):
-            nll = next_token_nll(logits, jnp.eye(13), batch.targets, vocab_chunk=5)
+            nll = next_token_nll(logits, Head(jnp.eye(13)), batch.targets, vocab_chunk=5)
             stats = losses.statistics(objective, nll, batch)
             counts = losses.unit_counts(objective, batch)[None]
             total = losses.total_loss(objective, stats.features[None], counts, jnp.asarray(weight))

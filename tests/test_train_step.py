@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from mft_jax import finetune
+from mft_jax import composition
 from mft_jax.balancers.base import Balancer
 from mft_jax.balancers.uniform import uniform
 from mft_jax.data.packing import fill_row
@@ -125,9 +125,9 @@ def test_loss_and_gradient_are_those_of_the_equation_over_whole_logits(method):
     @jax.value_and_grad
     def equation_1(trainable):
         tuning = compute_for(method).finetune
-        model = bind(MODEL, finetune.combine(tuning, trainable, frozen, jnp.float32))
-        hidden = model(batch.tokens, batch.positions, batch.segment_ids)
-        log_probability = jax.nn.log_softmax(hidden @ model.head_table().T)
+        model = bind(MODEL, composition.combine(tuning, trainable, frozen, jnp.float32))
+        hidden = model(batch.tokens, batch.positions, batch.segment_ids).states
+        log_probability = jax.nn.log_softmax(hidden @ model.logit_head().table.T)
         nll = -jnp.take_along_axis(log_probability, batch.targets[..., None], axis=-1)[..., 0]
         mine = [(batch.task_ids == t) & (batch.loss_weights > 0) for t in range(3)]
         means = [jnp.where(mask, nll, 0.0).sum() / mask.sum() for mask in mine]

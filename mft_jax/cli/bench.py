@@ -21,6 +21,7 @@ from mft_jax.balancers.base import Balancer
 from mft_jax.balancers.registry import BALANCERS, BalancerConfig
 from mft_jax.cli import arguments as args
 from mft_jax.config import TrainConfig
+from mft_jax.loading import Model, load_model
 from mft_jax.sharding import make_mesh
 from mft_jax.types import Batch, MftError, TaskSums, TaskTable
 
@@ -77,7 +78,7 @@ def measure(
     """
     mesh = make_mesh(config.mesh)
     assembly.check_rows(config, mesh)
-    model = assembly.load_model(config, mesh, console)
+    model = load_model(config, mesh, console)
     data = assembly.build_data(config, model, console)
     loader_rate = _loader_rate(data, repeats)
     batch, valid = next(data.train), next(data.valid)
@@ -130,7 +131,7 @@ def _dearest(config: BalancerConfig, name: str) -> BalancerConfig:
 
 
 def _stepper(
-    machinery: assembly.Machinery, model: assembly.Model, batch: Batch, valid: Batch, num_tasks: int
+    machinery: assembly.Machinery, model: Model, batch: Batch, valid: Batch, num_tasks: int
 ) -> Timed:
     ones = TaskSums(*(np.ones(num_tasks, np.float32) for _ in range(2)))
     # The step donates its state, so it gets a copy and not the model's own parameters.

@@ -7,13 +7,14 @@ import jax
 from absl import flags
 from rich.console import Console
 
-from mft_jax import assembly, finetune
 from mft_jax.checkpoints import Checkpoints, abstract
 from mft_jax.cli import arguments as args
+from mft_jax.composition import combine
 from mft_jax.huggingface.adapters import save_adapter
 from mft_jax.huggingface.checkpoint import load_params
 from mft_jax.huggingface.export import logit_difference, save_merged
 from mft_jax.huggingface.output import check_free
+from mft_jax.loading import Model, load_model
 from mft_jax.models.decoder import Params
 from mft_jax.sharding import MeshConfig, leaf_shardings, make_mesh
 from mft_jax.types import MftError
@@ -50,21 +51,22 @@ def run(arguments: Sequence[str]) -> int:
 def export(workdir: Path, output: Path, kind: str, which: str, console: Console) -> None:
     check_free(output)
     config = read_config(workdir)
-    tuning = config.finetune
-    if kind == "merged_dequantized" and tuning.method != "qlora":
+    if kind == "merged_dequantized" and config.finetune.stored is None:
         raise MftError(
-            f"--format={kind} needs a quantised base, but the run's method is {tuning.method!r}; "
-            "use --format=merged"
+            f"--format={kind} needs a quantised base, but the run's method is "
+            f"{config.finetune.method!r} with quantization {config.finetune.quantization!r}; use "
+            "--format=merged"
         )
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     checkpoints = Checkpoints(workdir, read_only=True)
     step = checkpoints.chosen_step(which)
-    model = assembly.load_model(config, mesh, console)
+    model = load_model(config, mesh, console)
     trainable = checkpoints.restore_trainable(step, abstract(model.trainable))
     checkpoints.close()
     parts = {
         "trainable": trainable,
-        "finetune_config": tuning,
+        "start": model.start,
+        "finetune_config": model.finetune,
         "family": model.family,
         "config": model.config,
     }
@@ -77,12 +79,12 @@ def export(workdir: Path, output: Path, kind: str, which: str, console: Console)
         )
     console.print(f"step {step} -> {output}", highlight=False, soft_wrap=True)
     if kind != "peft":
-        trained = finetune.combine(tuning, trainable, model.frozen, "float32")
+        trained = combine(model.finetune, trainable, model.frozen, "float32")
         report_difference(workdir, output, model, trained, console)
 
 
 def report_difference(
-    workdir: Path, output: Path, model: assembly.Model, trained: Params, console: Console
+    workdir: Path, output: Path, model: Model, trained: Params, console: Console
 ) -> None:
     """Read the exported folder back and compare its logits with those of the trained model."""
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])

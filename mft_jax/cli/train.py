@@ -56,7 +56,7 @@ def conclude(run: trainer.Run, outcome: trainer.Outcome, console: Console) -> No
         )
     if best == 0:
         lines.insert(0, "no evaluation was better than the model before training")
-    if run.config.finetune.method != "full":
+    if run.model.finetune.method != "full":
         lines.append(f"adapter     {_save_adapter(run, outcome)}")
     lines.append(f"checkpoint  {run.checkpoints.folder / str(outcome.step)}")
     console.print(*lines, sep="\n", highlight=False, soft_wrap=True)
@@ -74,7 +74,8 @@ def _save_adapter(run: trainer.Run, outcome: trainer.Outcome) -> str:
     save_adapter(
         folder,
         trainable=trainable,
-        finetune_config=run.config.finetune,
+        start=run.model.start,
+        finetune_config=run.model.finetune,
         family=run.model.family,
         config=run.model.config,
         base_model=str(run.model.folder),

@@ -1,12 +1,16 @@
-"""Adapters in PEFT's format: what `peft.PeftModel.from_pretrained` and vLLM load.
+"""Adapters in PEFT's format, written: what `peft.PeftModel.from_pretrained` and vLLM load.
 
     ours  layers/attention/q/kernel  a [N, in, R]                b [N, R, out]
     PEFT  ...layers.3.self_attn.q_proj.lora_A.weight [R, in]     ...lora_B.weight [out, R]
 
-Both scale the update by alpha / rank.
+Both scale the update by alpha / rank. An adapter that started from its weight (PiSSA, LoftQ) is
+written as its change since then, with twice the rank, so that it fits the original weights:
+
+    a b - a0 b0 = [a, a0] [b, -b0]
 """
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +18,24 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mft_jax.finetune import FinetuneConfig
-from mft_jax.huggingface.checkpoint import hf_names
+from mft_jax.finetune import TABLES, FinetuneConfig
 from mft_jax.huggingface.output import new_folder
 from mft_jax.huggingface.tensors import TensorType, write_tensors
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.decoder import Params
-from mft_jax.models.families.base import Family
+from mft_jax.models.families.base import Entry, Family
 from mft_jax.types import MftError
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
+PREFIX = "base_model.model."
 
 
 def save_adapter(
     folder: Path,
     *,
     trainable: Params,
+    start: Params,
     finetune_config: FinetuneConfig,
     family: Family,
     config: ModelConfig,
@@ -39,55 +44,94 @@ def save_adapter(
 ) -> None:
     """Write the adapter in float32. `base_model` is where PEFT looks for the base weights.
 
-    With several processes every one must call it; the first writes. `overwrite` replaces an
-    existing folder as a whole (for a folder that belongs to the run).
+    `start`: {path: {"a", "b"}} of those that did not start at nothing. With several processes every
+    one must call it; the first writes. `overwrite` replaces an existing folder as a whole (for a
+    folder that belongs to the run).
     """
     if finetune_config.method == "full":
         raise MftError(
             "a full fine-tune has no adapter to save; export it as a whole model (format 'merged')"
         )
-    tensors = peft_tensors(trainable, family, config)
+    changes = {path: _since(adapter, start.get(path)) for path, adapter in trainable.items()}
+    entries = family.entries(config)
+    tensors = dict(peft_tensors(changes, entries))
     if jax.process_index():
         return
     with new_folder(folder, overwrite=overwrite) as partial:
         types = {name: TensorType("F32", tensor.shape) for name, tensor in tensors.items()}
         write_tensors(partial / WEIGHTS_FILE, types, tensors.items())
-        settings = peft_config(finetune_config, list(tensors), base_model)
+        grown = 2 if start else 1
+        settings = peft_config(finetune_config, grown, target_modules(trainable, entries))
+        settings["base_model_name_or_path"] = base_model
         (partial / CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
 
 
-def peft_tensors(trainable: Params, family: Family, config: ModelConfig) -> dict[str, np.ndarray]:
-    """The adapter's tensors by PEFT name, on the host."""
-    tensors = {}
-    for entry in family.entries(config):
-        if entry.path not in trainable:
-            continue
-        a_NIR = _to_host(trainable[entry.path]["a"])
-        b_NRO = _to_host(trainable[entry.path]["b"])
-        for layer, name in enumerate(hf_names(entry, config)):
-            module = f"base_model.model.{name.removesuffix('.weight')}"
-            tensors[f"{module}.lora_A.weight"] = a_NIR[layer].T
-            tensors[f"{module}.lora_B.weight"] = b_NRO[layer].T
-    return tensors
+def _since(adapter: Params, start: Params | None) -> dict[str, np.ndarray]:
+    parts = {name: _to_host(part) for name, part in adapter.items()}
+    if start is None:
+        return parts
+    a0, b0 = _to_host(start["a"]), _to_host(start["b"])
+    return {
+        **parts,
+        "a": np.concatenate([parts["a"], a0], axis=-1),
+        "b": np.concatenate([parts["b"], -b0], axis=-2),
+    }
 
 
-def peft_config(
-    finetune_config: FinetuneConfig, names: list[str], base_model: str
-) -> dict[str, Any]:
-    """PEFT's adapter_config.json. A target module is the last part of a module's name."""
-    alpha = finetune_config.alpha
+def part_names(path: str) -> dict[str, str]:
+    """PEFT's ending for each part of an adapter."""
+    if path == TABLES["embedding"]:
+        return {"a": "lora_embedding_A", "b": "lora_embedding_B"}
+    return {
+        "a": "lora_A.weight",
+        "b": "lora_B.weight",
+        "magnitude": "lora_magnitude_vector",
+    }
+
+
+def peft_tensors(
+    adapters: Mapping[str, Mapping[str, np.ndarray]], entries: tuple[Entry, ...]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The adapters' tensors by PEFT name, on the host."""
+    for entry in entries:
+        for name, index in entry.tensors() if entry.path in adapters else ():
+            module = PREFIX + name.removesuffix(".weight")
+            for part, ending in part_names(entry.path).items():
+                if part in adapters[entry.path]:
+                    yield f"{module}.{ending}", adapters[entry.path][part][index].T
+
+
+def target_modules(trainable: Params, entries: tuple[Entry, ...]) -> list[str]:
+    """Ends of the adapted modules' names, as short as PEFT can tell them from the others."""
+    names = {True: set[str](), False: set[str]()}
+    for entry in entries:
+        if entry.path.endswith(("/kernel", "/table")):
+            modules = {name.removesuffix(".weight") for name, _ in entry.tensors()}
+            names[entry.path in trainable] |= modules
+    found = set()
+    for name in names[True]:
+        parts = name.split(".")
+        ends = (".".join(parts[-count:]) for count in range(1, len(parts) + 1))
+        clash = [f".{other}" for other in names[False]]
+        found.add(next(e for e in ends if not any(o.endswith(f".{e}") for o in clash)))
+    return sorted(found)
+
+
+def peft_config(finetune_config: FinetuneConfig, grown: int, targets: list[str]) -> dict[str, Any]:
+    """PEFT's adapter_config.json; ranks are `grown` times those that were trained."""
+    alpha = finetune_config.alpha * (grown**0.5 if finetune_config.rslora else grown)
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_model,
-        "r": finetune_config.rank,
+        "base_model_name_or_path": "",
+        "r": finetune_config.rank * grown,
         "lora_alpha": int(alpha) if float(alpha).is_integer() else alpha,
-        "lora_dropout": 0.0,
-        "target_modules": sorted({name.split(".lora_")[0].split(".")[-1] for name in names}),
+        "lora_dropout": finetune_config.dropout,
+        "target_modules": targets,
         "bias": "none",
         "fan_in_fan_out": False,
-        "use_rslora": False,
-        "use_dora": False,
+        "use_rslora": finetune_config.rslora,
+        "use_dora": finetune_config.dora,
         "modules_to_save": None,
         "rank_pattern": {},
         "alpha_pattern": {},

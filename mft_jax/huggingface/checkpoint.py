@@ -12,7 +12,7 @@ import difflib
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -94,16 +94,9 @@ def read_model(folder: Path) -> tuple[Family, ModelConfig]:
         raise MftError(f"{folder}: {error}") from error
 
 
-def hf_names(entry: Entry, config: ModelConfig) -> list[str]:
-    """The HF names of an entry's tensors, in layer order."""
-    count = config.num_layers if entry.stacked else 1
-    return [entry.hf.replace("{layer}", str(layer)) for layer in range(count)]
-
-
 def hf_shape(entry: Entry, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> tuple[int, ...]:
     """The shape of one HF tensor of an entry."""
-    shape = shapes[entry.path].shape
-    shape = shape[1:] if entry.stacked else shape
+    shape = shapes[entry.path].shape[len(entry.stack) :]
     return shape[::-1] if entry.layout == "transposed" else shape
 
 
@@ -124,10 +117,10 @@ def checked_spans(folder: Path, family: Family, config: ModelConfig) -> dict[str
     expected = {
         name: hf_shape(entry, shapes)
         for entry in family.entries(config)
-        for name in hf_names(entry, config)
+        for name, _ in entry.tensors()
     }
     if not problems:  # a file that cannot be read would be reported again as missing tensors
-        problems += _differences(expected, found, config)
+        problems += _differences(expected, found, family, config)
     if problems:
         shown = problems[:20] + [f"... and {len(problems) - 20} more"] * (len(problems) > 20)
         raise MftError(
@@ -138,13 +131,15 @@ def checked_spans(folder: Path, family: Family, config: ModelConfig) -> dict[str
 
 
 def _differences(
-    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Span], config: ModelConfig
+    expected: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, Span],
+    family: Family,
+    config: ModelConfig,
 ) -> list[str]:
     problems = [f"missing: {name} {shape}" for name, shape in expected.items() if name not in found]
     for name, span in found.items():
-        ignored = name.endswith("rotary_emb.inv_freq")  # a constant that old checkpoints store
-        ignored |= config.tied_head and name == "lm_head.weight"
-        if ignored:
+        tied = config.tied_head and name == f"{family.names['head']}.weight"
+        if tied or name.endswith(family.ignored):  # constants that old checkpoints store
             continue
         if name not in expected:
             problems.append(f"unexpected: {name} {span.shape}")
@@ -173,14 +168,16 @@ def load_params(
     spans = checked_spans(folder, family, config)
     shapes = param_shapes(config)
     total = sum(span.nbytes for span in spans.values())
+    entries = family.entries(config)
+    # All leaves are described before the first is read: a weight that cannot be quantised, or that
+    # the mesh does not divide, is found before memory is spent.
+    plans = [_plan(entry, shapes[entry.path], freeze, shardings) for entry in entries]
     done = 0
     params: Params = {}
-    for entry in family.entries(config):
-        names = hf_names(entry, config)
-        place = functools.partial(_place, entry, shardings)
-        leaf, insert = _leaf_builder(entry, shapes[entry.path], freeze, shardings)
-        for layer, name in enumerate(names):
-            leaf = insert(leaf, place(read(spans[name])), layer)
+    for entry, plan in zip(entries, plans, strict=True):
+        leaf, insert = _leaf_builder(entry, plan, freeze)
+        for name, index in entry.tensors():
+            leaf = insert(leaf, _place(entry, shardings, read(spans[name])), index)
             # Wait, or the queue of dispatched tensors would hold many of them at once.
             jax.block_until_ready(leaf)
             done += spans[name].nbytes
@@ -200,47 +197,67 @@ def _place(entry: Entry, shardings: Shardings, tensor: np.ndarray) -> jax.Array:
     )
 
 
-def _leaf_builder(
-    entry: Entry, dense: jax.ShapeDtypeStruct, freeze: Freeze, shardings: Shardings
-) -> tuple[Any, Callable[[Any, jax.Array, int], Any]]:
-    """The empty leaf, and `insert(leaf, weight, layer) -> leaf`, which donates the leaf."""
-    stack, shape = (dense.shape[:1], dense.shape[1:]) if entry.stacked else ((), dense.shape)
-    one = jax.ShapeDtypeStruct(shape, dense.dtype)
+class _Plan(NamedTuple):
+    """A leaf before it is made: whether it is stored by a cast alone, shapes, and placing."""
+
+    cast: bool
+    shapes: Any
+    target: Any
+    whole: NamedSharding
+
+
+def _plan(entry: Entry, dense: jax.ShapeDtypeStruct, freeze: Freeze, shardings: Shardings) -> _Plan:
+    depth = len(entry.stack)
+    one = jax.ShapeDtypeStruct(dense.shape[depth:], dense.dtype)
     frozen = jax.eval_shape(functools.partial(freeze, entry.path), one)
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*stack, *x.shape), x.dtype), frozen)
-    target = shardings(entry.path, shapes)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*entry.stack, *x.shape), x.dtype), frozen)
     whole = NamedSharding(shardings(entry.path, one).mesh, PartitionSpec())
+    cast = isinstance(frozen, jax.ShapeDtypeStruct)
+    return _Plan(cast, shapes, shardings(entry.path, shapes), whole)
+
+
+def _leaf_builder(
+    entry: Entry, plan: _Plan, freeze: Freeze
+) -> tuple[Any, Callable[[Any, jax.Array, tuple[int, ...]], Any]]:
+    """The empty leaf, and `insert(leaf, weight, index) -> leaf`, which donates the leaf."""
 
     def store(weight: jax.Array) -> Any:
-        if isinstance(frozen, jax.ShapeDtypeStruct):  # a cast: elementwise, shard by shard
+        if plan.cast:  # elementwise, shard by shard
             return freeze(entry.path, weight)
         # Quantisation reduces over the weight. On the whole of it, the codes are the same on
         # every mesh; on shards the order of the sums would move a scale by an ulp.
-        weight = jax.lax.with_sharding_constraint(weight, whole)
-        return jax.lax.with_sharding_constraint(freeze(entry.path, weight), whole)
+        weight = jax.lax.with_sharding_constraint(weight, plan.whole)
+        return jax.lax.with_sharding_constraint(freeze(entry.path, weight), plan.whole)
 
-    def insert(leaf: Any, weight: jax.Array, layer: int | jax.Array) -> Any:
+    def put(leaf: jax.Array, stored: jax.Array, index: tuple[Any, ...]) -> jax.Array:
+        stored = stored.reshape((1,) * len(index) + stored.shape)
+        start = (*index, *(0,) * (leaf.ndim - len(index)))
+        return jax.lax.dynamic_update_slice(leaf, stored, start)
+
+    def insert(leaf: Any, weight: jax.Array, index: tuple[Any, ...]) -> Any:
         stored = store(weight)
-        if not entry.stacked:
-            return stored
-        put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=layer, axis=0)
-        return jax.tree.map(put, leaf, stored)
+        return jax.tree.map(lambda x, y: put(x, y, index), leaf, stored) if index else stored
 
-    empty = jax.tree.map(lambda x, s: jnp.zeros(x.shape, x.dtype, device=s), shapes, target)
-    return empty, jax.jit(insert, donate_argnums=0, out_shardings=target)
+    empty = jax.tree.map(
+        lambda x, s: jnp.zeros(x.shape, x.dtype, device=s), plan.shapes, plan.target
+    )
+    return empty, jax.jit(insert, donate_argnums=0, out_shardings=plan.target)
 
 
 def random_params(
-    config: ModelConfig, seed: int, *, freeze: Freeze, shardings: Shardings
+    family: Family, config: ModelConfig, seed: int, *, freeze: Freeze, shardings: Shardings
 ) -> Params:
     """What `load_params` gives, from `init_params` instead of a file: training from scratch."""
+    stacks = {entry.path: entry.stack for entry in family.entries(config)}
 
     def make() -> Params:
         return {path: store(path, weight) for path, weight in init_params(config, seed).items()}
 
     def store(path: str, weight: jax.Array) -> Any:
-        one = functools.partial(freeze, path)
-        return jax.vmap(one)(weight) if path.startswith("layers/") else one(weight)
+        one: Callable = functools.partial(freeze, path)
+        for _ in stacks[path]:
+            one = jax.vmap(one)
+        return one(weight)
 
     shapes = jax.eval_shape(make)
     target = {path: shardings(path, leaf) for path, leaf in shapes.items()}

@@ -4,6 +4,8 @@
     original base      W16 of the base folder + delta       (dequantized=False)
     dequantised base   dequantize(W4) + delta               (dequantized=True)
 
+An adapter that started from its weight adds its change since then to the original.
+
 A QLoRA adapter was trained on the dequantised weights, so only the third is the trained model; the
 second starts from better weights that the adapter never saw. `logit_difference` says how far
 apart two of them are.
@@ -22,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mft_jax.finetune import FinetuneConfig
-from mft_jax.huggingface.checkpoint import checked_spans, has_weights, hf_names, hf_shape
+from mft_jax.finetune import TABLES, FinetuneConfig, is_linear
+from mft_jax.huggingface.checkpoint import checked_spans, has_weights, hf_shape
 from mft_jax.huggingface.output import new_folder
 from mft_jax.huggingface.tensors import (
     DTYPES,
@@ -40,7 +42,7 @@ from mft_jax.models.decoder import Params, bind, param_shapes
 from mft_jax.models.families.base import Entry, Family
 from mft_jax.types import Batch, MftError
 from mft_jax.weights.lora import LoraArray
-from mft_jax.weights.quantized import Int4Array, NF4Array
+from mft_jax.weights.quantized import IntArray, NF4Array, QuantizedDtype, quantize
 
 MAX_SHARD_BYTES = 5_000_000_000
 COPIED_FILES = (
@@ -60,10 +62,10 @@ CONFIG_DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where one HF tensor comes from: layer `layer` of `entry`, stored as `kind`."""
+    """Where one HF tensor comes from: `index` of our leaf of `entry`, stored as `kind`."""
 
     entry: Entry
-    layer: int
+    index: tuple[int, ...]
     kind: TensorType
 
 
@@ -72,6 +74,7 @@ def save_merged(
     *,
     base_folder: Path,
     trainable: Params,
+    start: Params,
     frozen: Params,
     finetune_config: FinetuneConfig,
     family: Family,
@@ -86,18 +89,26 @@ def save_merged(
     One process must hold all shards of the parameters. Raises `MftError`, before anything is
     written, where `output` is not free or `base_folder` is incomplete.
     """
-    scratch = finetune_config.method == "full" and not has_weights(base_folder)
+    full = finetune_config.method == "full"
+    if config.tied_head and not full and TABLES["embedding"] in trainable:
+        raise MftError(
+            "the adapter of an embedding that is also the head cannot be merged: it changes what "
+            "is read in, not what is put out; use --format=peft"
+        )
+    scratch = full and not has_weights(base_folder)
     spans = {} if scratch else checked_spans(base_folder, family, config)
     sources = _sources(base_folder, spans, family, config)
-    weights = _weights(spans, trainable, frozen, finetune_config, dequantized)
+    merging = Merging(finetune_config, trainable, start, frozen, spans, dequantized)
     with new_folder(output) as partial:
-        _write_shards(partial, sources, weights, max_shard_bytes)
+        _write_shards(partial, sources, merging.weight, max_shard_bytes)
         hf_config = read_json(base_folder / "config.json")
         hf_config["architectures"] = [family.architecture]
         (partial / "config.json").write_text(json.dumps(hf_config, indent=2) + "\n", "utf-8")
-        for name in COPIED_FILES:
-            if (base_folder / name).is_file():
-                shutil.copyfile(base_folder / name, partial / name)
+        copied = [base_folder / name for name in COPIED_FILES]
+        # Code that config.json's `auto_map` names: copied, never run.
+        for file in [*copied, *base_folder.glob("*.py")]:
+            if file.is_file():
+                shutil.copyfile(file, partial / file.name)
 
 
 def _sources(
@@ -114,75 +125,73 @@ def _sources(
     shapes = param_shapes(config)
     sources = {}
     for entry in family.entries(config):
-        for layer, name in enumerate(hf_names(entry, config)):
+        shape = hf_shape(entry, shapes)
+        for name, index in entry.tensors():
             dtype = spans[name].dtype if name in spans else CONFIG_DTYPES[named]
-            sources[name] = Source(entry, layer, TensorType(dtype, hf_shape(entry, shapes)))
+            sources[name] = Source(entry, index, TensorType(dtype, shape))
     return sources
 
 
-def _weights(
-    spans: Mapping[str, Span],
-    trainable: Params,
-    frozen: Params,
-    finetune_config: FinetuneConfig,
-    dequantized: bool,
-) -> Callable[[str, Source], np.ndarray]:
-    """`weight(name, source)`: one merged HF tensor."""
-    method, scale = finetune_config.method, finetune_config.scale
-    merges = {}
+@dataclasses.dataclass(frozen=True)
+class Merging:
+    """What `weight` puts together for every tensor."""
 
-    def weight(name: str, source: Source) -> np.ndarray:
-        path = source.entry.path
-        adapter = None if method == "full" else trainable.get(path)
-        dtype = DTYPES[source.kind.dtype]
-        if method == "full":
-            base, layer = trainable[path], source.layer
-        elif dequantized:
-            base, layer = frozen[path], source.layer
-        else:
-            base, layer = np.array(read(spans[name])), None
-            if adapter is None:
-                return base
-        key = (path, dtype)
-        if key not in merges:
-            merge = functools.partial(_merge, entry=source.entry, scale=scale, dtype=dtype)
-            merges[key] = jax.jit(merge)
-        return np.asarray(merges[key](base, adapter, layer, source.layer))
+    finetune: FinetuneConfig
+    trainable: Params
+    start: Params
+    frozen: Params
+    spans: Mapping[str, Span]
+    dequantized: bool
 
-    return weight
+    def weight(self, name: str, source: Source) -> np.ndarray:
+        """One merged HF tensor."""
+        path, index = source.entry.path, source.index
+        if self.finetune.method == "full":
+            rounded = self.dequantized and is_linear(path)
+            leaves = {"base": self.trainable[path][index]}
+            return self._merge(source, leaves, rounded)
+        adapter = {"adapter": {k: v[index] for k, v in self.trainable.get(path, {}).items()}}
+        if self.dequantized:
+            base = jax.tree.map(lambda x: x[index], self.frozen[path])
+            return self._merge(source, {"base": base, **adapter})
+        original = np.array(read(self.spans[name]))
+        if not adapter["adapter"]:
+            return original
+        since = {"start": {k: v[index] for k, v in self.start.get(path, {}).items()}}
+        if source.entry.layout == "transposed":
+            original = original.T
+        return self._merge(source, {"base": original, **adapter, **since})
+
+    def _merge(self, source: Source, leaves: dict[str, Any], rounded: bool = False) -> np.ndarray:
+        dense = _merge(
+            leaves,
+            scale=self.finetune.scale,
+            stored=self.finetune.stored if rounded else None,
+            head=source.entry.path == TABLES["head"],
+        )
+        dense = np.asarray(dense.astype(DTYPES[source.kind.dtype]))
+        return dense.T if source.entry.layout == "transposed" else dense
 
 
+@functools.partial(jax.jit, static_argnames=("scale", "stored", "head"))
 def _merge(
-    base: Any,
-    adapter: dict[str, Array] | None,
-    base_layer: int | Array | None,
-    layer: int | Array,
-    *,
-    entry: Entry,
-    scale: float,
-    dtype: np.dtype,
+    leaves: dict[str, Any], *, scale: float, stored: QuantizedDtype | None, head: bool
 ) -> Array:
-    """`base + delta` in float32, in HF's layout and `dtype`.
-
-    `base` is our stacked leaf, or with `base_layer` None one tensor in HF's layout.
-    """
-    if base_layer is None:
-        dense = base.T if entry.layout == "transposed" else base
-    else:
-        dense = _layer_of(base, base_layer) if entry.stacked else base
-    if isinstance(dense, (NF4Array, Int4Array)):
-        dense = dense.dequantize(jnp.float32)
-    dense = dense.astype(jnp.float32)
-    if adapter is not None:
-        ab = _layer_of(adapter, layer) if entry.stacked else adapter
-        with jax.default_matmul_precision("highest"):
-            dense = dense + LoraArray(dense, ab["a"], ab["b"], scale).delta()
-    return (dense.T if entry.layout == "transposed" else dense).astype(dtype)
-
-
-def _layer_of(leaf: Any, layer: int | Array) -> Any:
-    take = functools.partial(jax.lax.dynamic_index_in_dim, index=layer, axis=0, keepdims=False)
-    return jax.tree.map(take, leaf)
+    """`base + update` in our layout, in float32."""
+    base, adapter, start = (leaves.get(name) for name in ("base", "adapter", "start"))
+    if isinstance(base, (NF4Array, IntArray)):
+        base = base.dequantize(jnp.float32)
+    dense = jnp.asarray(base, jnp.float32)
+    if stored is not None:
+        dense = quantize(dense, stored).dequantize(jnp.float32)
+    with jax.default_matmul_precision("highest"):
+        if start:
+            dense -= scale * start["a"] @ start["b"]
+        if adapter and head:
+            dense += scale * (adapter["a"] @ adapter["b"]).T
+        elif adapter:
+            dense = LoraArray(dense, **adapter, scale=scale).dense(dense)
+    return dense
 
 
 def _write_shards(
@@ -277,8 +286,7 @@ def _compare_row(
     def logits(params: Params) -> Float[Array, "1 L V"]:
         decoder = bind(config, params)
         hidden = decoder(tokens, positions, segment_ids, dtype=dtype, remat=False)
-        table = decoder.head_table().astype(dtype)
-        return jnp.einsum("bld,vd->blv", hidden, table, preferred_element_type=jnp.float32)
+        return decoder.logit_head().logits(hidden.states)
 
     a_BLV, b_BLV = logits(params_a), logits(params_b)
     real_BL = (segment_ids > 0).astype(jnp.float32)

@@ -1,15 +1,70 @@
 """What a decoder is made of: capabilities, never family names."""
 
 import dataclasses
+from typing import Literal
 
+from mft_jax.models.combinations import check_combination
+from mft_jax.models.rope import Rope
 from mft_jax.types import MftError
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """A decoder: pre-norm blocks of grouped-query attention and a gated feed-forward.
+class Experts:
+    """A feed-forward of `num` experts, of which every token uses `per_token`.
 
-    Widths are in numbers of features. `head_width` is the width of one query or key/value head.
+    The weights of a token's experts are the softmax over all of them, divided by their sum if
+    `renormalize`, times `scale`. With `groups` > 1 the experts are chosen from the best
+    `groups_per_token` groups alone. `shared_width` > 0 adds a feed-forward that every token uses,
+    behind a sigmoid gate if `shared_gate`. The first `dense_layers` layers have no experts.
+    """
+
+    num: int
+    per_token: int
+    width: int
+    renormalize: bool = False
+    scale: float = 1.0
+    groups: int = 1
+    groups_per_token: int = 1
+    shared_width: int = 0
+    shared_gate: bool = False
+    dense_layers: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Latent:
+    """Multi-head latent attention (arXiv 2405.04434, section 2.1): widths of its projections.
+
+    `q_rank` 0: queries are projected at once. A head's queries and keys have `plain_width`
+    channels without position and `rope_width` channels that are turned.
+    """
+
+    q_rank: int
+    kv_rank: int
+    plain_width: int
+    rope_width: int
+    v_width: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A decoder of blocks of attention and feed-forward. Combinations that no family uses are
+    refused (`combinations`), since nothing could vouch for them.
+
+    Widths are in numbers of features; `head_width` is the width of one query or key/value head.
+
+    norm_offset       a norm's scale is stored as its distance from 1
+    window            a token of a layer in `window_layers` (empty: every layer) sees that many
+                      tokens, itself among them; 0: all of its segment
+    local_rope        the rotation in `window_layers`, where it differs
+    attention_scale   of the scores; 0: head_width ** -0.5
+    *_softcap         c tanh(x / c) of scores or logits; 0: none
+    qkv               "packed": one matrix, all q heads, then k, then v; "packed_by_head": one
+                      matrix, q, k and v of the first head, then of the second, ...
+    mlp               "packed_gated": gate and up in one matrix
+    block             "parallel": attention and feed-forward read the block's input, each behind
+                      its norm; "parallel_one_norm": behind the same norm
+    post_norms        a norm behind attention and feed-forward as well
+    normalized_head   rows of the head are scaled to length 1
     """
 
     vocab_size: int
@@ -20,10 +75,32 @@ class ModelConfig:
     num_kv_heads: int
     head_width: int
     max_positions: int
-    rope_theta: float = 10000.0
+    norm: Literal["rms", "layer"] = "rms"
     norm_epsilon: float = 1e-6
+    norm_offset: bool = False
+    positions: Literal["rotary", "learned", "alibi"] = "rotary"
+    rope: Rope = Rope()
+    local_rope: Rope | None = None
+    window: int = 0
+    window_layers: tuple[bool, ...] = ()
+    attention_scale: float = 0.0
+    attention_softcap: float = 0.0
+    qkv: Literal["separate", "packed", "packed_by_head"] = "separate"
     qkv_bias: bool = False
+    out_bias: bool = False
+    qk_norm: bool = False
+    latent: Latent | None = None
+    mlp: Literal["gated", "packed_gated", "plain"] = "gated"
+    activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"
+    mlp_bias: bool = False
+    experts: Experts | None = None
+    block: Literal["sequential", "parallel", "parallel_one_norm"] = "sequential"
+    post_norms: bool = False
+    embedding_scale: float = 1.0
     tied_head: bool = False
+    head_bias: bool = False
+    normalized_head: bool = False
+    final_softcap: float = 0.0
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:
@@ -31,7 +108,42 @@ class ModelConfig:
                 f"num_heads={self.num_heads} must be a multiple of num_kv_heads="
                 f"{self.num_kv_heads}: every key/value head serves a whole group of query heads"
             )
-        if self.head_width % 2:
+        if self.positions == "rotary" and self.turned_width % 2:
             raise MftError(
-                f"head_width={self.head_width} must be even: rotary embedding turns pairs"
+                f"{self.turned_width} channels of a head (head_width={self.head_width}, "
+                f"rope.fraction={self.rope.fraction:g}) are turned; expected an even number: "
+                "rotary embedding turns pairs"
             )
+        if self.window_layers and len(self.window_layers) != self.num_layers:
+            raise MftError(
+                f"window_layers names {len(self.window_layers)} layers, expected {self.num_layers}"
+            )
+        if self.experts and not 0 < self.experts.per_token <= self.experts.num:
+            raise MftError(
+                f"experts.per_token={self.experts.per_token} must be between 1 and experts.num="
+                f"{self.experts.num}"
+            )
+        check_combination(self)
+
+    @property
+    def turned_width(self) -> int:
+        """Channels of a head that rotary embedding turns."""
+        if self.latent is not None:
+            return self.latent.rope_width
+        return int(self.head_width * self.rope.fraction)
+
+    @property
+    def score_scale(self) -> float:
+        return self.attention_scale or self.head_width**-0.5
+
+    def is_expert(self, path: str) -> bool:
+        """Whether the matrix at `path` is one of several, of which a token uses a few."""
+        sparse = self.experts is not None and path.startswith("layers/mlp/")
+        return sparse and path.count("/") == 3 and path.endswith("/kernel")
+
+    @property
+    def stacks(self) -> dict[str, range]:
+        """Layers of one form each, by the prefix of their parameters, in order of computation."""
+        dense = self.experts.dense_layers if self.experts else 0
+        stacks = {"first_layers": range(dense), "layers": range(dense, self.num_layers)}
+        return {name: layers for name, layers in stacks.items() if layers}

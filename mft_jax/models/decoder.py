@@ -1,66 +1,78 @@
 """The decoder, and its parameters as a flat dict `{"layers/attention/q/kernel": weight}`.
 
-Blocks are stacked: every parameter under `layers/` has a leading axis N, and the forward pass is
-one `lax.scan` over it with rematerialisation, so compile time and activation memory do not grow
-with depth. A weight is anything that knows `x @ w` (see `mft_jax.weights`).
+Blocks of one form are stacked: every parameter under `layers/` has a leading axis N, and the
+forward pass is one `lax.scan` over it with rematerialisation, so compile time and activation memory
+do not grow with depth. A weight is anything that knows `x @ w` (see `mft_jax.weights`).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from mft_jax.models.attention import Attention, segment_mask
+from mft_jax.models.attention import View, segment_mask
+from mft_jax.models.block import Block
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.layers import Embedding, RMSNorm
-from mft_jax.models.mlp import GatedMlp
+from mft_jax.models.head import Head, OutputTable
+from mft_jax.models.layers import Embedding, Norm
 from mft_jax.models.rope import rotation
+from mft_jax.types import RouterSums
 
 Params = dict[str, Any]
 
-# Logical axes of each parameter, without the leading layer axis of a stacked one.
-LOGICAL_AXES: dict[str, tuple[str | None, ...]] = {
-    "embedding/table": ("vocab", "embed"),
-    "head/table": ("vocab", "embed"),
-    "final_norm/scale": (None,),
-    "layers/attention_norm/scale": (None,),
-    "layers/mlp_norm/scale": (None,),
-    "layers/attention/q/kernel": ("embed", "heads"),
-    "layers/attention/k/kernel": ("embed", "heads"),
-    "layers/attention/v/kernel": ("embed", "heads"),
-    "layers/attention/o/kernel": ("heads", "embed"),
-    "layers/attention/q/bias": ("heads",),
-    "layers/attention/k/bias": ("heads",),
-    "layers/attention/v/bias": ("heads",),
-    "layers/mlp/gate/kernel": ("embed", "mlp"),
-    "layers/mlp/up/kernel": ("embed", "mlp"),
-    "layers/mlp/down/kernel": ("mlp", "embed"),
+# Logical axes of a matrix [in, out] by the name of its layer; a bias has the last.
+MATRIX_AXES: dict[str, tuple[str | None, str | None]] = {
+    **dict.fromkeys(("q", "k", "v", "qkv"), ("embed", "heads")),
+    **dict.fromkeys(("q_down", "kv_down"), ("embed", None)),
+    **dict.fromkeys(("q_up", "kv_up"), (None, "heads")),
+    "o": ("heads", "embed"),
+    **dict.fromkeys(("gate", "up", "gate_up"), ("embed", "mlp")),
+    "down": ("mlp", "embed"),
+}
+TABLE_AXES: dict[str, tuple[str | None, str | None]] = {
+    "embedding": ("vocab", "embed"),
+    "head": ("vocab", "embed"),
+    "positions": (None, "embed"),
+    "router": (None, "embed"),
+    "shared_gate": (None, "embed"),
 }
 
 
-class Block(nnx.Module):
-    def __init__(self, config: ModelConfig, *, stack: tuple[int, ...], rngs: nnx.Rngs):
-        self.attention_norm = RMSNorm(config.width, epsilon=config.norm_epsilon, stack=stack)
-        self.attention = Attention(config, stack=stack, rngs=rngs)
-        self.mlp_norm = RMSNorm(config.width, epsilon=config.norm_epsilon, stack=stack)
-        self.mlp = GatedMlp(config, stack=stack, rngs=rngs)
+def logical_axes(path: str) -> tuple[str | None, ...]:
+    """Of the parameter at `path`, without the leading layer and expert axes of a stacked one."""
+    layer, kind = path.split("/")[-2:]
+    if kind == "table":
+        return TABLE_AXES[layer]
+    if kind == "kernel":
+        return MATRIX_AXES[layer]
+    if kind == "bias" and layer == "head":
+        return TABLE_AXES[layer][:1]
+    return MATRIX_AXES[layer][1:] if layer in MATRIX_AXES else (None,)
 
-    def __call__(self, x, rotation, mask):
-        x = x + self.attention(self.attention_norm(x), rotation, mask)
-        return x + self.mlp(self.mlp_norm(x))
+
+class Hidden(NamedTuple):
+    """Final hidden states; `router` is summed over layers, None where none has experts."""
+
+    states: Float[Array, "B L D"]
+    router: RouterSums | None
 
 
 class Decoder(nnx.Module):
-    """Tokens to final hidden states; `head_table` turns those into logits (see `losses`)."""
+    """Tokens to final hidden states; `logit_head` turns those into logits."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.embedding = Embedding(config.vocab_size, config.width, rngs=rngs)
-        self.layers = Block(config, stack=(config.num_layers,), rngs=rngs)
-        self.final_norm = RMSNorm(config.width, epsilon=config.norm_epsilon)
+        v, d = config.vocab_size, config.width
+        learned = config.positions == "learned"
+        self.embedding = Embedding(v, d, rngs=rngs)
+        self.positions = Embedding(config.max_positions, d, rngs=rngs) if learned else None
+        for name, layers in config.stacks.items():
+            block = Block(config, sparse=name == "layers", stack=(len(layers),), rngs=rngs)
+            setattr(self, name, block)
+        self.final_norm = Norm(config)
         tied = config.tied_head
-        self.head = None if tied else Embedding(config.vocab_size, config.width, rngs=rngs)
+        self.head = None if tied else OutputTable(v, d, bias=config.head_bias, rngs=rngs)
         self.config = config
 
     def __call__(
@@ -71,22 +83,52 @@ class Decoder(nnx.Module):
         *,
         dtype: jax.typing.DTypeLike = jnp.float32,
         remat: bool = True,
-    ) -> Float[Array, "B L D"]:
+    ) -> Hidden:
+        config = self.config
         x = self.embedding(tokens, dtype)
-        turns = rotation(positions, self.config.head_width, self.config.rope_theta)
-        mask = segment_mask(segment_ids)
-        graph, weights = nnx.split(self.layers)
+        if config.embedding_scale != 1.0:
+            x *= jnp.asarray(config.embedding_scale, x.dtype)
+        if self.positions is not None:
+            x += self.positions(positions, dtype)
+        views, which = _views(config, positions, segment_ids)
+        real = segment_ids > 0
+        router = None
+        for name, layers in config.stacks.items():
+            graph, weights = nnx.split(getattr(self, name))
 
-        def block(x, layer_weights):
-            return nnx.merge(graph, layer_weights)(x, turns, mask), None
+            def layer(x, item, graph=graph):
+                weights, i = item
+                view = jax.tree.map(lambda v: jax.lax.dynamic_index_in_dim(v, i, 0, False), views)
+                return nnx.merge(graph, weights)(x, view, real)
 
-        # prevent_cse=False: inside a scan nothing can be merged across iterations anyway.
-        body = jax.checkpoint(block, prevent_cse=False) if remat else block
-        x, _ = jax.lax.scan(body, x, weights)
-        return self.final_norm(x)
+            # prevent_cse=False: inside a scan nothing can be merged across iterations anyway.
+            body = jax.checkpoint(layer, prevent_cse=False) if remat else layer
+            chosen = jnp.asarray(which[layers.start : layers.stop], jnp.int32)
+            x, sums = jax.lax.scan(body, x, (weights, chosen))
+            router = router if sums is None else jax.tree.map(lambda s: s.sum(axis=0), sums)
+        return Hidden(self.final_norm(x), router)
 
-    def head_table(self) -> Float[Array, "V D"]:
-        return (self.embedding if self.head is None else self.head).table.get_value()
+    def logit_head(self) -> Head:
+        if self.head is None:
+            return Head(self.embedding.base_table(), softcap=self.config.final_softcap)
+        return self.head.as_head(self.config)
+
+
+def _views(
+    config: ModelConfig, positions: Int[Array, "B L"], segment_ids: Int[Array, "B L"]
+) -> tuple[View, list[int]]:
+    """The views of a batch, stacked, and which of them each layer has."""
+    local = config.window_layers or (config.window > 0,) * config.num_layers
+    kinds = sorted(set(local))
+
+    def view(is_local: bool) -> View:
+        rope = config.local_rope if is_local and config.local_rope else config.rope
+        width = config.turned_width if config.positions == "rotary" else 0
+        mask = segment_mask(segment_ids, config.window if is_local else 0)
+        return View(mask, *rotation(positions, segment_ids, rope, width))
+
+    views = jax.tree.map(lambda *parts: jnp.stack(parts), *map(view, kinds))
+    return views, [kinds.index(is_local) for is_local in local]
 
 
 def init_params(config: ModelConfig, seed: int) -> Params:

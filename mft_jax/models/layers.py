@@ -1,11 +1,22 @@
-"""The small layers: `Linear`, `RMSNorm`, `Embedding`. `stack` puts a layer axis in front."""
+"""The small layers. `stack` puts a layer axis (or a layer and an expert axis) in front."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from mft_jax.models.config import ModelConfig
+from mft_jax.weights.lora import LoraTable
+
 INIT = nnx.initializers.normal(0.02)
+
+ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+}
 
 
 class Linear(nnx.Module):
@@ -17,34 +28,49 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
         y = x @ self.kernel.get_value()
-        return y if self.bias is None else y + _as_row(self.bias.get_value(), y).astype(y.dtype)
+        return y if self.bias is None else y + as_row(self.bias.get_value(), y).astype(y.dtype)
 
 
-class RMSNorm(nnx.Module):
-    """Root-mean-square norm (arXiv 1910.07467), computed in at least float32."""
+class Norm(nnx.Module):
+    """Root-mean-square norm (arXiv 1910.07467) or layer norm (arXiv 1607.06450), computed in at
+    least float32."""
 
-    def __init__(self, width: int, *, epsilon: float, stack: tuple[int, ...] = ()):
-        self.scale = nnx.Param(jnp.ones((*stack, width), jnp.float32))
-        self.epsilon = epsilon
+    def __init__(self, config: ModelConfig, *, width: int = 0, stack: tuple[int, ...] = ()):
+        shape = (*stack, width or config.width)
+        offset = config.norm_offset
+        self.scale = nnx.Param((jnp.zeros if offset else jnp.ones)(shape, jnp.float32))
+        centred = config.norm == "layer"
+        self.bias = nnx.Param(jnp.zeros(shape, jnp.float32)) if centred else None
+        self.epsilon, self.offset = config.norm_epsilon, offset
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         dtype = jnp.promote_types(x.dtype, jnp.float32)
-        x32 = x.astype(dtype)
-        variance = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
-        normal = x32 * jax.lax.rsqrt(variance + self.epsilon)
-        return (normal * _as_row(self.scale.get_value(), x).astype(dtype)).astype(x.dtype)
+        y = x.astype(dtype)
+        if self.bias is not None:
+            y -= jnp.mean(y, axis=-1, keepdims=True)
+        y *= jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.epsilon)
+        scale = as_row(self.scale.get_value(), x).astype(dtype)
+        y *= 1 + scale if self.offset else scale
+        if self.bias is not None:
+            y += as_row(self.bias.get_value(), x).astype(dtype)
+        return y.astype(x.dtype)
 
 
 class Embedding(nnx.Module):
-    def __init__(self, vocab_size: int, width: int, *, rngs: nnx.Rngs):
-        self.table = nnx.Param(INIT(rngs.params(), (vocab_size, width), jnp.float32))
+    def __init__(self, rows: int, width: int, *, rngs: nnx.Rngs):
+        self.table = nnx.Param(INIT(rngs.params(), (rows, width), jnp.float32))
 
     def __call__(
         self, tokens: Int[Array, "B L"], dtype: jax.typing.DTypeLike
     ) -> Float[Array, "B L D"]:
-        return jnp.take(self.table.get_value(), tokens, axis=0).astype(dtype)
+        return self.table.get_value().take(tokens, axis=0).astype(dtype)
+
+    def base_table(self) -> Float[Array, "V D"]:
+        """Without its adapter, which changes what is read in, not what a tied head puts out."""
+        table = self.table.get_value()
+        return table.base if isinstance(table, LoraTable) else table
 
 
-def _as_row(vector: Float[Array, " D"], like: Array) -> Array:
+def as_row(vector: Float[Array, " D"], like: Array) -> Array:
     """`[D]` with leading axes of length 1: explicit, because rank promotion raises in the tests."""
     return vector.reshape((1,) * (like.ndim - 1) + vector.shape)

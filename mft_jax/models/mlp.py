@@ -1,19 +1,35 @@
-"""The gated feed-forward (SwiGLU, arXiv 2002.05202)."""
+"""The feed-forward: gated (arXiv 2002.05202) or plain."""
 
-import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.layers import Linear
+from mft_jax.models.layers import ACTIVATIONS, Linear
 
 
-class GatedMlp(nnx.Module):
-    def __init__(self, config: ModelConfig, *, stack: tuple[int, ...], rngs: nnx.Rngs):
-        d, f = config.width, config.mlp_width
-        self.gate = Linear(d, f, bias=False, stack=stack, rngs=rngs)
-        self.up = Linear(d, f, bias=False, stack=stack, rngs=rngs)
-        self.down = Linear(f, d, bias=False, stack=stack, rngs=rngs)
+class Mlp(nnx.Module):
+    """down(act(gate(x)) * up(x)); packed: gate and up in one matrix; plain: down(act(up(x)))."""
+
+    def __init__(
+        self, config: ModelConfig, *, width: int = 0, stack: tuple[int, ...], rngs: nnx.Rngs
+    ):
+        d, f, form = config.width, width or config.mlp_width, config.mlp
+
+        def linear(d_in: int, d_out: int) -> Linear:
+            return Linear(d_in, d_out, bias=config.mlp_bias, stack=stack, rngs=rngs)
+
+        self.gate = linear(d, f) if form == "gated" else None
+        self.gate_up = linear(d, 2 * f) if form == "packed_gated" else None
+        self.up = linear(d, f) if form != "packed_gated" else None
+        self.down = linear(f, d)
+        self.activation = config.activation
 
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+        act = ACTIVATIONS[self.activation]
+        if self.gate_up is not None:
+            gate, up = jnp.split(self.gate_up(x), 2, axis=-1)
+            return self.down(act(gate) * up)
+        assert self.up is not None
+        up = self.up(x)
+        return self.down(act(up) if self.gate is None else act(self.gate(x)) * up)

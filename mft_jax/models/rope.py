@@ -1,24 +1,125 @@
-"""Rotary position embedding (arXiv 2104.09864), in the half-split order of the HF checkpoints."""
+"""Rotary position embedding (arXiv 2104.09864) and the ways in which it is stretched.
+
+half-split   turns the pairs (x[i], x[i + C/2]), the order of most HF checkpoints
+interleaved  turns the pairs (x[2i], x[2i + 1])
+"""
+
+import dataclasses
+import math
+from typing import Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+
+@dataclasses.dataclass(frozen=True)
+class Rope:
+    """`fraction` of a head's channels, the first ones, are turned; `theta` is the base.
+
+    scaling
+      linear      all frequencies divided by `factor` (arXiv 2306.15595)
+      wavelength  long waves divided by `factor`, short ones kept, a ramp between, by their number
+                  of turns within `original_positions`
+      yarn        the same, with a ramp over the numbers of the pairs (arXiv 2309.00071)
+      longrope    channel by channel: `short_factors` in segments of up to `original_positions`
+                  tokens, `long_factors` in longer ones (arXiv 2402.13753)
+    amplitude multiplies cos and sin (yarn, longrope).
+    """
+
+    theta: float = 10000.0
+    fraction: float = 1.0
+    interleaved: bool = False
+    scaling: Literal["none", "linear", "wavelength", "yarn", "longrope"] = "none"
+    factor: float = 1.0
+    original_positions: int = 0
+    low_frequency_factor: float = 1.0
+    high_frequency_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    short_factors: tuple[float, ...] = ()
+    long_factors: tuple[float, ...] = ()
+    amplitude: float = 1.0
+
+
+def frequencies(rope: Rope, width: int) -> Float[np.ndarray, "S half"]:
+    """Angle per position of every pair of `width` channels; two rows for longrope, else one."""
+    plain = rope.theta ** (-np.arange(0, width, 2) / width)
+    match rope.scaling:
+        case "none":
+            scaled = plain[None]
+        case "linear":
+            scaled = plain[None] / rope.factor
+        case "wavelength":
+            # 0 where less than `low` turns fit into the original context, 1 where `high` do.
+            low, high = rope.low_frequency_factor, rope.high_frequency_factor
+            turns = rope.original_positions * plain / (2 * math.pi)
+            scaled = _blend(plain, rope.factor, np.clip((turns - low) / (high - low), 0, 1))
+        case "yarn":
+            first, last = (
+                _pair_that_turns(rope, width, n) for n in (rope.beta_fast, rope.beta_slow)
+            )
+            first, last = max(math.floor(first), 0), min(math.ceil(last), width - 1)
+            steps = max(last - first, 0.001)
+            kept = 1 - np.clip((np.arange(width // 2) - first) / steps, 0, 1)
+            scaled = _blend(plain, rope.factor, kept)
+        case "longrope":
+            scaled = plain[None] / np.array([rope.short_factors, rope.long_factors])
+    return scaled.astype(np.float32)
+
+
+def _blend(plain: np.ndarray, factor: float, kept: np.ndarray) -> np.ndarray:
+    return (plain * kept + plain / factor * (1 - kept))[None]
+
+
+def _pair_that_turns(rope: Rope, width: int, times: float) -> float:
+    """The (fractional) number of the pair that turns so often within the original context."""
+    longest = rope.original_positions / (times * 2 * math.pi)
+    return width * math.log(longest) / (2 * math.log(rope.theta))
 
 
 def rotation(
-    positions: Int[Array, "B L"], head_width: int, theta: float
+    positions: Int[Array, "B L"], segment_ids: Int[Array, "B L"], rope: Rope, width: int
 ) -> tuple[Float[Array, "B L half"], Float[Array, "B L half"]]:
-    """cos and sin of `position * theta ** (-2 i / C)`, in float32."""
-    exponent = jnp.arange(0, head_width, 2, dtype=jnp.float32) / head_width
-    angle = positions[..., None].astype(jnp.float32) / jnp.power(theta, exponent)[None, None]
-    return jnp.cos(angle), jnp.sin(angle)
+    """cos and sin of `position * frequency`, times the amplitude, in float32."""
+    table = jnp.asarray(frequencies(rope, width))
+    angle = positions[..., None].astype(jnp.float32) * table[:1][None]
+    if len(table) > 1:
+        long = _is_long(positions, segment_ids, rope.original_positions)
+        angle = jnp.where(
+            long[..., None], positions[..., None].astype(jnp.float32) * table[1:][None], angle
+        )
+    return jnp.cos(angle) * rope.amplitude, jnp.sin(angle) * rope.amplitude
+
+
+def _is_long(
+    positions: Int[Array, "B L"], segment_ids: Int[Array, "B L"], limit: int
+) -> Bool[Array, "B L"]:
+    """Whether a token's segment has more than `limit` tokens."""
+    beyond = segment_ids[:, :, None] == segment_ids[:, None, :]
+    beyond &= (positions >= limit)[:, None, :]
+    return beyond.any(axis=-1)
 
 
 def rotate(
-    x: Float[Array, "B L H C"], cos: Float[Array, "B L half"], sin: Float[Array, "B L half"]
+    x: Float[Array, "B L H C"],
+    cos: Float[Array, "B L half"],
+    sin: Float[Array, "B L half"],
+    *,
+    interleaved: bool = False,
 ) -> Float[Array, "B L H C"]:
-    """Turn each pair (x[i], x[i + C/2]) by its position's angle."""
+    """Turn the pairs of the first channels by their position's angles; the others stay."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    first, second = jnp.split(x.astype(dtype), 2, axis=-1)
+    width = 2 * cos.shape[-1]
+    turned, rest = x[..., :width].astype(dtype), x[..., width:]
     cos, sin = (turn[:, :, None, :].astype(dtype) for turn in (cos, sin))
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x.dtype)
+    if interleaved:
+        first, second = turned[..., 0::2], turned[..., 1::2]
+    else:
+        first, second = jnp.split(turned, 2, axis=-1)
+    pairs = [first * cos - second * sin, second * cos + first * sin]
+    if interleaved:
+        turned = jnp.stack(pairs, axis=-1).reshape(turned.shape)
+    else:
+        turned = jnp.concatenate(pairs, axis=-1)
+    return jnp.concatenate([turned.astype(x.dtype), rest], axis=-1)

@@ -1,5 +1,5 @@
-"""`LoraArray`: a frozen base with a trainable low-rank update; `TaskLoraArray`: the same product,
-with a gradient for every task.
+"""Frozen weights with a trainable low-rank update: `LoraArray` for matrices, `LoraTable` for
+embeddings and heads, `TaskLoraArray` for the gradient of every task.
 """
 
 import dataclasses
@@ -8,69 +8,155 @@ import typing
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
-from mft_jax.weights.quantized import Int4Array, NF4Array
+from mft_jax.weights.quantized import IntArray, NF4Array
+
+Frozen = Array | NF4Array | IntArray
+
+
+def dropout(x: Float[Array, "*B in"], key: Key[Array, ""] | None, rate: float) -> Array:
+    """Inverted dropout: what is kept is divided by the share kept. No key, no dropout."""
+    if key is None or rate == 0.0:
+        return x
+    kept = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(kept, x / jnp.asarray(1.0 - rate, x.dtype), jnp.zeros((), x.dtype))
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["base", "a", "b"], meta_fields=["scale"]
+    jax.tree_util.register_dataclass,
+    data_fields=["base", "a", "b", "magnitude", "key"],
+    meta_fields=["scale", "rate"],
 )
 @typing.no_type_check
 @dataclasses.dataclass(frozen=True)
 class LoraArray:
-    """`x @ w = x @ base + scale * (x @ a) @ b` (LoRA, arXiv 2106.09685, Eq. 3).
+    """`x @ w = x @ base + scale * (dropout(x) @ a) @ b` (LoRA, arXiv 2106.09685, Eq. 3).
 
-    `base` is whatever knows `x @ base`: QLoRA is `LoraArray(NF4Array, a, b, scale)`.
+    `base` is whatever knows `x @ base`: QLoRA is `LoraArray(NF4Array, a, b, scale)`. With a
+    `magnitude` the columns of `base + scale * a @ b` are scaled to it (DoRA, arXiv 2402.09353,
+    Eq. 5), their norm taken as a constant in the backward pass (section 4.3).
     As a pytree it may hold shapes or shardings in place of arrays (`no_type_check`).
     """
 
-    base: Array | NF4Array | Int4Array
+    base: Frozen
     a: Float[Array, "*N in R"]
     b: Float[Array, "*N R out"]
     scale: float
+    magnitude: Float[Array, "*N out"] | None = None
+    key: Key[Array, "*N"] | None = None
+    rate: float = 0.0
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.base.shape
 
+    def dropped(self, x: Float[Array, "*B in"]) -> Float[Array, "*B in"]:
+        return dropout(x, self.key, self.rate)
+
     def __rmatmul__(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
-        return x @ self.base + self.scale * ((x @ self.a) @ self.b)
+        plain, dropped = x @ self.base, self.dropped(x)
+        update = self.scale * ((dropped @ self.a) @ self.b)
+        if self.magnitude is None:
+            return plain + update
+        factor = self.magnitude / column_norm(self.base, self.a, self.b, self.scale)
+        factor = factor.astype(x.dtype).reshape((1,) * (plain.ndim - 1) + (-1,))
+        through = plain if dropped is x else dropped @ self.base
+        return plain + (factor - 1) * through + factor * update
 
     def delta(self) -> Float[Array, "in out"]:
         """The dense update, `scale * a @ b`, in the adapter's dtype."""
         return self.scale * jnp.einsum("...ir,...ro->...io", self.a, self.b)
 
+    def dense(self, base: Float[Array, "*N in out"]) -> Float[Array, "*N in out"]:
+        """The whole weight, with `base` in place of the adapter's own."""
+        merged = base + self.delta()
+        if self.magnitude is None:
+            return merged
+        return merged * (self.magnitude / jnp.linalg.norm(merged, axis=-2))[..., None, :]
+
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["base", "a", "b", "task_ids"],
-    meta_fields=["scale"],
+    data_fields=["base", "a", "b", "key"],
+    meta_fields=["scale", "rate"],
+)
+@typing.no_type_check
+@dataclasses.dataclass(frozen=True)
+class LoraTable:
+    """The table of an embedding, whose rows are taken, or of a head, whose rows make logits.
+
+    embedding   a [V, R], b [R, D]   table + scale * a @ b
+    head        a [D, R], b [R, V]   table + scale * (a @ b).T, put together in `models.head`
+    """
+
+    base: Float[Array, "V D"]
+    a: Float[Array, "_ R"]
+    b: Float[Array, "R _"]
+    scale: float
+    key: Key[Array, ""] | None = None
+    rate: float = 0.0
+
+    def take(self, tokens: Int[Array, "*B"], axis: int = 0) -> Float[Array, "*B D"]:
+        rows = self.base.take(tokens, axis=axis)
+        return rows + self.scale * (self.a.take(tokens, axis=axis) @ self.b).astype(rows.dtype)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["base", "a", "b", "task_ids", "magnitude", "key"],
+    meta_fields=["scale", "rate"],
 )
 @typing.no_type_check
 @dataclasses.dataclass(frozen=True)
 class TaskLoraArray:
-    """`LoraArray` whose backward pass returns the gradient of `a` and `b` of every task.
+    """`LoraArray` whose backward pass returns the gradient of its adapter for every task.
 
     Segments are isolated by attention and every position belongs to one task, so the cotangent of
     an activation is its own task's already; only the sum over positions that makes a weight's
-    gradient has to be kept apart by task. `a` and `b` are the adapter repeated T times (the forward
-    pass reads the first), which gives their gradients room.
+    gradient has to be kept apart by task. `a`, `b` and `magnitude` are repeated T times (the
+    forward pass reads the first), which gives their gradients room.
     """
 
-    base: Array | NF4Array | Int4Array
+    base: Frozen
     a: Float[Array, "*N T in R"]
     b: Float[Array, "*N T R out"]
     task_ids: Int[Array, "*N B L"]
     scale: float
+    magnitude: Float[Array, "*N T out"] | None = None
+    key: Key[Array, "*N"] | None = None
+    rate: float = 0.0
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.base.shape
 
     def __rmatmul__(self, x: Float[Array, "B L in"]) -> Float[Array, "B L out"]:
-        low = _matmul_by_task(x, self.a, self.task_ids)
-        return x @ self.base + self.scale * _matmul_by_task(low, self.b, self.task_ids)
+        plain, dropped = x @ self.base, dropout(x, self.key, self.rate)
+        low = _matmul_by_task(dropped, self.a, self.task_ids)
+        update = self.scale * _matmul_by_task(low, self.b, self.task_ids)
+        if self.magnitude is None:
+            return plain + update
+        norm = column_norm(self.base, self.a[0], self.b[0], self.scale)
+        factor = (self.magnitude / norm[None]).astype(x.dtype)[self.task_ids]
+        through = plain if dropped is x else dropped @ self.base
+        return plain + (factor - 1) * through + factor * update
+
+
+def column_norm(
+    base: Frozen, a: Float[Array, "in R"], b: Float[Array, "R out"], scale: float
+) -> Float[Array, " out"]:
+    """Norm of every column of `base + scale * a @ b`, a constant for differentiation.
+
+    |w + s a b|^2 = |w|^2 + 2 s (a.T w) . b + s^2 b . (a.T a) b needs no dense sum.
+    """
+    dtype = jnp.promote_types(a.dtype, jnp.float32)
+    base, a, b = jax.lax.stop_gradient((base, a.astype(dtype), b.astype(dtype)))
+    dense = base.astype(dtype) if isinstance(base, jax.Array) else base.dequantize(dtype)
+    with jax.default_matmul_precision("highest"):
+        cross = jnp.sum((a.T @ base) * b, axis=0)
+        own = jnp.sum(b * ((a.T @ a) @ b), axis=0)
+    return jnp.sqrt(jnp.sum(jnp.square(dense), axis=-2) + 2 * scale * cross + scale**2 * own)
 
 
 @jax.custom_vjp

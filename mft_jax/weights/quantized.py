@@ -1,8 +1,8 @@
-"""Frozen weights stored in four bits: `NF4Array` and `Int4Array`.
+"""Frozen weights stored in four or eight bits: `NF4Array` and `IntArray`.
 
 A layer's weight keeps its logical shape `[in, out]`; groups of 64 along `in` share a scale:
 
-    codes  [in, out]   4 bits each
+    codes  [in, out]   4 (or 8) bits each
     scales [G,  out]   G = in / 64
 
 Stacked layers put an axis N in front of every leaf; `lax.scan` takes it off again. Both classes
@@ -49,7 +49,8 @@ NF4_LEVELS = np.array(
     np.float32,
 )
 
-QuantizedDtype = Literal["nf4", "int4"]
+QuantizedDtype = Literal["nf4", "int4", "int8"]
+INT_DTYPES = {"int4": jnp.int4, "int8": jnp.int8}
 
 
 @functools.partial(
@@ -101,8 +102,8 @@ class NF4Array:
 )
 @typing.no_type_check
 @dataclasses.dataclass(frozen=True)
-class Int4Array:
-    """Symmetric int4 codes, one bfloat16 scale per group: 4.25 bits per weight."""
+class IntArray:
+    """Symmetric int4 or int8 codes, one bfloat16 scale per group: 4.25 or 8.25 bits per weight."""
 
     codes: Int[Array, "*N in out"]
     group_scales: Float[Array, "*N G out"]
@@ -121,7 +122,7 @@ class Int4Array:
         return frozen_matmul(x, self)
 
 
-QuantizedArray = NF4Array | Int4Array
+QuantizedArray = NF4Array | IntArray
 
 
 def quantize(w: Float[Array, "in out"], dtype: QuantizedDtype) -> QuantizedArray:
@@ -132,11 +133,13 @@ def quantize(w: Float[Array, "in out"], dtype: QuantizedDtype) -> QuantizedArray
     if w.shape[-2] % GROUP_SIZE:
         raise MftError(
             f"a weight of shape {tuple(w.shape)} cannot be quantised: its input width must be a "
-            f"multiple of {GROUP_SIZE}; leave it dense (method 'lora') or choose another model"
+            f"multiple of {GROUP_SIZE}; leave it dense (finetune.method=lora)"
         )
     grouped = w.astype(jnp.float32).reshape(-1, GROUP_SIZE, w.shape[-1])
     absmax = jnp.max(jnp.abs(grouped), axis=1)
-    return _quantize_nf4(grouped, absmax) if dtype == "nf4" else _quantize_int4(grouped, absmax)
+    if dtype == "nf4":
+        return _quantize_nf4(grouped, absmax)
+    return _quantize_int(grouped, absmax, INT_DTYPES[dtype])
 
 
 def _quantize_nf4(grouped: Float[Array, "G 64 out"], absmax: Float[Array, "G out"]) -> NF4Array:
@@ -176,11 +179,26 @@ def _per_column(runs: Float[Array, "*N G _"], out: int) -> Float[Array, "*N G ou
     return jnp.repeat(runs, SCALE_GROUP_SIZE, axis=-1)[..., :out]
 
 
-def _quantize_int4(grouped: Float[Array, "G 64 out"], absmax: Float[Array, "G out"]) -> Int4Array:
-    scales = (absmax / 7.0).astype(jnp.bfloat16)
+def _quantize_int(
+    grouped: Float[Array, "G 64 out"], absmax: Float[Array, "G out"], dtype: jax.typing.DTypeLike
+) -> IntArray:
+    least, largest = int(jnp.iinfo(dtype).min), int(jnp.iinfo(dtype).max)
+    scales = (absmax / largest).astype(jnp.bfloat16)
     safe = jnp.where(scales > 0, scales, 1).astype(jnp.float32)
-    codes = jnp.clip(jnp.round(grouped / safe[:, None, :]), -8, 7)
-    return Int4Array(codes.reshape(-1, grouped.shape[-1]).astype(jnp.int4), scales)
+    codes = jnp.clip(jnp.round(grouped / safe[:, None, :]), least, largest)
+    return IntArray(codes.reshape(-1, grouped.shape[-1]).astype(dtype), scales)
+
+
+def dequantize_stack(w: QuantizedArray, dtype: jax.typing.DTypeLike) -> Float[Array, "*N in out"]:
+    """The dense weights of a stack of layers or experts, or of one."""
+    one = functools.partial(_dequantize_one, dtype=dtype)
+    for _ in range(w.codes.ndim - 2):
+        one = jax.vmap(one)
+    return one(w)
+
+
+def _dequantize_one(w: QuantizedArray, dtype: jax.typing.DTypeLike) -> Array:
+    return w.dequantize(dtype)
 
 
 def _scale_groups(levels: Float[Array, "in out"], scales: Float[Array, "G out"]) -> Array:
@@ -215,7 +233,8 @@ def stored_bits(shape: tuple[int, ...], dtype: QuantizedDtype) -> int:
     *stack, d_in, out = shape
     layers = int(np.prod(stack, dtype=np.int64))
     groups = d_in // GROUP_SIZE
-    if dtype == "int4":
-        return layers * (4 * d_in * out + 16 * groups * out)
+    if dtype in INT_DTYPES:
+        bits = jnp.iinfo(INT_DTYPES[dtype]).bits
+        return layers * (bits * d_in * out + 16 * groups * out)
     scale_groups = -(-out // SCALE_GROUP_SIZE)
     return layers * (4 * d_in * out + 8 * groups * out + 64 * groups * scale_groups)

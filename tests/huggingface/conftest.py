@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from mft_jax.huggingface.checkpoint import hf_names, hf_shape, read_model
+from mft_jax.huggingface.checkpoint import hf_shape, read_model
 from mft_jax.models.decoder import param_shapes
 from mft_jax.sharding import MeshConfig, make_mesh
 
@@ -50,7 +50,7 @@ def write_checkpoint(tmp_path: Path) -> WriteCheckpoint:
         tensors = {
             name: rng.normal(0, 0.1, hf_shape(entry, shapes)).astype(dtype)
             for entry in family.entries(config)
-            for name in hf_names(entry, config)
+            for name, _ in entry.tensors()
         }
         edit(tensors)
         save_file(tensors, folder / "model.safetensors")

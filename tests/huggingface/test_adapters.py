@@ -27,6 +27,7 @@ def adapter(write_checkpoint):
     trainable = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(key, x.shape), trainable)
     return {
         "trainable": trainable,
+        "start": {},
         "finetune_config": settings,
         "family": family,
         "config": config,

@@ -34,6 +34,7 @@ def loaded(folder, mesh, settings, dtype=jnp.float32):
     return {
         "base_folder": folder,
         "trainable": trainable,
+        "start": {},
         "frozen": init_frozen(settings, params),
         "finetune_config": settings,
         "family": family,
@@ -119,10 +120,11 @@ def test_a_model_trained_from_scratch_is_exported(write_checkpoint, one_device, 
     settings = FinetuneConfig("full")
     freeze = functools.partial(finetune.freeze, settings, dtype=jnp.float32)
     placed = functools.partial(leaf_shardings, one_device)
-    params = random_params(config, 0, freeze=freeze, shardings=placed)
+    params = random_params(family, config, 0, freeze=freeze, shardings=placed)
     model = {
         "base_folder": folder,
         "trainable": params,
+        "start": {},
         "frozen": {},
         "finetune_config": settings,
         "family": family,

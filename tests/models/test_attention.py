@@ -34,7 +34,7 @@ def hidden():
 
     @jax.jit
     def run(tokens, positions, segment_ids):
-        return bind(CONFIG, params)(tokens, positions, segment_ids)
+        return bind(CONFIG, params)(tokens, positions, segment_ids).states
 
     return lambda row: np.asarray(
         run(row.tokens[None], row.positions[None], row.segment_ids[None])[0]
@@ -98,7 +98,7 @@ def test_attend_is_softmax_of_scaled_products_with_grouped_heads():
     rng = np.random.default_rng(0)
     q, k, v = (rng.normal(size=(1, 6, heads, 8)).astype(np.float32) for heads in (4, 2, 2))
     mask = np.asarray(segment_mask(jnp.array([[1, 1, 1, 2, 2, 2]])))
-    got = attend(jnp.asarray(q), jnp.asarray(k), jnp.asarray(v), jnp.asarray(mask))
+    got = attend(*map(jnp.asarray, (q, k, v, mask)), scale=8**-0.5)
     for head in range(4):
         keys, values = k[0, :, head // 2].astype(float), v[0, :, head // 2].astype(float)
         scores = np.where(mask[0], q[0, :, head] @ keys.T / np.sqrt(8), -np.inf)

@@ -186,7 +186,7 @@ def test_a_record_must_open_with_a_run_line(tmp_path):
         read_record(tmp_path / "elsewhere.jsonl")
 
 
-@pytest.mark.parametrize("name", list(RUN.keys() - {"kind"}))
+@pytest.mark.parametrize("name", sorted(RUN.keys() - {"kind"}))
 def test_every_field_of_the_run_line_is_required(tmp_path, name):
     line = copy.deepcopy(RUN)
     del line[name]

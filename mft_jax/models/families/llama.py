@@ -1,17 +1,60 @@
-"""Llama 1 and 2, Code Llama, Yi, DeepSeek-Coder without rope scaling."""
+"""Llama 1, 2 and 3.x, Code Llama, DeepSeek-Coder, Yi."""
 
-from collections.abc import Mapping
 from typing import Any
 
-from mft_jax.models.config import ModelConfig
-from mft_jax.models.families.base import Family, decoder_entries, read_decoder_config, refuse
+from mft_jax.models.families.base import GATED_NAMES, SIZES, Family, Keys, read_gated
+from mft_jax.models.families.rotary import read_rope
 
 
-def _read_config(hf: Mapping[str, Any]) -> ModelConfig:
-    refuse(hf, "attention_bias", (None, False), "Llama with biases on all projections")
-    refuse(hf, "mlp_bias", (None, False), "Llama with biases in the feed-forward")
-    tied = hf.get("tie_word_embeddings", False)
-    return read_decoder_config(hf, qkv_bias=False, tied_head=tied)
+def _read(keys: Keys) -> dict[str, Any]:
+    biases = keys.get("attention_bias", False)
+    return {
+        **read_gated(keys),
+        "rope": read_rope(keys),
+        "qkv_bias": biases,
+        "out_bias": biases,
+        "mlp_bias": keys.get("mlp_bias", False),
+    }
 
 
-LLAMA = Family("llama", "LlamaForCausalLM", _read_config, decoder_entries)
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+LLAMA = Family(
+    name="llama",
+    architecture="LlamaForCausalLM",
+    read=_read,
+    names=GATED_NAMES,
+    models="Llama 1, 2, 3.x; Code Llama; DeepSeek-Coder 1.3B to 33B; Yi",
+    notes="rope scaling `linear`, `llama3`, `yarn`",
+    tiny={
+        "": SIZES,
+        "all heads": {**SIZES, "num_key_value_heads": 4},
+        "tied, wide heads": {
+            **SIZES,
+            "tie_word_embeddings": True,
+            "head_dim": 32,
+            "num_key_value_heads": 1,
+        },
+        "llama3 scaling": {**SIZES, "rope_theta": 500000.0, "rope_scaling": LLAMA3},
+        "linear scaling": {
+            **SIZES,
+            "rope_theta": 100000.0,
+            "rope_scaling": {"type": "linear", "factor": 4.0},
+        },
+        "yarn scaling": {
+            **SIZES,
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "original_max_position_embeddings": 64,
+            },
+        },
+        "biases": {**SIZES, "attention_bias": True, "mlp_bias": True},
+    },
+)

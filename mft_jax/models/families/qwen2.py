@@ -1,16 +1,97 @@
-"""Qwen2, Qwen2.5 and Qwen2.5-Coder: Llama with biases on q, k and v."""
+"""Qwen2, Qwen2.5, Qwen2.5-Coder, and Qwen1.5/2 with experts."""
 
-from collections.abc import Mapping
 from typing import Any
 
-from mft_jax.models.config import ModelConfig
-from mft_jax.models.families.base import Family, decoder_entries, read_decoder_config, refuse
+from mft_jax.models.config import Experts
+from mft_jax.models.families.base import (
+    GATED_NAMES,
+    LAYER,
+    SIZES,
+    Family,
+    Keys,
+    read_gated,
+    read_window,
+)
+from mft_jax.models.families.rotary import read_rope
 
 
-def _read_config(hf: Mapping[str, Any]) -> ModelConfig:
-    refuse(hf, "use_sliding_window", (None, False), "sliding-window attention")
-    tied = hf.get("tie_word_embeddings", False)
-    return read_decoder_config(hf, qkv_bias=True, tied_head=tied)
+def _read(keys: Keys) -> dict[str, Any]:
+    settings = {**read_gated(keys), "rope": read_rope(keys), "qkv_bias": True}
+    return settings | read_window(keys, settings["num_layers"])
 
 
-QWEN2 = Family("qwen2", "Qwen2ForCausalLM", _read_config, decoder_entries)
+def every_layer_sparse(keys: Keys) -> None:
+    keys.refuse("mlp_only_layers", (None, []), "every layer must have experts")
+    keys.refuse("decoder_sparse_step", (None, 1), "every layer must have experts")
+
+
+def _read_moe(keys: Keys) -> dict[str, Any]:
+    every_layer_sparse(keys)
+    keys.refuse("use_sliding_window", (None, False), "windows in layers with experts")
+    experts = Experts(
+        num=keys.size("num_experts"),
+        per_token=keys.size("num_experts_per_tok"),
+        width=keys.size("moe_intermediate_size"),
+        renormalize=keys.get("norm_topk_prob", False),
+        shared_width=keys.size("shared_expert_intermediate_size"),
+        shared_gate=True,
+    )
+    biases = keys.get("qkv_bias", True)
+    return {**read_gated(keys), "rope": read_rope(keys), "qkv_bias": biases, "experts": experts}
+
+
+EXPERT = f"{LAYER}.mlp.experts.{{expert}}"
+EXPERT_NAMES = {
+    **GATED_NAMES,
+    "layers/mlp/router": f"{LAYER}.mlp.gate",
+    **{f"layers/mlp/{x}": f"{EXPERT}.{x}_proj" for x in ("gate", "up", "down")},
+}
+SHARED_NAMES = {
+    "layers/mlp/shared_gate": f"{LAYER}.mlp.shared_expert_gate",
+    **{f"layers/mlp/shared/{x}": f"{LAYER}.mlp.shared_expert.{x}_proj"
+       for x in ("gate", "up", "down")},
+}  # fmt: skip
+EXPERT_SIZES = {
+    **SIZES,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 64,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+}
+
+QWEN2 = Family(
+    name="qwen2",
+    architecture="Qwen2ForCausalLM",
+    read=_read,
+    names=GATED_NAMES,
+    models="Qwen1.5, Qwen2, Qwen2.5, Qwen2.5-Coder",
+    notes="`yarn` to 128k; sliding window",
+    tiny={
+        "": SIZES,
+        "tied": {**SIZES, "tie_word_embeddings": True, "rope_theta": 1000000.0},
+        "window": {
+            **SIZES,
+            "use_sliding_window": True,
+            "sliding_window": 8,
+            "max_window_layers": 1,
+        },
+    },
+)
+
+QWEN2_MOE = Family(
+    name="qwen2_moe",
+    architecture="Qwen2MoeForCausalLM",
+    read=_read_moe,
+    names={**EXPERT_NAMES, **SHARED_NAMES},
+    models="Qwen1.5-MoE-A2.7B, Qwen2-57B-A14B",
+    notes="experts in every layer",
+    tiny={
+        "": {**EXPERT_SIZES, "shared_expert_intermediate_size": 128, "qkv_bias": True},
+        "renormalized": {
+            **EXPERT_SIZES,
+            "shared_expert_intermediate_size": 64,
+            "norm_topk_prob": True,
+        },
+    },
+)

@@ -4,32 +4,39 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from mft_jax.models.head import Head
+
 
 def next_token_nll(
     hidden: Float[Array, "B L D"],
-    head: Float[Array, "V D"],
+    head: Head,
     targets: Int[Array, "B L"],
     *,
     vocab_chunk: int,
 ) -> Float[Array, "B L"]:
-    """-log softmax(hidden @ head.T)[target], `vocab_chunk` columns of logits at a time.
+    """-log softmax(logits)[target], `vocab_chunk` columns of logits at a time.
 
     In float32, or float64 where the model computes in it.
 
     Chunk c holds the tokens v with v % num_chunks == c, so a vocabulary sharded over the mesh
     stays sharded inside every chunk. Logits are recomputed in the backward pass.
     """
-    vocab, width = head.shape
+    vocab = head.table.shape[0]
     num_chunks = -(-vocab // vocab_chunk)
-    padded = jnp.pad(head, ((0, -vocab % num_chunks), (0, 0)))
-    chunks = padded.reshape(-1, num_chunks, width).swapaxes(0, 1).astype(hidden.dtype)
-    rows = jnp.arange(chunks.shape[1])
+    rows = jnp.arange(-(-vocab // num_chunks))
     dtype = jnp.promote_types(hidden.dtype, jnp.float32)
+
+    def split(x: Array) -> Float[Array, "chunks rows ..."]:
+        padded = jnp.pad(x, ((0, -vocab % num_chunks), *((0, 0),) * (x.ndim - 1)))
+        return padded.reshape(-1, num_chunks, *x.shape[1:]).swapaxes(0, 1).astype(hidden.dtype)
+
+    low = head.low(hidden)
+    chunks = jax.tree.map(split, (head.table, head.bias, head.b))
 
     def accumulate(carry, chunk):
         top, total, at_target = carry
-        index, table = chunk
-        logits = jnp.einsum("bld,vd->blv", hidden, table, preferred_element_type=dtype)
+        index, (table, bias, b) = chunk
+        logits = head._replace(table=table, bias=bias, b=b).logits(hidden, low)
         real = (rows * num_chunks + index < vocab)[None, None]
         logits = jnp.where(real, logits, -jnp.inf)
         new_top = jax.lax.stop_gradient(jnp.maximum(top, logits.max(axis=-1)))

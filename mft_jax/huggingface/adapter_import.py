@@ -1,0 +1,220 @@
+"""Adapters in PEFT's format, read: to go on training what peft or MFTCoder trained.
+
+The folder says rank, alpha, targets, rslora and dora. Where layers or modules differ in rank
+(`rank_pattern`), all get the largest: what is added is zero, and stays so. Where they differ in
+alpha (`alpha_pattern`), b takes the difference: the same function, and from then on one alpha.
+Modules that are not adapted in every layer get zeros in the others, which stay so as well.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mft_jax.finetune import FinetuneConfig, Shapes, adapter_widths, layer_name
+from mft_jax.huggingface.adapters import CONFIG_FILE, PREFIX, WEIGHTS_FILE, part_names
+from mft_jax.huggingface.tensors import DTYPES, Span, read, read_json, read_spans
+from mft_jax.models.config import ModelConfig
+from mft_jax.models.decoder import Params
+from mft_jax.models.families.base import Family
+from mft_jax.types import MftError
+
+# Settings whose adapters compute something else; each with the values that mean "not used".
+UNUSED: Mapping[str, tuple[Any, ...]] = {
+    "bias": (None, "none"),
+    "fan_in_fan_out": (None, False),
+    "modules_to_save": (None, []),
+    "lora_bias": (None, False),
+    "layer_replication": (None,),
+    "trainable_token_indices": (None,),
+    "target_parameters": (None, []),
+    "use_qalora": (None, False),
+    "use_bdlora": (None, False),
+    "megatron_config": (None,),
+}
+PARTS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector")
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a tensor of the file belongs."""
+
+    path: str
+    part: str  # a, b or magnitude
+    index: tuple[int, ...]
+    module: str
+    span: Span
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportedAdapter:
+    """An adapter whose headers were read and fit the model; `load` reads the rest.
+
+    `finetune` are the run's settings with what the adapter says in place of what they said.
+    """
+
+    folder: Path
+    finetune: FinetuneConfig
+    base_model: str
+    scales: Mapping[str, float]  # by module
+    places: tuple[Place, ...]
+
+    def load(self, shapes: Shapes) -> Params:
+        """{path: {"a", "b"[, "magnitude"]}} in float32, on the host."""
+        rank, scale = self.finetune.rank, self.finetune.scale
+        trainable: Params = {}
+        for path in sorted({place.path for place in self.places}):
+            shape = shapes[path].shape
+            d_in, d_out = adapter_widths(path, shape)
+            parts: dict[str, tuple[int, ...]] = {"a": (d_in, rank), "b": (rank, d_out)}
+            if self.finetune.dora:
+                parts["magnitude"] = (d_out,)
+            trainable[path] = {
+                part: np.zeros((*shape[:-2], *size), np.float32) for part, size in parts.items()
+            }
+        for place in self.places:
+            value = np.asarray(read(place.span), np.float32).T
+            leaf = trainable[place.path][place.part]
+            if place.part == "b":
+                value = value * np.float32(self.scales[place.module] / scale)
+            leaf[place.index][tuple(map(slice, value.shape))] = value
+        return trainable
+
+
+def read_adapter(
+    folder: Path, finetune: FinetuneConfig, family: Family, config: ModelConfig, shapes: Shapes
+) -> ImportedAdapter:
+    """One `MftError` lists all that does not fit; no tensor is read."""
+    problems: list[str] = []
+    settings = _read_settings(folder, problems)
+    rank, alpha = settings.get("r"), settings.get("lora_alpha")
+    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
+        problems.append(f"r={rank!r}, lora_alpha={alpha!r}; expected numbers")
+        rank, alpha = 1, 1.0
+    spans = read_spans(folder / WEIGHTS_FILE)
+    places = _places(spans, family, config, shapes, problems)
+    dora = bool(settings.get("use_dora"))
+    problems += _incomplete(places, dora)
+    if problems:
+        shown = problems[:20] + [f"... and {len(problems) - 20} more"] * (len(problems) > 20)
+        raise MftError(
+            f"{folder} is no adapter for this model ({family.name}, width {config.width}, "
+            f"{config.num_layers} layers):\n  " + "\n  ".join(shown)
+        )
+    ranks = {p.module: p.span.shape[0] for p in places if p.part == "a"}
+    rooted = bool(settings.get("use_rslora"))
+    alphas = settings.get("alpha_pattern") or {}
+    scales = {
+        module: _matching(alphas, module, alpha) / (own**0.5 if rooted else own)
+        for module, own in ranks.items()
+    }
+    usual, largest = alpha / (rank**0.5 if rooted else rank), max(ranks.values())
+    adopted = dataclasses.replace(
+        finetune,
+        rank=largest,
+        alpha=usual * (largest**0.5 if rooted else largest),
+        rslora=rooted,
+        dora=dora,
+        targets=tuple(sorted({layer_name(place.path) for place in places})),
+    )
+    base_model = str(settings.get("base_model_name_or_path") or "an unnamed model")
+    return ImportedAdapter(folder, adopted, base_model, scales, tuple(places))
+
+
+def _read_settings(folder: Path, problems: list[str]) -> dict[str, Any]:
+    if not (folder / CONFIG_FILE).is_file():
+        raise MftError(f"{folder} has no {CONFIG_FILE}; expected a folder in PEFT's format")
+    if not (folder / WEIGHTS_FILE).is_file():
+        pickled = sorted(folder.glob("*.bin"))
+        remedy = (
+            f"{pickled[0].name} is a pickle, which is never read; convert it once: "
+            f'python -c "import torch, safetensors.torch as s; s.save_file('
+            f"torch.load('{pickled[0].name}', weights_only=True), '{WEIGHTS_FILE}')\""
+            if pickled
+            else "save the adapter again with save_pretrained"
+        )
+        raise MftError(f"{folder} has no {WEIGHTS_FILE}; {remedy}")
+    settings = read_json(folder / CONFIG_FILE)
+    if settings.get("peft_type") != "LORA":
+        problems.append(f"peft_type={settings.get('peft_type')!r}; expected 'LORA'")
+    problems += [
+        f"{key}={settings[key]!r}; expected {' or '.join(map(repr, allowed))}"
+        for key, allowed in UNUSED.items()
+        if settings.get(key) not in allowed
+    ]
+    return settings
+
+
+def _places(
+    spans: Mapping[str, Span],
+    family: Family,
+    config: ModelConfig,
+    shapes: Shapes,
+    problems: list[str],
+) -> list[Place]:
+    known = {}
+    for entry in family.entries(config):
+        if entry.path.endswith(("/kernel", "/table")):
+            for name, index in entry.tensors():
+                known[name.removesuffix(".weight")] = (entry.path, index)
+    found = []
+    for name, span in spans.items():
+        module, ending = _split(name.removeprefix(PREFIX))
+        path, index = known.get(module, ("", ()))
+        part = {end: part for part, end in part_names(path).items()}.get(ending)
+        if not path or part is None:
+            problems.append(f"{name} {span.shape}: the model has no such module")
+            continue
+        d_in, d_out = adapter_widths(path, shapes[path].shape)
+        expected = {"a": ("rank", d_in), "b": (d_out, "rank"), "magnitude": (d_out,)}[part]
+        fits = len(expected) == len(span.shape) and all(
+            want in ("rank", got) for want, got in zip(expected, span.shape, strict=True)
+        )
+        if not fits or span.dtype not in DTYPES:
+            problems.append(f"{name}: {span.dtype}{span.shape}, expected {expected}")
+        else:
+            found.append(Place(path, part, index, module, span))
+    return found
+
+
+def _split(name: str) -> tuple[str, str]:
+    """(module, ending); adapters saved with their name in it ("default") are the same."""
+    for end in (
+        "lora_A",
+        "lora_B",
+        "lora_embedding_A",
+        "lora_embedding_B",
+        "lora_magnitude_vector",
+    ):
+        module, found, rest = name.partition(f".{end}")
+        if found and rest in ("", ".weight", ".default", ".default.weight"):
+            return module, end + (".weight" if end in ("lora_A", "lora_B") else "")
+    return name, ""
+
+
+def _incomplete(places: list[Place], dora: bool) -> list[str]:
+    """Modules that lack a part, or whose a and b differ in rank."""
+    parts: dict[str, dict[str, Span]] = {}
+    for place in places:
+        parts.setdefault(place.module, {})[place.part] = place.span
+    expected = {"a", "b"} | ({"magnitude"} if dora else set())
+    problems = [] if places else ["the file holds no tensor of an adapter"]
+    for module, spans in parts.items():
+        if set(spans) != expected:
+            problems.append(f"{module} has {', '.join(sorted(spans))}; expected {sorted(expected)}")
+        elif spans["a"].shape[0] != spans["b"].shape[1]:
+            problems.append(
+                f"{module}: rank {spans['a'].shape[0]} of A, {spans['b'].shape[1]} of B"
+            )
+    return problems
+
+
+def _matching(pattern: Mapping[str, float], module: str, default: float) -> float:
+    """PEFT's rule: the first key that the module's name ends with, as a regular expression."""
+    for key, value in pattern.items():
+        if re.match(rf"(.*\.)?({key})$", module):
+            return value
+    return default

@@ -1,0 +1,158 @@
+"""A base model from its folder to its devices, with what is to be trained beside it."""
+
+import contextlib
+import dataclasses
+import functools
+import resource
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.progress import Progress as RichProgress
+
+from mft_jax import finetune, sharding
+from mft_jax.config import TrainConfig
+from mft_jax.finetune import FinetuneConfig
+from mft_jax.huggingface.adapter_import import read_adapter
+from mft_jax.huggingface.checkpoint import load_params, model_folder, random_params, read_model
+from mft_jax.models.config import ModelConfig
+from mft_jax.models.decoder import Params, param_shapes
+from mft_jax.models.families.base import Family
+from mft_jax.types import MftError
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A base model on the mesh, split into what is frozen and what is trained.
+
+    `finetune`: the config's, with what an imported adapter says in place of it. `start`: what the
+    adapters were that started from their weights.
+    """
+
+    folder: Path
+    family: Family
+    config: ModelConfig
+    finetune: FinetuneConfig
+    frozen: Params
+    trainable: Params
+    start: Params
+
+
+def load_model(config: TrainConfig, mesh: Mesh, console: Console) -> Model:
+    folder = model_folder(config.model.path)
+    family, model = read_model(folder)
+    shapes = param_shapes(model)
+    tuning, imported = config.finetune, None
+    if tuning.adapter:
+        imported = read_adapter(Path(tuning.adapter).expanduser(), tuning, family, model, shapes)
+        tuning = imported.finetune
+        console.print(
+            f"going on from {imported.folder}: rank {tuning.rank}, alpha {tuning.alpha:g}, "
+            f"trained on {imported.base_model}",
+            soft_wrap=True,
+        )
+    # A pattern without a match is an error: find it before anything is read.
+    adapted = frozenset(finetune.adapted_paths(tuning, shapes))
+    check_model(config, model, adapted)
+    dtype = config.model.compute_dtype
+    freeze = functools.partial(_freeze, tuning, dtype, adapted)
+    place = functools.partial(sharding.leaf_shardings, mesh)
+    if config.model.weights == "random":
+        params = random_params(family, model, config.seed, freeze=freeze, shardings=place)
+    else:
+        with loading(console, folder.name) as progress:
+            params = load_params(
+                folder, family, model, freeze=freeze, shardings=place, progress=progress
+            )
+    params, start = finetune.split_start(params)
+    if imported is not None:
+        trainable = imported.load(shapes)
+        trainable = jax.device_put(trainable, sharding.tree_shardings(mesh, trainable))
+    else:
+        trainable = _attach(config, tuning, shapes, params, start, mesh)
+    frozen = finetune.init_frozen(tuning, params)
+    return Model(folder, family, model, tuning, frozen, trainable, start)
+
+
+def _attach(
+    config: TrainConfig,
+    tuning: FinetuneConfig,
+    shapes: finetune.Shapes,
+    params: Params,
+    start: Params,
+    mesh: Mesh,
+) -> Params:
+    if tuning.method == "full":
+        return params
+    read = params if tuning.dora else {}
+
+    def adapters(read: Params, start: Params) -> Params:
+        return finetune.init_trainable(tuning, read, shapes, config.seed, start)
+
+    where = sharding.tree_shardings(mesh, jax.eval_shape(adapters, read, start))
+    return jax.jit(adapters, out_shardings=where)(read, start)
+
+
+def check_model(config: TrainConfig, model: ModelConfig, adapted: frozenset[str]) -> None:
+    """What the settings ask of this model and it cannot give."""
+    if model.positions == "learned" and config.data.row_length > model.max_positions:
+        raise MftError(
+            f"data.row_length={config.data.row_length}, but the model has learned positions for "
+            f"{model.max_positions} tokens alone; lower it"
+        )
+    if config.objective.router_loss and model.experts is None:
+        raise MftError(
+            f"objective.router_loss={config.objective.router_loss:g}, but the model has no experts "
+            "to use evenly; set it to 0"
+        )
+    if model.normalized_head and finetune.TABLES["head"] in adapted:
+        raise MftError(
+            "finetune.targets: this model scales the rows of its head to length 1, so an adapter "
+            "beside it could not be merged; leave 'head' out"
+        )
+
+
+@contextlib.contextmanager
+def loading(console: Console, name: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar over bytes, with their rate and the time left; then what it took."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    seen, began = [0], time.monotonic()
+    with RichProgress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(f"loading {name}", total=None)
+
+        def progress(done: int, total: int) -> None:
+            seen[0] = total
+            bar.update(task, completed=done, total=total)
+
+        yield progress
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    console.print(
+        f"read {decimal(seen[0])} of {name} in {time.monotonic() - began:.1f} s; the process has "
+        f"used {decimal(peak)} of host memory at most",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _freeze(
+    tuning: FinetuneConfig, dtype: str, adapted: frozenset[str], path: str, weight: jax.Array
+) -> Any:
+    return finetune.freeze(tuning, path, weight, dtype, adapted)

@@ -1,0 +1,217 @@
+"""Which capabilities go together: the forms of decoder that some family has.
+
+A form lists the values of a capability that its families use; one that it does not list must have
+its default. Whatever fits no form was never compared with a reference and is refused.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mft_jax.types import MftError
+
+if TYPE_CHECKING:
+    from mft_jax.models.config import ModelConfig
+
+BOTH = (False, True)
+
+FORMS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "gated, root-mean-square norms, rotary": {
+        "qkv_bias": BOTH,
+        "tied_head": BOTH,
+        "window": BOTH,
+        "scaling": ("none", "linear", "wavelength", "yarn"),
+    },
+    "the same with biases in every projection": {
+        "qkv_bias": (True,),
+        "out_bias": (True,),
+        "mlp_bias": BOTH,
+        "tied_head": BOTH,
+        "scaling": ("none", "linear", "wavelength", "yarn"),
+    },
+    "gated, with norms of queries and keys": {
+        "qk_norm": (True,),
+        "tied_head": BOTH,
+        "window": BOTH,
+        "scaling": ("none", "linear", "yarn"),
+    },
+    "gated, packed projections": {
+        "qkv": ("packed",),
+        "mlp": ("packed_gated",),
+        "tied_head": BOTH,
+        "window": BOTH,
+        "fraction": BOTH,
+        "scaling": ("none", "longrope"),
+    },
+    "gated, packed projections, interleaved rotation": {
+        "qkv": ("packed",),
+        "qkv_bias": BOTH,
+        "mlp": ("packed_gated",),
+        "fraction": (True,),
+        "interleaved": (True,),
+    },
+    "gated, packed attention": {
+        "qkv": ("packed",),
+        "qkv_bias": BOTH,
+        "positions": ("rotary", "alibi"),
+        "normalized_head": BOTH,
+    },
+    "experts": {
+        "experts": (True,),
+        "qkv_bias": BOTH,
+        "window": BOTH,
+        "tied_head": BOTH,
+        "scaling": ("none", "yarn"),
+    },
+    "experts, with norms of queries and keys": {
+        "experts": (True,),
+        "qk_norm": (True,),
+        "window": BOTH,
+        "tied_head": BOTH,
+        "scaling": ("none", "yarn"),
+    },
+    "experts and latent attention": {
+        "experts": (True,),
+        "latent": (True,),
+        "interleaved": (True,),
+        "tied_head": BOTH,
+        "scaling": ("none", "yarn"),
+    },
+    "learned positions": {
+        "positions": ("learned",),
+        "norm": ("layer",),
+        "qkv": ("packed", "packed_by_head"),
+        "qkv_bias": (True,),
+        "out_bias": (True,),
+        "mlp": ("plain",),
+        "mlp_bias": (True,),
+        "activation": ("gelu", "gelu_tanh"),
+        "tied_head": BOTH,
+    },
+    "plain feed-forward, layer norms, rotary": {
+        "norm": ("layer",),
+        "qkv_bias": BOTH,
+        "out_bias": BOTH,
+        "mlp": ("plain",),
+        "mlp_bias": BOTH,
+        "activation": ("gelu", "gelu_tanh"),
+        "tied_head": BOTH,
+        "window": BOTH,
+        "scaling": ("none", "linear", "yarn"),
+    },
+    "plain feed-forward beside packed attention": {
+        "norm": ("layer",),
+        "qkv": ("packed_by_head",),
+        "qkv_bias": BOTH,
+        "out_bias": BOTH,
+        "mlp": ("plain",),
+        "mlp_bias": (True,),
+        "activation": ("gelu", "gelu_tanh"),
+        "block": ("sequential", "parallel"),
+        "fraction": BOTH,
+        "tied_head": BOTH,
+        "scaling": ("none", "linear"),
+    },
+    "plain feed-forward beside attention, one norm": {
+        "norm": ("layer",),
+        "qkv_bias": (True,),
+        "out_bias": (True,),
+        "mlp": ("plain",),
+        "mlp_bias": (True,),
+        "activation": ("gelu", "gelu_tanh"),
+        "block": ("parallel_one_norm",),
+        "fraction": BOTH,
+        "head_bias": (True,),
+        "scaling": ("none", "linear"),
+    },
+    "norms as distances from 1": {
+        "norm_offset": (True,),
+        "activation": ("gelu", "gelu_tanh"),
+        "embedding_scale": BOTH,
+        "tied_head": BOTH,
+    },
+    "norms as distances from 1, before and after": {
+        "norm_offset": (True,),
+        "post_norms": (True,),
+        "qk_norm": BOTH,
+        "activation": ("gelu", "gelu_tanh"),
+        "embedding_scale": BOTH,
+        "attention_scale": BOTH,
+        "attention_softcap": BOTH,
+        "final_softcap": BOTH,
+        "window": BOTH,
+        "local_rope": BOTH,
+        "tied_head": BOTH,
+        "scaling": ("none", "linear"),
+    },
+}
+
+
+def traits(config: ModelConfig) -> dict[str, Any]:
+    """What a form speaks of. A number or a part counts as there or not there."""
+    return {
+        **{name: getattr(config, name) for name in DEFAULTS.keys() & vars(config).keys()},
+        "window": config.window > 0,
+        "local_rope": config.local_rope is not None,
+        "experts": config.experts is not None,
+        "latent": config.latent is not None,
+        "attention_scale": config.attention_scale > 0 and config.latent is None,
+        "attention_softcap": config.attention_softcap > 0,
+        "final_softcap": config.final_softcap > 0,
+        "embedding_scale": config.embedding_scale != 1.0,
+        "fraction": config.rope.fraction != 1.0,
+        "interleaved": config.rope.interleaved,
+        "scaling": config.rope.scaling,
+    }
+
+
+DEFAULTS: dict[str, Any] = {
+    "norm": "rms",
+    "norm_offset": False,
+    "positions": "rotary",
+    "local_rope": False,
+    "window": False,
+    "attention_scale": False,
+    "attention_softcap": False,
+    "qkv": "separate",
+    "qkv_bias": False,
+    "out_bias": False,
+    "qk_norm": False,
+    "latent": False,
+    "mlp": "gated",
+    "activation": "silu",
+    "mlp_bias": False,
+    "experts": False,
+    "block": "sequential",
+    "post_norms": False,
+    "embedding_scale": False,
+    "tied_head": False,
+    "head_bias": False,
+    "normalized_head": False,
+    "final_softcap": False,
+    "fraction": False,
+    "interleaved": False,
+    "scaling": "none",
+}
+
+
+def departures(config: ModelConfig, form: str) -> list[str]:
+    """What `form` does not have and `config` asks for."""
+    allowed = {name: (value,) for name, value in DEFAULTS.items()} | FORMS[form]
+    return [
+        f"{name}={value!r} (expected {' or '.join(map(repr, allowed[name]))})"
+        for name, value in traits(config).items()
+        if value not in allowed[name]
+    ]
+
+
+def check_combination(config: ModelConfig) -> None:
+    """Raise `MftError` where no family combines these capabilities, naming the nearest form."""
+    found = {form: departures(config, form) for form in FORMS}
+    nearest = min(found, key=lambda form: len(found[form]))
+    if found[nearest]:
+        raise MftError(
+            "no supported family combines these capabilities, so nothing vouches for what would "
+            f"be computed; the nearest form is '{nearest}', which has not: "
+            + "; ".join(found[nearest])
+        )

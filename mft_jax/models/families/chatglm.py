@@ -1,0 +1,82 @@
+"""ChatGLM2, ChatGLM3 and CodeGeeX2: rotation of the first half of a head in interleaved pairs."""
+
+from typing import Any
+
+from mft_jax.models.families.base import Family, Keys
+from mft_jax.models.rope import Rope
+
+
+def _read(keys: Keys) -> dict[str, Any]:
+    keys.refuse("rmsnorm", (None, True), "norms are root-mean-square")
+    keys.refuse("add_bias_linear", (None, False), "biases are in queries, keys and values alone")
+    keys.refuse("post_layer_norm", (None, True), "the last layer is followed by a norm")
+    keys.refuse("apply_residual_connection_post_layernorm", (None, False), "pre-norm blocks")
+    if keys.get("rope_ratio", 1) == 16:
+        keys.problems.append(
+            "rope_ratio=16: ChatGLM2-6B-32K divides positions by it, where all later models "
+            "multiply the base; it is not supported"
+        )
+    num_heads = keys.size("num_attention_heads")
+    grouped = keys.get("multi_query_attention", False)
+    theta = 10000.0 * float(keys.get("rope_ratio", 1.0))
+    return {
+        "vocab_size": keys.size("padded_vocab_size"),
+        "width": keys.size("hidden_size"),
+        "mlp_width": keys.size("ffn_hidden_size"),
+        "num_layers": keys.size("num_layers"),
+        "num_heads": num_heads,
+        "num_kv_heads": keys.size("multi_query_group_num") if grouped else num_heads,
+        "head_width": keys.size("kv_channels"),
+        "max_positions": keys.size("seq_length"),
+        "norm_epsilon": keys.get("layernorm_epsilon", 1e-5),
+        "rope": Rope(theta=theta, fraction=0.5, interleaved=True),
+        "qkv": "packed",
+        "qkv_bias": keys.get("add_qkv_bias", False),
+        "mlp": "packed_gated",
+    }
+
+
+LAYER = "transformer.encoder.layers.{layer}"
+SIZES = {
+    "padded_vocab_size": 4096,
+    "vocab_size": 4096,
+    "hidden_size": 64,
+    "ffn_hidden_size": 128,
+    "num_layers": 2,
+    "num_attention_heads": 4,
+    "kv_channels": 16,
+    "multi_query_attention": True,
+    "multi_query_group_num": 2,
+    "seq_length": 512,
+    "layernorm_epsilon": 1e-5,
+    "rmsnorm": True,
+    "add_qkv_bias": True,
+    "add_bias_linear": False,
+    "post_layer_norm": True,
+    "original_rope": True,
+    "apply_residual_connection_post_layernorm": False,
+    "tie_word_embeddings": False,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+CHATGLM = Family(
+    name="chatglm",
+    architecture="ChatGLMForConditionalGeneration",
+    read=_read,
+    names={
+        "embedding": "transformer.embedding.word_embeddings",
+        "final_norm": "transformer.encoder.final_layernorm",
+        "head": "transformer.output_layer",
+        "layers/attention_norm": f"{LAYER}.input_layernorm",
+        "layers/mlp_norm": f"{LAYER}.post_attention_layernorm",
+        "layers/attention/qkv": f"{LAYER}.self_attention.query_key_value",
+        "layers/attention/o": f"{LAYER}.self_attention.dense",
+        "layers/mlp/gate_up": f"{LAYER}.mlp.dense_h_to_4h",
+        "layers/mlp/down": f"{LAYER}.mlp.dense_4h_to_h",
+    },
+    models="ChatGLM2-6B, ChatGLM3-6B, CodeGeeX2-6B",
+    reference="numpy",
+    ignored=("rotary_pos_emb.inv_freq",),
+    tiny={"": SIZES, "rope_ratio": {**SIZES, "rope_ratio": 50}},
+)

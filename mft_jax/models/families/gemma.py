@@ -1,0 +1,123 @@
+"""Gemma, Gemma 2 and the text models of Gemma 3."""
+
+from typing import Any
+
+from mft_jax.models.families.base import GATED_NAMES, LAYER, SIZES, Family, Keys, read_gated
+from mft_jax.models.families.gpt_bigcode import ACTIVATIONS
+from mft_jax.models.families.rotary import read_rope
+
+
+def _read(keys: Keys) -> dict[str, Any]:
+    keys.refuse("attention_bias", (None, False), "biases in attention")
+    keys.refuse("use_bidirectional_attention", (None, False), "attention is causal")
+    # Checkpoints of Gemma 1 say "gelu" in `hidden_act` and mean the tanh form.
+    named = keys.get("hidden_activation", None)
+    activation = keys.choose("hidden_activation", ACTIVATIONS) if named else "gelu_tanh"
+    settings = read_gated(keys.but(hidden_act="silu"))
+    return {
+        **settings,
+        "head_width": keys.get("head_dim", 256),
+        "rope": read_rope(keys),
+        "norm_offset": True,
+        "activation": activation,
+        "embedding_scale": settings["width"] ** 0.5,
+        "tied_head": keys.get("tie_word_embeddings", True),
+    }
+
+
+def _read2(keys: Keys) -> dict[str, Any]:
+    settings = _read(keys)
+    layers = range(settings["num_layers"])
+    types = keys.get("layer_types", None)
+    window_layers = tuple(types[i] == "sliding_attention" if types else not i % 2 for i in layers)
+    return {
+        **settings,
+        "post_norms": True,
+        "attention_scale": keys.get("query_pre_attn_scalar", 256) ** -0.5,
+        "attention_softcap": keys.get("attn_logit_softcapping", 0.0),
+        "final_softcap": keys.get("final_logit_softcapping", 0.0),
+        "window": keys.get("sliding_window", 4096),
+        "window_layers": window_layers,
+    }
+
+
+def _read3(keys: Keys) -> dict[str, Any]:
+    settings = _read2(keys)
+    types = keys.get("layer_types", None)
+    every = keys.get("sliding_window_pattern", keys.get("_sliding_window_pattern", 6))
+    if types is None:
+        layers = range(settings["num_layers"])
+        settings["window_layers"] = tuple(bool((i + 1) % every) for i in layers)
+    local = float(keys.get("rope_local_base_freq", 10000.0))
+    unscaled = {"scaling": "none", "factor": 1.0}
+    if "rope_parameters" in keys.hf:
+        unscaled = {}
+    else:
+        unscaled["theta"] = local
+    return {
+        **settings,
+        "qk_norm": True,
+        "rope": read_rope(keys, theta=1e6, part="full_attention"),
+        "local_rope": read_rope(keys, theta=local, part="sliding_attention", **unscaled),
+    }
+
+
+GEMMA_SIZES = {
+    **SIZES,
+    "head_dim": 32,
+    "hidden_act": "gelu_pytorch_tanh",
+    "hidden_activation": "gelu_pytorch_tanh",
+    "tie_word_embeddings": True,
+}
+POST_NORM_NAMES = {
+    **GATED_NAMES,
+    "layers/attention_post_norm": f"{LAYER}.post_attention_layernorm",
+    "layers/mlp_norm": f"{LAYER}.pre_feedforward_layernorm",
+    "layers/mlp_post_norm": f"{LAYER}.post_feedforward_layernorm",
+}
+GEMMA2_SIZES = {
+    **GEMMA_SIZES,
+    "query_pre_attn_scalar": 24,
+    "attn_logit_softcapping": 5.0,
+    "final_logit_softcapping": 3.0,
+    "sliding_window": 8,
+}
+
+GEMMA = Family(
+    name="gemma",
+    architecture="GemmaForCausalLM",
+    read=_read,
+    names=GATED_NAMES,
+    models="Gemma 2B, 7B; CodeGemma",
+    tiny={"": GEMMA_SIZES},
+)
+
+GEMMA2 = Family(
+    name="gemma2",
+    architecture="Gemma2ForCausalLM",
+    read=_read2,
+    names=POST_NORM_NAMES,
+    models="Gemma 2 2B, 9B, 27B",
+    notes="sliding window in every other layer",
+    tiny={"": GEMMA2_SIZES},
+)
+
+GEMMA3 = Family(
+    name="gemma3_text",
+    architecture="Gemma3ForCausalLM",
+    read=_read3,
+    names=POST_NORM_NAMES,
+    models="Gemma 3 1B and text-only exports of the larger ones",
+    notes="sliding window and a rotation of its own in five of six layers",
+    tiny={
+        "": {
+            **GEMMA2_SIZES,
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "rope_theta": 1000000.0,
+            "rope_local_base_freq": 10000.0,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        }
+    },
+)

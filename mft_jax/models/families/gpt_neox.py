@@ -1,0 +1,75 @@
+"""GPT-NeoX and CodeFuse-13B: parallel residual, partial rotary, packed queries, keys, values."""
+
+from typing import Any
+
+from mft_jax.models.families.base import SIZES, Family, Keys
+from mft_jax.models.families.gpt_bigcode import ACTIVATIONS
+from mft_jax.models.families.rotary import read_rope
+
+
+def _read(keys: Keys) -> dict[str, Any]:
+    width, num_heads = keys.size("hidden_size"), keys.size("num_attention_heads")
+    biases = keys.get("attention_bias", True)
+    theta = float(keys.get("rotary_emb_base", 10000))
+    turned = keys.get("rotary_pct", 0.25)
+    return {
+        "vocab_size": keys.size("vocab_size"),
+        "width": width,
+        "mlp_width": keys.size("intermediate_size"),
+        "num_layers": keys.size("num_hidden_layers"),
+        "num_heads": num_heads,
+        "num_kv_heads": num_heads,
+        "head_width": max(width // num_heads, 1),
+        "max_positions": keys.size("max_position_embeddings"),
+        "norm": "layer",
+        "norm_epsilon": keys.get("layer_norm_eps", 1e-5),
+        "rope": read_rope(keys, theta=theta, turned=turned),
+        "qkv": "packed_by_head",
+        "qkv_bias": biases,
+        "out_bias": biases,
+        "mlp": "plain",
+        "activation": keys.choose("hidden_act", ACTIVATIONS, "gelu"),
+        "mlp_bias": True,
+        "block": "parallel" if keys.get("use_parallel_residual", True) else "sequential",
+        "tied_head": keys.get("tie_word_embeddings", False),
+    }
+
+
+LAYER = "gpt_neox.layers.{layer}"
+NEOX_SIZES = {
+    **{k: v for k, v in SIZES.items() if k != "num_key_value_heads"},
+    "hidden_act": "gelu",
+    "rotary_pct": 0.25,
+    "rotary_emb_base": 10000,
+    "layer_norm_eps": 1e-5,
+    "use_parallel_residual": True,
+}
+
+GPT_NEOX = Family(
+    name="gpt_neox",
+    architecture="GPTNeoXForCausalLM",
+    read=_read,
+    names={
+        "embedding": "gpt_neox.embed_in",
+        "final_norm": "gpt_neox.final_layer_norm",
+        "head": "embed_out",
+        "layers/attention_norm": f"{LAYER}.input_layernorm",
+        "layers/mlp_norm": f"{LAYER}.post_attention_layernorm",
+        "layers/attention/qkv": f"{LAYER}.attention.query_key_value",
+        "layers/attention/o": f"{LAYER}.attention.dense",
+        "layers/mlp/up": f"{LAYER}.mlp.dense_h_to_4h",
+        "layers/mlp/down": f"{LAYER}.mlp.dense_4h_to_h",
+    },
+    models="CodeFuse-13B, GPT-NeoX-20B, Pythia",
+    notes="rope scaling `linear`",
+    tiny={
+        "": NEOX_SIZES,
+        "sequential": {
+            **NEOX_SIZES,
+            "use_parallel_residual": False,
+            "hidden_act": "gelu_fast",
+            "rotary_pct": 1.0,
+        },
+    },
+    ignored=("attention.bias", "attention.masked_bias", "rotary_emb.inv_freq"),
+)

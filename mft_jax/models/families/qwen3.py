@@ -1,0 +1,53 @@
+"""Qwen3 and Qwen3-Coder: norms of queries and keys, dense or with experts."""
+
+from typing import Any
+
+from mft_jax.models.config import Experts
+from mft_jax.models.families.base import GATED_NAMES, SIZES, Family, Keys, read_gated, read_window
+from mft_jax.models.families.qwen2 import EXPERT_NAMES, EXPERT_SIZES, every_layer_sparse
+from mft_jax.models.families.rotary import read_rope
+
+
+def _read(keys: Keys) -> dict[str, Any]:
+    keys.refuse("attention_bias", (None, False), "biases beside norms of queries and keys")
+    settings = {**read_gated(keys), "rope": read_rope(keys), "qk_norm": True}
+    settings["head_width"] = keys.get("head_dim", 128)
+    return settings | read_window(keys, settings["num_layers"])
+
+
+def _read_moe(keys: Keys) -> dict[str, Any]:
+    every_layer_sparse(keys)
+    keys.refuse("use_sliding_window", (None, False), "windows in layers with experts")
+    # transformers 5 writes `num_local_experts`
+    number = "num_local_experts" if "num_local_experts" in keys.hf else "num_experts"
+    experts = Experts(
+        num=keys.size(number),
+        per_token=keys.size("num_experts_per_tok"),
+        width=keys.size("moe_intermediate_size"),
+        renormalize=keys.get("norm_topk_prob", False),
+    )
+    return {**_read(keys), "experts": experts}
+
+
+QWEN3 = Family(
+    name="qwen3",
+    architecture="Qwen3ForCausalLM",
+    read=_read,
+    names=GATED_NAMES,
+    models="Qwen3 0.6B to 32B",
+    notes="`yarn`; sliding window",
+    tiny={
+        "": {**SIZES, "head_dim": 32},
+        "tied": {**SIZES, "head_dim": 16, "tie_word_embeddings": True, "rope_theta": 1000000.0},
+    },
+)
+
+QWEN3_MOE = Family(
+    name="qwen3_moe",
+    architecture="Qwen3MoeForCausalLM",
+    read=_read_moe,
+    names=EXPERT_NAMES,
+    models="Qwen3-30B-A3B, Qwen3-Coder",
+    notes="experts in every layer",
+    tiny={"": {**EXPERT_SIZES, "head_dim": 32, "norm_topk_prob": True}},
+)

@@ -1,0 +1,49 @@
+"""StarCoder2: layer norms, plain feed-forward with biases, rotary, sliding window."""
+
+from typing import Any
+
+from mft_jax.models.families.base import GATED_NAMES, LAYER, SIZES, Family, Keys, read_gated
+from mft_jax.models.families.gpt_bigcode import ACTIVATIONS
+from mft_jax.models.families.rotary import read_rope
+
+
+def _read(keys: Keys) -> dict[str, Any]:
+    activation = keys.choose("hidden_act", ACTIVATIONS, "gelu_pytorch_tanh")
+    biases = keys.get("use_bias", True)
+    return {
+        **read_gated(keys.but(hidden_act="silu")),
+        "norm": "layer",
+        "norm_epsilon": keys.get("norm_epsilon", 1e-5),
+        "rope": read_rope(keys),
+        "window": keys.get("sliding_window", 0),
+        "qkv_bias": biases,
+        "out_bias": biases,
+        "mlp": "plain",
+        "mlp_bias": biases,
+        "activation": activation,
+    }
+
+
+PLAIN_SIZES = {
+    **SIZES,
+    "hidden_act": "gelu_pytorch_tanh",
+    "norm_epsilon": 1e-5,
+    "use_bias": True,
+}
+
+STARCODER2 = Family(
+    name="starcoder2",
+    architecture="Starcoder2ForCausalLM",
+    read=_read,
+    names={
+        **GATED_NAMES,
+        "layers/mlp/up": f"{LAYER}.mlp.c_fc",
+        "layers/mlp/down": f"{LAYER}.mlp.c_proj",
+    },
+    models="StarCoder2 3B, 7B, 15B",
+    notes="sliding window",
+    tiny={
+        "": {**PLAIN_SIZES, "sliding_window": 8, "tie_word_embeddings": True},
+        "no biases, no window": {**PLAIN_SIZES, "use_bias": False, "sliding_window": None},
+    },
+)

@@ -1,0 +1,73 @@
+"""Final hidden states to logits."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from mft_jax.models.config import ModelConfig
+from mft_jax.models.layers import INIT
+from mft_jax.weights.lora import LoraTable, dropout
+
+
+class Head(NamedTuple):
+    """`logits = softcap(hidden @ table.T + bias + (dropout(hidden) @ a) @ b.T)`.
+
+    `table`, `bias` and `b` have a row per token of the vocabulary, so they can be cut alike; `a`
+    and `b` are an adapter's.
+    """
+
+    table: Float[Array, "V D"]
+    bias: Float[Array, " V"] | None = None
+    a: Float[Array, "D R"] | None = None
+    b: Float[Array, "V R"] | None = None
+    softcap: float = 0.0
+    key: Key[Array, ""] | None = None
+    rate: float = 0.0
+
+    def low(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L R"] | None:
+        """What the adapter's rows are multiplied by."""
+        if self.a is None:
+            return None
+        return dropout(hidden, self.key, self.rate) @ self.a.astype(hidden.dtype)
+
+    def logits(
+        self, hidden: Float[Array, "B L D"], low: Float[Array, "B L R"] | None = None
+    ) -> Float[Array, "B L V"]:
+        """In float32, or float64 where the model computes in it. `low` may be given, if known."""
+        dtype = jnp.promote_types(hidden.dtype, jnp.float32)
+
+        def product(x: Array, rows: Array) -> Array:
+            return jnp.einsum("bld,vd->blv", x, rows.astype(x.dtype), preferred_element_type=dtype)
+
+        logits = product(hidden, self.table)
+        low = self.low(hidden) if low is None else low
+        if self.b is not None and low is not None:
+            logits += product(low, self.b)
+        if self.bias is not None:
+            logits += self.bias.astype(dtype)[None, None]
+        return self.softcap * jnp.tanh(logits / self.softcap) if self.softcap else logits
+
+
+class OutputTable(nnx.Module):
+    """A head of its own, where the model does not use the embedding's table."""
+
+    def __init__(self, vocab_size: int, width: int, *, bias: bool, rngs: nnx.Rngs):
+        self.table = nnx.Param(INIT(rngs.params(), (vocab_size, width), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((vocab_size,), jnp.float32)) if bias else None
+
+    def as_head(self, config: ModelConfig) -> Head:
+        table = self.table.get_value()
+        bias = None if self.bias is None else self.bias.get_value()
+        head = Head(table, bias, softcap=config.final_softcap)
+        if isinstance(table, LoraTable):
+            b = table.scale * table.b.T
+            head = head._replace(table=table.base, a=table.a, b=b, key=table.key, rate=table.rate)
+        if config.normalized_head:
+            dtype = jnp.promote_types(head.table.dtype, jnp.float32)
+            norm = jnp.linalg.norm(head.table.astype(dtype), axis=1, keepdims=True)
+            head = head._replace(
+                table=(head.table / jnp.maximum(norm, 1e-12)).astype(head.table.dtype)
+            )
+        return head

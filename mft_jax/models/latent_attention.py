@@ -1,0 +1,54 @@
+"""Multi-head latent attention (arXiv 2405.04434, section 2.1): keys and values of all heads are
+projected from one narrow vector; one rotated key is shared by all heads."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from mft_jax.models.attention import View, attend
+from mft_jax.models.config import Latent, ModelConfig
+from mft_jax.models.layers import Linear, Norm
+from mft_jax.models.rope import rotate
+
+
+class LatentAttention(nnx.Module):
+    def __init__(
+        self, config: ModelConfig, latent: Latent, *, stack: tuple[int, ...], rngs: nnx.Rngs
+    ):
+        d, heads = config.width, config.num_heads
+        q_width = heads * (latent.plain_width + latent.rope_width)
+
+        def linear(d_in: int, d_out: int) -> Linear:
+            return Linear(d_in, d_out, bias=False, stack=stack, rngs=rngs)
+
+        rank = latent.q_rank
+        self.q = None if rank else linear(d, q_width)
+        self.q_down = linear(d, rank) if rank else None
+        self.q_down_norm = Norm(config, width=rank, stack=stack) if rank else None
+        self.q_up = linear(rank, q_width) if rank else None
+        self.kv_down = linear(d, latent.kv_rank + latent.rope_width)
+        self.kv_down_norm = Norm(config, width=latent.kv_rank, stack=stack)
+        self.kv_up = linear(latent.kv_rank, heads * (latent.plain_width + latent.v_width))
+        self.o = linear(heads * latent.v_width, d)
+        self.config, self.latent = config, latent
+
+    def __call__(self, x: Float[Array, "B L D"], view: View) -> Float[Array, "B L D"]:
+        latent = self.latent
+        heads = (*x.shape[:2], self.config.num_heads, -1)
+        turns = {"cos": view.cos, "sin": view.sin, "interleaved": self.config.rope.interleaved}
+        q = self._queries(x).reshape(heads)
+        narrow = self.kv_down(x)
+        shared = rotate(narrow[:, :, None, latent.kv_rank :], **turns)
+        kv = self.kv_up(self.kv_down_norm(narrow[..., : latent.kv_rank])).reshape(heads)
+        shared = jnp.broadcast_to(shared, (*kv.shape[:3], latent.rope_width))
+        split = latent.plain_width
+        q = jnp.concatenate([q[..., :split], rotate(q[..., split:], **turns)], axis=-1)
+        k = jnp.concatenate([kv[..., :split], shared], axis=-1)
+        y = attend(q, k, kv[..., split:], view.mask, scale=self.config.score_scale)
+        return self.o(y.reshape(*x.shape[:2], -1))
+
+    def _queries(self, x: Float[Array, "B L D"]) -> Float[Array, "B L _"]:
+        if self.q_down is not None and self.q_down_norm is not None and self.q_up is not None:
+            return self.q_up(self.q_down_norm(self.q_down(x)))
+        assert self.q is not None
+        return self.q(x)
