@@ -42,7 +42,7 @@ def _read(keys: Keys) -> dict[str, Any]:
         **settings,
         "num_kv_heads": settings["num_heads"],
         "rope": rope,
-        "attention_scale": head_width**-0.5 * growth**2,
+        "attention_scale": 0.0 if growth == 1 else head_width**-0.5 * growth**2,
         "latent": latent,
         "experts": experts,
     }

@@ -5,6 +5,7 @@ from typing import Any
 from mft_jax.models.families.base import GATED_NAMES, LAYER, SIZES, Family, Keys, read_gated
 from mft_jax.models.families.gpt_bigcode import ACTIVATIONS
 from mft_jax.models.families.rotary import read_rope
+from mft_jax.models.rope import Rope
 
 
 def _read(keys: Keys) -> dict[str, Any]:
@@ -48,17 +49,14 @@ def _read3(keys: Keys) -> dict[str, Any]:
     if types is None:
         layers = range(settings["num_layers"])
         settings["window_layers"] = tuple(bool((i + 1) % every) for i in layers)
-    local = float(keys.get("rope_local_base_freq", 10000.0))
-    unscaled = {"scaling": "none", "factor": 1.0}
+    local = Rope(theta=float(keys.get("rope_local_base_freq", 10000.0)))
     if "rope_parameters" in keys.hf:
-        unscaled = {}
-    else:
-        unscaled["theta"] = local
+        local = read_rope(keys, part="sliding_attention")
     return {
         **settings,
         "qk_norm": True,
         "rope": read_rope(keys, theta=1e6, part="full_attention"),
-        "local_rope": read_rope(keys, theta=local, part="sliding_attention", **unscaled),
+        "local_rope": local,
     }
 
 
