@@ -10,13 +10,20 @@ so the host holds about one tensor, and the devices the stored leaves plus one d
 
 import difflib
 import functools
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import huggingface_hub
 import jax
 import jax.numpy as jnp
 import numpy as np
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+)
 from jax.sharding import NamedSharding, PartitionSpec
 
 import mft_jax
@@ -37,6 +44,7 @@ from mft_jax.models.families.base import Entry, Family
 from mft_jax.types import MftError
 
 BUILTIN_PREFIX = "builtin:"
+DOWNLOADED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "tokenizer.model"]
 
 Freeze = Callable[[str, jax.Array], Any]
 Shardings = Callable[[str, Any], Any]
@@ -44,8 +52,8 @@ Progress = Callable[[int, int], None]
 
 
 def model_folder(path: str) -> Path:
-    """The folder behind `builtin:NAME` or a local path. It has a config.json; weights may be
-    absent (training from scratch), but not in the pickle format alone."""
+    """The folder behind `builtin:NAME`, a local path, or a name on the hub. It has a config.json;
+    weights may be absent (training from scratch), but not in the pickle format alone."""
     if path.startswith(BUILTIN_PREFIX):
         shelf = Path(mft_jax.__file__).parent / "builtin"
         folder = shelf / path.removeprefix(BUILTIN_PREFIX)
@@ -56,19 +64,38 @@ def model_folder(path: str) -> Path:
         return folder
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        raise MftError(
-            f"model folder {path!r} does not exist; nothing is downloaded from the hub: fetch the "
-            f"model first (hf download {path} --local-dir FOLDER) and give that folder"
-        )
+        folder = _downloaded(path)
     if not (folder / "config.json").is_file():
         raise MftError(f"{folder} has no config.json; expected a Hugging Face model folder")
     pickled = sorted(folder.glob("*.bin"))
     if pickled and not has_weights(folder):
+        code = (
+            f"from transformers import AutoModelForCausalLM as M; M.from_pretrained('{folder}', "
+            f"dtype='auto').save_pretrained('{folder}-safetensors')"
+        )
         raise MftError(
             f"{folder} has its weights as {pickled[0].name}, a pickle, which is never read; "
-            "convert it to safetensors (load it with transformers, then save_pretrained)"
+            f'convert it once, where torch is installed (python -c "{code}"), copy the tokenizer\'s files '
+            "beside the result, and give the new folder"
         )
     return folder
+
+
+def _downloaded(name: str) -> Path:
+    """A model of the hub, from its cache or over the network; never its code or pickles."""
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+        raise MftError(
+            f"model.path={name!r}: there is no such folder, and it is no name on the hub "
+            "(organisation/model) either"
+        )
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=DOWNLOADED))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise MftError(
+            f"model.path={name!r}: there is no such folder, and the hub cannot be asked for it "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}); where there is a network, "
+            f"fetch it (hf download {name} --local-dir FOLDER), and give that folder"
+        ) from error
 
 
 def has_weights(folder: Path) -> bool:

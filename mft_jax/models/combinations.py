@@ -26,14 +26,12 @@ FORMS: dict[str, dict[str, tuple[Any, ...]]] = {
         "qkv_bias": (True,),
         "out_bias": (True,),
         "mlp_bias": BOTH,
-        "tied_head": BOTH,
-        "scaling": ("none", "linear", "wavelength", "yarn"),
     },
     "gated, with norms of queries and keys": {
         "qk_norm": (True,),
         "tied_head": BOTH,
         "window": BOTH,
-        "scaling": ("none", "linear", "yarn"),
+        "scaling": ("none", "yarn"),
     },
     "gated, packed projections": {
         "qkv": ("packed",),
@@ -45,7 +43,7 @@ FORMS: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "gated, packed projections, interleaved rotation": {
         "qkv": ("packed",),
-        "qkv_bias": BOTH,
+        "qkv_bias": (True,),
         "mlp": ("packed_gated",),
         "fraction": (True,),
         "interleaved": (True,),
@@ -60,21 +58,16 @@ FORMS: dict[str, dict[str, tuple[Any, ...]]] = {
         "experts": (True,),
         "qkv_bias": BOTH,
         "window": BOTH,
-        "tied_head": BOTH,
-        "scaling": ("none", "yarn"),
     },
     "experts, with norms of queries and keys": {
         "experts": (True,),
         "qk_norm": (True,),
-        "window": BOTH,
-        "tied_head": BOTH,
         "scaling": ("none", "yarn"),
     },
     "experts and latent attention": {
         "experts": (True,),
         "latent": (True,),
         "interleaved": (True,),
-        "tied_head": BOTH,
         "scaling": ("none", "yarn"),
     },
     "learned positions": {
@@ -86,7 +79,7 @@ FORMS: dict[str, dict[str, tuple[Any, ...]]] = {
         "mlp": ("plain",),
         "mlp_bias": (True,),
         "activation": ("gelu", "gelu_tanh"),
-        "tied_head": BOTH,
+        "tied_head": (True,),
     },
     "plain feed-forward, layer norms, rotary": {
         "norm": ("layer",),
@@ -94,23 +87,20 @@ FORMS: dict[str, dict[str, tuple[Any, ...]]] = {
         "out_bias": BOTH,
         "mlp": ("plain",),
         "mlp_bias": BOTH,
-        "activation": ("gelu", "gelu_tanh"),
+        "activation": ("gelu_tanh",),
         "tied_head": BOTH,
         "window": BOTH,
-        "scaling": ("none", "linear", "yarn"),
     },
     "plain feed-forward beside packed attention": {
         "norm": ("layer",),
         "qkv": ("packed_by_head",),
-        "qkv_bias": BOTH,
-        "out_bias": BOTH,
+        "qkv_bias": (True,),
+        "out_bias": (True,),
         "mlp": ("plain",),
         "mlp_bias": (True,),
         "activation": ("gelu", "gelu_tanh"),
         "block": ("sequential", "parallel"),
         "fraction": BOTH,
-        "tied_head": BOTH,
-        "scaling": ("none", "linear"),
     },
     "plain feed-forward beside attention, one norm": {
         "norm": ("layer",),
@@ -118,30 +108,29 @@ FORMS: dict[str, dict[str, tuple[Any, ...]]] = {
         "out_bias": (True,),
         "mlp": ("plain",),
         "mlp_bias": (True,),
-        "activation": ("gelu", "gelu_tanh"),
+        "activation": ("gelu_tanh",),
         "block": ("parallel_one_norm",),
-        "fraction": BOTH,
+        "fraction": (True,),
         "head_bias": (True,),
-        "scaling": ("none", "linear"),
     },
     "norms as distances from 1": {
         "norm_offset": (True,),
-        "activation": ("gelu", "gelu_tanh"),
-        "embedding_scale": BOTH,
-        "tied_head": BOTH,
+        "activation": ("gelu_tanh",),
+        "embedding_scale": (True,),
+        "tied_head": (True,),
     },
     "norms as distances from 1, before and after": {
         "norm_offset": (True,),
         "post_norms": (True,),
         "qk_norm": BOTH,
-        "activation": ("gelu", "gelu_tanh"),
-        "embedding_scale": BOTH,
-        "attention_scale": BOTH,
+        "activation": ("gelu_tanh",),
+        "embedding_scale": (True,),
+        "attention_scale": (True,),
         "attention_softcap": BOTH,
         "final_softcap": BOTH,
-        "window": BOTH,
+        "window": (True,),
         "local_rope": BOTH,
-        "tied_head": BOTH,
+        "tied_head": (True,),
         "scaling": ("none", "linear"),
     },
 }
@@ -212,6 +201,6 @@ def check_combination(config: ModelConfig) -> None:
     if found[nearest]:
         raise MftError(
             "no supported family combines these capabilities, so nothing vouches for what would "
-            f"be computed; the nearest form is '{nearest}', which has not: "
+            f"be computed; the nearest form is '{nearest}', from which this departs: "
             + "; ".join(found[nearest])
         )

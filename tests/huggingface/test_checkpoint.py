@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from huggingface_hub import constants
 from safetensors.numpy import save_file
 
 from mft_jax import finetune
@@ -174,8 +175,11 @@ def test_a_folder_without_weights_says_so(write_checkpoint, one_device):
         load(folder, one_device)
 
 
-def test_model_folder_names_the_remedy(tmp_path):
-    with pytest.raises(MftError, match="does not exist; nothing is downloaded"):
+def test_model_folder_names_the_remedy(tmp_path, monkeypatch):
+    with pytest.raises(MftError, match="no such folder, and it is no name on the hub"):
+        model_folder(str(tmp_path / "elsewhere"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(MftError, match="hf download org/some-model --local-dir"):
         model_folder("org/some-model")
     with pytest.raises(MftError, match=r"no config\.json"):
         model_folder(str(tmp_path))

@@ -56,5 +56,6 @@ LLAMA = Family(
             },
         },
         "biases": {**SIZES, "attention_bias": True, "mlp_bias": True},
+        "biases in attention": {**SIZES, "attention_bias": True},
     },
 )

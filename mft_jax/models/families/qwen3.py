@@ -29,6 +29,13 @@ def _read_moe(keys: Keys) -> dict[str, Any]:
     return {**_read(keys), "experts": experts}
 
 
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1000000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
 QWEN3 = Family(
     name="qwen3",
     architecture="Qwen3ForCausalLM",
@@ -38,7 +45,19 @@ QWEN3 = Family(
     notes="`yarn`; sliding window",
     tiny={
         "": {**SIZES, "head_dim": 32},
-        "tied": {**SIZES, "head_dim": 16, "tie_word_embeddings": True, "rope_theta": 1000000.0},
+        "tied, yarn": {
+            **SIZES,
+            "head_dim": 16,
+            "tie_word_embeddings": True,
+            "rope_parameters": YARN,
+        },
+        "window": {
+            **SIZES,
+            "head_dim": 16,
+            "use_sliding_window": True,
+            "sliding_window": 8,
+            "max_window_layers": 1,
+        },
     },
 )
 
@@ -49,5 +68,8 @@ QWEN3_MOE = Family(
     names=EXPERT_NAMES,
     models="Qwen3-30B-A3B, Qwen3-Coder",
     notes="experts in every layer",
-    tiny={"": {**EXPERT_SIZES, "head_dim": 32, "norm_topk_prob": True}},
+    tiny={
+        "": {**EXPERT_SIZES, "head_dim": 32, "norm_topk_prob": True},
+        "yarn": {**EXPERT_SIZES, "head_dim": 16, "rope_parameters": YARN},
+    },
 )

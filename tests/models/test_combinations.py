@@ -1,0 +1,77 @@
+"""A decoder that no family has is refused with the reason; every form that is allowed is had."""
+
+import dataclasses
+
+import pytest
+
+from mft_jax.models.combinations import DEFAULTS, FORMS, departures, traits
+from mft_jax.models.config import Experts, ModelConfig
+from mft_jax.models.families import FAMILIES
+from mft_jax.models.rope import Rope
+from mft_jax.types import MftError
+
+PLAIN = ModelConfig(98, 64, 128, 2, 4, 2, 16, 64)
+CONFIGS = [
+    family.read_config(family.tiny_config(variant))
+    for family in FAMILIES.values()
+    for variant in family.tiny
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_value_that_a_form_allows_is_one_that_a_family_has(form):
+    members = [traits(config) for config in CONFIGS if not departures(config, form)]
+    for name, values in FORMS[form].items():
+        had = {member[name] for member in members}
+        assert had == set(values), f"{name}: {set(values) - had} is had by none"
+
+
+def test_every_capability_is_spoken_of():
+    spoken = set(DEFAULTS) | {name for form in FORMS.values() for name in form}
+    sizes = {
+        *("vocab_size", "width", "mlp_width", "num_layers", "num_heads", "num_kv_heads"),
+        *("head_width", "max_positions", "norm_epsilon", "rope", "window_layers"),
+    }
+    fields = {field.name for field in dataclasses.fields(ModelConfig)}
+    assert fields - sizes <= spoken
+    assert spoken - fields == {"fraction", "interleaved", "scaling"}  # of the rotation
+
+
+EXPERTS = Experts(num=4, per_token=2, width=64)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"norm": "layer"}, "norm='layer'"),
+        ({"positions": "alibi", "qk_norm": True}, "positions='alibi'"),
+        ({"experts": EXPERTS, "mlp": "plain"}, "mlp='plain'"),
+        ({"experts": EXPERTS, "block": "parallel"}, "block='parallel'"),
+        ({"attention_softcap": 5.0}, "attention_softcap=True"),
+        ({"head_bias": True}, "head_bias=True"),
+        ({"normalized_head": True, "tied_head": True}, "normalized_head=True"),
+        ({"rope": Rope(scaling="longrope")}, "scaling='longrope'"),
+        ({"rope": Rope(interleaved=True)}, "interleaved=True"),
+        ({"post_norms": True}, "post_norms=True"),
+        ({"positions": "learned", "window": 8}, "positions='learned'"),
+    ],
+)
+def test_what_no_family_combines_is_refused_with_the_reason(changes, said):
+    with pytest.raises(MftError, match="no supported family combines") as caught:
+        dataclasses.replace(PLAIN, **changes)
+    assert "the nearest form is '" in str(caught.value)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_kv_heads": 3}, "multiple of num_kv_heads=3"),
+        ({"head_width": 15}, "expected an even number"),
+        ({"window": 8, "window_layers": (True,)}, "window_layers names 1 layers, expected 2"),
+        ({"experts": dataclasses.replace(EXPERTS, per_token=5)}, "per_token=5 must be between"),
+    ],
+)
+def test_sizes_that_contradict_each_other_are_refused(changes, said):
+    with pytest.raises(MftError, match=said):
+        dataclasses.replace(PLAIN, **changes)

@@ -1,0 +1,105 @@
+"""The loss that keeps experts evenly used: part of the objective, whatever the micro-batches."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+from mft_jax import config as configs
+from mft_jax import gradients, losses, trainer
+from mft_jax.data.packing import fill_row
+from mft_jax.finetune import FinetuneConfig
+from mft_jax.gradients import Computation
+from mft_jax.losses import ObjectiveConfig, make_objective
+from mft_jax.models.config import Experts, ModelConfig
+from mft_jax.models.decoder import init_params
+from mft_jax.testing import tiny_checkpoint, toy_config
+from mft_jax.types import MftError, TaskTable
+
+MODEL = ModelConfig(98, 64, 64, 2, 4, 2, 16, 32, experts=Experts(4, 2, 64, True))
+TABLE = TaskTable(("a", "b"))
+
+
+def compute_for(router_loss):
+    objective = make_objective(ObjectiveConfig(router_loss=router_loss), TABLE, {})
+    return Computation(MODEL, FinetuneConfig("full"), objective, "float64", remat=True)
+
+
+def batch_of(micro_batches):
+    rng = np.random.default_rng(0)
+    rows = []
+    for lengths in ((9, 5), (13,), (6, 7), (4, 8)):
+        tokens = [rng.integers(0, 98, n) for n in lengths]
+        ones = [np.ones(n, np.float32) for n in lengths]
+        rows.append(fill_row(tokens, ones, [i % 2 for i in range(len(lengths))], 16))
+    batch = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *rows)
+    return jax.tree.map(lambda x: x.reshape(micro_batches, -1, *x.shape[1:]), batch)
+
+
+@functools.cache
+def params():
+    made = jax.jit(init_params, static_argnums=(0, 1))(MODEL, 0)
+    return {path: 3 * w.astype(jnp.float64) for path, w in made.items()}
+
+
+def step(router_loss, micro_batches):
+    """(loss, gradient) as the step takes them."""
+    compute, batch = compute_for(router_loss), batch_of(micro_batches)
+    objective, weight = compute.objective, jnp.array([0.7, 0.3])
+    counts = gradients.batch_counts(objective, batch)
+
+    def choose(stats):
+        return gradients.slopes(objective, stats, counts, weight), None
+
+    stats, grads, _ = gradients.backward(
+        gradients.measurer(compute, {}), params(), batch, choose, ahead=objective.linear
+    )
+    return losses.total_loss(objective, stats.features, counts, weight, stats.router), grads
+
+
+def test_it_adds_its_weight_times_its_value_and_its_gradient():
+    with jax.enable_x64(True):
+        compute, batch = compute_for(1.0), batch_of(1)
+
+        def router(trainable):
+            stats = gradients.measure_all(gradients.measurer(compute, {}), trainable, batch)
+            return losses.router_loss(stats.router)
+
+        value, gradient = jax.jit(jax.value_and_grad(router))(params())
+        (plain, plain_grads), (with_it, grads) = (jax.jit(step, static_argnums=(0, 1))(weight, 1)
+                                                  for weight in (0.0, 0.3))  # fmt: skip
+        np.testing.assert_allclose(with_it, plain + 0.3 * value, rtol=1e-12)
+        for path, extra in gradient.items():
+            np.testing.assert_allclose(
+                grads[path], plain_grads[path] + 0.3 * extra, rtol=1e-9, atol=1e-12, err_msg=path
+            )
+        assert np.abs(gradient["layers/mlp/router/table"]).max() > 1e-4
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_it_is_that_of_the_whole_batch_for_any_accumulation(parts):
+    with jax.enable_x64(True):
+        run = jax.jit(step, static_argnums=(0, 1))
+        (want, want_grads), (got, grads) = run(0.3, 1), run(0.3, parts)
+        np.testing.assert_allclose(got, want, rtol=1e-12)
+        for path in grads:
+            np.testing.assert_allclose(grads[path], want_grads[path], rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "said"),
+    [
+        ("qwen2", {"balancer.name": "uniform"}, "the model has no experts"),
+        ("mixtral", {"balancer.name": "mgda"}, "objective.router_loss belongs to none"),
+    ],
+)
+def test_it_is_refused_where_it_has_no_meaning(family, settings, said, tmp_path):
+    config = toy_config(tmp_path, steps=3)
+    config.model.path = str(tiny_checkpoint(tmp_path / family, family))
+    config.objective.router_loss = 0.01
+    config.update_from_flattened_dict(settings)
+    with pytest.raises(MftError, match=said):
+        trainer.train(configs.resolve(config), tmp_path / "run", Console(quiet=True))
