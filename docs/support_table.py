@@ -1,6 +1,6 @@
 """The README's table of model families, made from the registry.
 
-    python docs/support_table.py
+python docs/support_table.py
 """
 
 import functools
@@ -52,14 +52,14 @@ def row(family: Family) -> tuple[str, ...]:
         "numpy": "NumPy, from the published layout (transformers has no modelling file)",
     }
     experts = family.read_config(family.tiny_config()).experts
-    notes = [family.notes] * bool(family.notes) + ["experts are not split"] * bool(experts)
+    notes = [family.notes, "the mesh has no axis for experts" if experts else ""]
     return (
         f"`{family.name}`",
         family.models,
         reference[family.reference],
         ", ".join(quantisations(family)),
         ", ".join(mesh_axes(family)),
-        "; ".join(notes) or "-",
+        "; ".join(filter(None, notes)) or "-",
     )
 
 

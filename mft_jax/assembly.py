@@ -23,6 +23,7 @@ from mft_jax.data.loader import (
     valid_loader,
 )
 from mft_jax.data.mixture import Mixture
+from mft_jax.data.templates import chat_form, stop_token
 from mft_jax.data.tokenization import TokenizedData, load_data, task_mixture
 from mft_jax.gradients import Computation
 from mft_jax.huggingface.tokenizers import load_tokenizer
@@ -50,7 +51,14 @@ def build_data(config: TrainConfig, model: Model, console: Console) -> Data:
     loop, length = config.loop, config.data.row_length
     with console.status(f"reading and tokenizing {len(config.data.tasks)} tasks"):
         tokenizer = load_tokenizer(model.folder, model.config.vocab_size)
+        tokens = {
+            "stop": stop_token(chat_form(tokenizer)),
+            "end of text": tokenizer.eos_token,
+            "padding": tokenizer.pad_token,
+        }
         tokenized = load_data(config.data, tokenizer)
+    named = (f"{what} {t!r} ({tokenizer.convert_tokens_to_ids(t)})" for what, t in tokens.items())
+    console.print(f"tokens: {', '.join(named)}", highlight=False, soft_wrap=True)
     shared = dict(
         row_length=length, process_index=jax.process_index(), process_count=jax.process_count()
     )

@@ -61,14 +61,21 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         at_least("finetune", self, rank=1, loftq_iterations=1, dropout=0.0)
         problem = None
-        if self.dropout >= 1:
+        if not 0 < self.alpha < math.inf:
+            problem = f"alpha={self.alpha:g} must be above 0: the update is scaled by it"
+        elif self.dropout >= 1:
             problem = f"dropout={self.dropout:g} must be below 1: it is the share left out"
         elif self.method == "qlora" and self.quantization == "none":
             problem = "quantization='none' contradicts method='qlora'; use method='lora'"
         elif self.init == "loftq" and self.stored is None:
             problem = "init='loftq' starts from what quantisation loses; use method='qlora'"
-        elif self.method == "full" and (self.dora or self.adapter or self.init != "lora"):
-            problem = "method='full' has no adapter: dora, init and adapter are for lora and qlora"
+        elif self.method == "full" and (
+            self.dora or self.adapter or self.dropout or self.init != "lora"
+        ):
+            problem = (
+                "method='full' has no adapter: dropout, dora, init and adapter are for lora and "
+                "qlora"
+            )
         elif self.adapter and self.init != "lora":
             problem = f"init={self.init!r} contradicts adapter={self.adapter!r}: it is the start"
         if problem:
@@ -116,11 +123,11 @@ def adapted_paths(config: FinetuneConfig, shapes: Shapes) -> list[str]:
                 f"patterns over {', '.join(sorted(set(known.values())))}"
             )
         chosen.update(matched)
-    tables = sorted(chosen & set(TABLES.values()))
-    if config.dora and tables:
+    others = sorted(path for path in chosen if path not in usual)
+    if config.dora and others:
         raise MftError(
-            f"finetune.dora has no magnitudes for {', '.join(map(layer_name, tables))}; leave "
-            "embedding and head out of finetune.targets"
+            f"finetune.dora has no magnitudes for {', '.join(map(layer_name, others))}; leave "
+            "embedding, head and experts out of finetune.targets"
         )
     return sorted(chosen)
 

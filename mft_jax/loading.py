@@ -107,10 +107,10 @@ def _attach(
 
 def check_model(config: TrainConfig, model: ModelConfig, adapted: frozenset[str]) -> None:
     """What the settings ask of this model and it cannot give."""
-    if model.positions == "learned" and config.data.row_length > model.max_positions:
+    if model.bounded and config.data.row_length > model.max_positions:
         raise MftError(
-            f"data.row_length={config.data.row_length}, but the model has learned positions for "
-            f"{model.max_positions} tokens alone; lower it"
+            f"data.row_length={config.data.row_length}, but the model knows {model.max_positions} "
+            "positions alone; lower it"
         )
     if config.objective.router_loss and model.experts is None:
         raise MftError(

@@ -69,5 +69,11 @@ def _is_b(params: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _decayed(params: dict[str, Any]) -> dict[str, bool]:
-    return {path: "kernel" in path or "table" in path for path in params}
+def _decayed(params: dict[str, Any]) -> dict[str, Any]:
+    """True for matrices, an adapter's A and B among them."""
+    return {
+        path: {part: part != "magnitude" for part in leaf}
+        if isinstance(leaf, dict)
+        else "kernel" in path or "table" in path
+        for path, leaf in params.items()
+    }

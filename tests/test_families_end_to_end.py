@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from safetensors.numpy import load_file
+from transformers import AutoTokenizer
 
 from mft_jax import config as configs
 from mft_jax import trainer
@@ -25,10 +26,13 @@ def five_steps(folder, family, **finetune):
     return run
 
 
-def losses(folder):
-    """Mean validation ratio of the last evaluation, and the losses of the steps."""
+def records(folder):
     lines = (folder / "run" / FILE_NAME).read_text("utf-8").splitlines()
-    return [record for record in map(json.loads, lines) if record["kind"] == "train"]
+    return list(map(json.loads, lines))
+
+
+def losses(folder):
+    return [record for record in records(folder) if record["kind"] == "train"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -53,4 +57,56 @@ def test_a_tiny_checkpoint_is_imported_trained_and_exported(family, tmp_path, ca
         FAMILIES[family].architecture
     ]
     assert (output / "tokenizer.json").is_file()
+    stop = AutoTokenizer.from_pretrained(output).eos_token_id
+    if FAMILIES[family].tiny_config().get("eos_token_id") != stop:
+        generation = json.loads((output / "generation_config.json").read_text())
+        assert stop in generation["eos_token_id"]
     assert len(jax.tree.leaves(run.model.frozen)) > 0
+
+
+COMPOSITIONS = {
+    "dora": {"dora": True, "rslora": True, "dropout": 0.2, "rank": 8},
+    "pissa": {"method": "lora", "init": "pissa", "targets": ("attention/*", "embedding", "head")},
+    "loftq": {"init": "loftq", "quantization": "int4", "loftq_iterations": 2},
+    "full": {"method": "full", "quantization": "int8"},
+    "experts": {"targets": ("mlp/*", "attention/q"), "rank": 4},
+}
+
+
+@pytest.mark.parametrize("name", COMPOSITIONS)
+def test_what_was_trained_is_what_is_exported(name, tmp_path, capsys):
+    family = "mixtral" if name == "experts" else "llama"
+    run = five_steps(tmp_path, family, **COMPOSITIONS[name])
+    console = Console(width=200, force_terminal=False)
+    stored = run.model.finetune.stored
+    export(
+        tmp_path / "run",
+        tmp_path / "merged",
+        "merged_dequantized" if stored else "merged",
+        "last",
+        console,
+    )
+    assert "same first choice 100.00%" in capsys.readouterr().out
+    first = losses(tmp_path)[0]["loss"]
+    assert 7.5 < first < 9.5, f"training starts at the base: ln(4096) = 8.3, got {first}"
+
+
+def test_training_goes_on_from_an_exported_adapter(tmp_path):
+    first = five_steps(tmp_path / "a", "qwen2", rank=8, alpha=12.0, targets=("attention/*",))
+    export(tmp_path / "a" / "run", tmp_path / "adapter", "peft", "last", Console(quiet=True))
+    base = first.config.model.path
+    config = toy_config(tmp_path / "b", steps=5)
+    config.model.path = base
+    config.balancer.name = "uniform"
+    config.finetune.adapter = str(tmp_path / "adapter")
+    second, _ = trainer.train(configs.resolve(config), tmp_path / "b" / "run", Console(quiet=True))
+    tuning = second.model.finetune
+    assert (tuning.rank, tuning.alpha, tuning.targets) == (
+        8,
+        12.0,
+        ("attention/k", "attention/o", "attention/q", "attention/v"),
+    )
+    ended = [r for r in records(tmp_path / "a") if r["kind"] == "valid"][-1]
+    began = next(r for r in records(tmp_path / "b") if r["kind"] == "valid")
+    assert began["step"] == 0 and ended["step"] == 5
+    assert began["loss"] == pytest.approx(ended["loss"], rel=1e-4)

@@ -9,6 +9,7 @@ from absl import logging
 from mft_jax.types import MftError
 
 COMMANDS = {
+    "check": "look at --config's checkpoint before training",
     "train": "fine-tune, or resume, as --config says, into --workdir",
     "export": "write a PEFT adapter or a merged model from --workdir",
     "report": "write report.html from the metrics in --workdir",

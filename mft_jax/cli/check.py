@@ -1,21 +1,23 @@
 """`mft check`: a checkpoint before it is trained: its tensors, its tokenizer, and its logits.
 
-Tensors are judged by their headers, so this takes seconds and no memory for a model of any size.
-Only the comparison with transformers reads weights, once by each side, in float32.
+Tensors are judged by their headers, in seconds and without memory for a model of any size. Only
+the comparison with transformers reads weights, once for each side, in float32.
 """
 
-import contextlib
 import dataclasses
 import functools
+import importlib
+import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from jax.sharding import Mesh
+from jaxtyping import Float, Int
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
@@ -28,17 +30,22 @@ from mft_jax.data.encoding import build_encoder, encode
 from mft_jax.data.records import Conversation, Message
 from mft_jax.data.templates import chat_form, render
 from mft_jax.finetune import FinetuneConfig
+from mft_jax.huggingface import checkpoint, tensors
 from mft_jax.huggingface.adapter_import import read_adapter
-from mft_jax.huggingface.checkpoint import checked_spans, hf_shape, model_folder, read_model
-from mft_jax.huggingface.tensors import INDEX_FILE, Span, read_json, read_spans, weight_files
 from mft_jax.huggingface.tokenizers import load_tokenizer
-from mft_jax.loading import check_model
+from mft_jax.loading import check_model, loading
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import Params, param_shapes
+from mft_jax.models.decoder import Params, bind, param_shapes
 from mft_jax.models.families.base import Family
 from mft_jax.types import MftError
 
 Rows = list[tuple[str, str]]
+Tokens = Int[np.ndarray, " L"]
+Logits = Float[np.ndarray, "L V"]
+PROMPT = (
+    "def fib(n):\n    a, b = 0, 1\n    while n:\n        a, b, n = b, a + b, n - 1\n    return a\n"
+)
+BOUND = 1e-3  # of the largest logit; float32 in another order of summation stays far below
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,56 +61,40 @@ class Subject:
 def run(arguments: Sequence[str]) -> int:
     values = flags.FlagValues()
     args.config_flag(values, arguments)
-    flags.DEFINE_bool(
-        "headers_only", False, "do not read weights: no comparison", flag_values=values
-    )
-    flags.DEFINE_string("prompt", None, "the text to compare logits on", flag_values=values)
-    args.parse("check", "is the checkpoint of --config what it should be", arguments, values)
-    settings, console = args.resolved(values), Console(markup=False)
+    flags.DEFINE_bool("headers_only", False, "read no weights, compare no logits", values)
+    flags.DEFINE_string("prompt", None, "what to compare logits on, else a function", values)
+    args.parse("check", "look at --config's checkpoint before training", arguments, values)
+    settings, console = args.resolved(values), Console(markup=False, highlight=False)
     if settings.model.weights == "random":
-        raise MftError(
-            "model.weights='random' trains from scratch, so there are no weights to check; set "
-            "--config.model.weights=pretrained"
-        )
-    folder = model_folder(settings.model.path)
-    subject = Subject(settings, folder, *read_model(folder))
+        raise MftError("model.weights='random' reads no checkpoint; expected 'pretrained'")
+    folder = checkpoint.model_folder(settings.model.path)
+    subject = Subject(settings, folder, *checkpoint.read_model(folder))
     table, problems = overview(subject)
     console.print(table)
     if problems:
-        raise MftError(f"{folder} cannot be trained as it is:\n" + "\n".join(problems))
-    if values.headers_only:
-        return 0
-    from mft_jax.cli import check_logits  # placeholder
-
-    return 0
+        raise MftError("this checkpoint cannot be trained so:\n" + "\n".join(problems))
+    return 0 if values.headers_only or compare(subject, values.prompt or PROMPT, console) else 1
 
 
 def overview(subject: Subject) -> tuple[Table, list[str]]:
     """All that is known without reading a weight, and all that is wrong."""
-    family, folder = subject.family, subject.folder
+    family = subject.family
+    by_numpy = "NumPy, as transformers has no modelling file"
     rows: Rows = [
         ("family", f"{family.name}: {family.models}"),
         ("architecture", family.architecture),
-        ("checked against", _reference(family)),
+        ("checked against", by_numpy if family.reference == "numpy" else family.reference),
+        ("notes", family.notes or "-"),
     ]
-    rows += [("notes", family.notes)] if family.notes else []
     problems: list[str] = []
-
-    @contextlib.contextmanager
-    def part(name: str) -> Iterator[None]:
+    parts = {"tensors": tensor_rows, "loaded": storage_rows, "tokenizer": tokenizer_rows}
+    for name, part in parts.items():
         try:
-            yield
+            rows += part(subject)
         except MftError as error:
-            rows.append((name, "cannot be used, see below"))
+            rows.append((name, "PROBLEM, see below"))
             problems.append(str(error))
-
-    with part("tensors"):
-        rows += tensor_rows(all_spans(subject))
-    with part("finetune"):
-        rows += storage_rows(subject)
-    with part("tokenizer"):
-        rows += tokenizer_rows(folder, subject.model.vocab_size)
-    table = Table(title=folder.name, title_justify="left", show_header=False)
+    table = Table(title=subject.folder.name, title_justify="left", show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for row in rows:
@@ -111,7 +102,191 @@ def overview(subject: Subject) -> tuple[Table, list[str]]:
     return table, problems
 
 
-def _reference(family: Family) -> str:
-    if family.reference == "transformers":
-        return "transformers"
-    return "a forward pass in NumPy: transformers has no modelling file"
+def all_spans(subject: Subject) -> dict[str, tensors.Span]:
+    """`checked_spans`, which stops at damaged files: what is wrong beside them is added."""
+    folder, family, model = subject.folder, subject.family, subject.model
+    try:
+        return checkpoint.checked_spans(folder, family, model)
+    except MftError as error:
+        shapes, entries = param_shapes(model), family.entries(model)
+        names = {n: checkpoint.hf_shape(e, shapes) for e in entries for n, _ in e.tensors()}
+        found: dict[str, tensors.Span] = {}
+        for file in tensors.weight_files(folder):
+            try:
+                found |= tensors.read_spans(file)
+            except MftError:  # in `error` already; what it holds is known from the index alone
+                places = dict.fromkeys(names, file.name)
+                if file.name != tensors.SINGLE_FILE:
+                    places = tensors.read_json(folder / tensors.INDEX_FILE)["weight_map"]
+                names = {n: shape for n, shape in names.items() if places.get(n) != file.name}
+        more = checkpoint._differences(names, found, family, model)
+        more = [problem for problem in more if problem not in str(error)][:20]
+        raise MftError("\n  ".join([str(error), *more])) from error
+
+
+def tensor_rows(subject: Subject) -> Rows:
+    spans = all_spans(subject)
+    sizes: Counter[str] = Counter()
+    for span in spans.values():
+        sizes[span.dtype] += span.nbytes
+    name, largest = max(spans.items(), key=lambda item: item[1].nbytes)
+    files = len({span.file for span in spans.values()})
+    count = sum(math.prod(span.shape) for span in spans.values())
+    return [
+        ("tensors", f"{len(spans):,} in {files:,} file{'s' * (files > 1)}, all accounted for"),
+        ("parameters", f"{count:,}"),
+        ("on disk", ", ".join(f"{decimal(n)} {kind}" for kind, n in sizes.most_common())),
+        ("largest tensor", f"{name} {largest.shape}, {decimal(largest.nbytes)}"),
+    ]
+
+
+def storage_rows(subject: Subject) -> Rows:
+    """What becomes of the weights under the config's `finetune`, `mesh` and `compute_dtype`."""
+    settings, shapes = subject.settings, param_shapes(subject.model)
+    tuning, dtype = settings.finetune, settings.model.compute_dtype
+    if tuning.adapter:
+        where = Path(tuning.adapter).expanduser()
+        tuning = read_adapter(where, tuning, subject.family, subject.model, shapes).finetune
+    adapted = frozenset(finetune.adapted_paths(tuning, shapes))
+    check_model(settings, subject.model, adapted)
+    read, start = finetune.split_start(stored_shapes(subject, tuning, adapted))
+    trainable = jax.eval_shape(
+        lambda read, start: finetune.init_trainable(tuning, read, shapes, 0, start), read, start
+    )
+    count = count_parameters(tuning, shapes, trainable, dtype)
+    matrices = sum(math.prod(s.shape[:-2]) for p, s in shapes.items() if finetune.is_linear(p))
+    forms = f"{matrices:,} matrices as {tuning.stored or dtype}, the rest as {dtype}"
+    if tuning.method == "full":
+        forms = "all as float32" + f", matrices used as {tuning.stored}" * bool(tuning.stored)
+    return [
+        ("loaded", forms),
+        ("then stored", f"{decimal(count.stored_bytes)}, the trained part included"),
+        ("bits per matrix weight", f"{count.bits_per_weight:.2f}"),
+        ("trainable", f"{count.trainable:,} parameters, {count.trainable / count.total:.2%}"),
+    ]
+
+
+def stored_shapes(subject: Subject, tuning: FinetuneConfig, adapted: frozenset[str]) -> Params:
+    """Every parameter as `freeze` stores it, in shapes. One `MftError` lists those that cannot be
+    quantised, and those that the mesh does not divide."""
+    settings, stored = subject.settings, {}
+    how = {"dtype": settings.model.compute_dtype, "adapted": adapted}
+    problems: list[str] = []
+    # Training may have devices that are not here; -1 depends on how many they are.
+    sizes = {axis: max(size, 1) for axis, size in dataclasses.asdict(settings.mesh).items()}
+    mesh = jax.sharding.Mesh(np.full(tuple(sizes.values()), jax.devices()[0]), tuple(sizes))
+    dense = param_shapes(subject.model)
+    for entry in subject.family.entries(subject.model):
+        path = entry.path
+        store: Callable = functools.partial(finetune.freeze, tuning, path, **how)
+        for _ in entry.stack:
+            store = jax.vmap(store)
+        try:
+            sharding.leaf_shardings(mesh, path, dense[path])
+            stored[path] = jax.eval_shape(store, dense[path])
+            sharding.leaf_shardings(mesh, path, stored[path])
+        except MftError as error:
+            problems.append(str(error) if path in str(error) else f"{path}: {error}")
+    if problems:
+        raise MftError(f"{subject.folder} cannot be stored so:\n  " + "\n  ".join(problems))
+    return stored
+
+
+def tokenizer_rows(subject: Subject) -> Rows:
+    folder, size = subject.folder, subject.model.vocab_size
+    tokenizer = load_tokenizer(folder, size)
+    form = chat_form(tokenizer)
+    sample = Conversation((Message("user", "Hi"), Message("assistant", "Hello")), str(folder))
+    pieces = render(sample, form)
+    if not encode([pieces], build_encoder(tokenizer, form))[0][1].any():
+        raise MftError(f"{folder}: the chat template yields no token to train on")
+    stop = [piece.text for piece in pieces if piece.trained and piece.special][-1]
+    named = {"stop": stop, "end of text": form.eos, "padding": str(tokenizer.pad_token)}
+    ids = {n: f"{t!r} ({tokenizer.convert_tokens_to_ids(t)})" for n, t in named.items()}
+    if stop != form.eos:
+        ids["stop"] += ", not the end of text: generation must be told to stop at it"
+    template = "the checkpoint's" if tokenizer.chat_template else "none: the built-in form is used"
+    return [
+        ("tokenizer", f"{len(tokenizer):,} tokens, {size:,} rows of the embedding"),
+        ("chat template", template),
+        ("trained on", repr("".join(piece.text for piece in pieces if piece.trained))),
+        *ids.items(),
+    ]
+
+
+def compare(subject: Subject, prompt: str, console: Console) -> bool:
+    """Whether the logits of `prompt` are those of transformers, within the printed bound."""
+    if subject.family.reference == "numpy":
+        raise MftError(
+            f"transformers has no modelling file for {subject.family.name!r}, so there is nothing "
+            "to compare logits with; use --headers_only"
+        )
+    tokenizer = load_tokenizer(subject.folder, subject.model.vocab_size)
+    ids = np.asarray(tokenizer(prompt)["input_ids"], np.int32)
+    if not 0 < len(ids) <= subject.model.max_positions:
+        raise MftError(
+            f"--prompt has {len(ids)} tokens; expected 1 to {subject.model.max_positions}, as the "
+            "model has positions"
+        )
+    theirs = transformers_logits(subject.folder, ids)
+    ours = our_logits(subject, ids, console)
+    log_p, log_q = (x - np.logaddexp.reduce(x, axis=-1, keepdims=True) for x in (theirs, ours))
+    gap, bound = np.abs(theirs - ours), BOUND * np.abs(theirs).max()
+    agree = (theirs.argmax(axis=-1) == ours.argmax(axis=-1)).mean()
+    same = bool(gap.max() <= bound and agree == 1)
+    limit = f"at most {bound:.3g}, {BOUND:g} of the largest logit"
+    table = Table("logits", "value", "expected", title=f"{len(ids)} tokens, float32")
+    table.add_row("max |difference|", f"{gap.max():.3g}", limit)
+    table.add_row("mean |difference|", f"{gap.mean():.3g}")
+    kl = (np.exp(log_p) * (log_p - log_q)).sum(axis=-1).mean()
+    table.add_row("KL, nats", f"{max(kl, 0.0):.3g}")  # rounding may leave a hair below zero
+    table.add_row("same first choice", f"{agree:.2%}", "100.00%")
+    console.print(table)
+    console.print("PASS" if same else "FAIL: transformers computes something else with this model")
+    return same
+
+
+def our_logits(subject: Subject, ids: Tokens, console: Console) -> Logits:
+    mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
+    with loading(console, subject.folder.name) as progress:
+        params = checkpoint.load_params(
+            subject.folder, subject.family, subject.model, progress=progress,
+            freeze=lambda path, weight: weight.astype(jnp.float32),
+            shardings=functools.partial(sharding.leaf_shardings, mesh),
+        )  # fmt: skip
+
+    @jax.jit
+    def forward(params: Params, tokens: jax.Array) -> jax.Array:
+        decoder = bind(subject.model, params)
+        positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+        hidden = decoder(tokens, positions, jnp.ones_like(tokens), remat=False)
+        return decoder.logit_head().logits(hidden.states)[0]
+
+    with jax.default_matmul_precision("highest"):
+        return np.asarray(forward(params, ids[None]), np.float64)
+
+
+def transformers_logits(folder: Path, ids: Tokens) -> Logits:
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError as error:
+        raise MftError(
+            f"the comparison with transformers needs torch ({error}); install the extra (pip "
+            "install -e '.[parity]'), or use --headers_only"
+        ) from error
+    from transformers import AutoModelForCausalLM
+
+    try:
+        # Eager attention: the faster ones leave out the soft cap of some families.
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=torch.float32, attn_implementation="eager", trust_remote_code=False,
+            local_files_only=True, output_loading_info=True,
+        )  # fmt: skip
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise MftError(f"{folder}: transformers cannot load it: {error}") from error
+    model, info = loaded
+    if info["missing_keys"]:
+        raise MftError(f"{folder}: transformers finds no {sorted(info['missing_keys'])[:5]}")
+    with torch.no_grad():
+        logits = model.eval()(input_ids=torch.from_numpy(ids[None]).long()).logits[0]
+    return logits.double().numpy()

@@ -10,10 +10,13 @@ from rich.console import Console
 from mft_jax.checkpoints import Checkpoints, abstract
 from mft_jax.cli import arguments as args
 from mft_jax.composition import combine
+from mft_jax.data.templates import chat_form, stop_token
 from mft_jax.huggingface.adapters import save_adapter
 from mft_jax.huggingface.checkpoint import load_params
-from mft_jax.huggingface.export import logit_difference, save_merged
+from mft_jax.huggingface.export import save_merged
+from mft_jax.huggingface.logit_difference import logit_difference
 from mft_jax.huggingface.output import check_free
+from mft_jax.huggingface.tokenizers import load_tokenizer
 from mft_jax.loading import Model, load_model
 from mft_jax.models.decoder import Params
 from mft_jax.sharding import MeshConfig, leaf_shardings, make_mesh
@@ -73,9 +76,15 @@ def export(workdir: Path, output: Path, kind: str, which: str, console: Console)
     if kind == "peft":
         save_adapter(output, base_model=str(model.folder), **parts)
     else:
-        dequantized = kind == "merged_dequantized"
+        tokenizer = load_tokenizer(model.folder, model.config.vocab_size)
+        stop = tokenizer.get_vocab()[stop_token(chat_form(tokenizer))]
         save_merged(
-            output, base_folder=model.folder, frozen=model.frozen, dequantized=dequantized, **parts
+            output,
+            base_folder=model.folder,
+            frozen=model.frozen,
+            dequantized=kind == "merged_dequantized",
+            stop_ids=(stop,),
+            **parts,
         )
     console.print(f"step {step} -> {output}", highlight=False, soft_wrap=True)
     if kind != "peft":

@@ -18,7 +18,7 @@ from typing import NoReturn
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from mft_jax.data.records import Document, Message, Sample
+from mft_jax.data.records import Conversation, Document, Message, Sample
 from mft_jax.types import MftError
 
 # Noncharacters, which Unicode keeps for a program's internal use: text hardly ever holds one.
@@ -100,6 +100,17 @@ def render(sample: Sample, form: ChatForm) -> list[Piece]:
         else:
             spans = _mftcoder_spans(messages, form)
     return [piece for text, trained in spans for piece in _cut(text, trained, guards.token, form)]
+
+
+def example(form: ChatForm) -> list[Piece]:
+    """A short exchange as the model would read it: what it is trained on, and where it stops."""
+    where = f"an example in the form of {form.tokenizer.name_or_path!r}"
+    return render(Conversation((Message("user", "Hi"), Message("assistant", "Hello")), where), form)
+
+
+def stop_token(form: ChatForm) -> str:
+    """The special token that ends an answer: where generation must stop."""
+    return [piece.text for piece in example(form) if piece.trained and piece.special][-1]
 
 
 def _guards(texts: list[str], where: str) -> _Guards:

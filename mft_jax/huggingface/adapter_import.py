@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mft_jax.finetune import FinetuneConfig, Shapes, adapter_widths, layer_name
+from mft_jax.finetune import FinetuneConfig, Shapes, adapted_paths, adapter_widths, layer_name
 from mft_jax.huggingface.adapters import CONFIG_FILE, PREFIX, WEIGHTS_FILE, part_names
 from mft_jax.huggingface.tensors import DTYPES, Span, read, read_json, read_spans
 from mft_jax.models.config import ModelConfig
@@ -34,6 +34,12 @@ UNUSED: Mapping[str, tuple[Any, ...]] = {
     "use_qalora": (None, False),
     "use_bdlora": (None, False),
     "megatron_config": (None,),
+    "alora_invocation_tokens": (None,),
+    "arrow_config": (None,),
+    "kasa_config": (None,),
+    "monteclora_config": (None,),
+    # Others move the base weights: such an adapter does not fit the base that is named beside it.
+    "init_lora_weights": (None, True, False, "gaussian", "eva", "orthogonal"),
 }
 PARTS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector")
 
@@ -91,13 +97,20 @@ def read_adapter(
     problems: list[str] = []
     settings = _read_settings(folder, problems)
     rank, alpha = settings.get("r"), settings.get("lora_alpha")
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
-        problems.append(f"r={rank!r}, lora_alpha={alpha!r}; expected numbers")
+    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float) or alpha <= 0:
+        problems.append(f"r={rank!r}, lora_alpha={alpha!r}; expected positive numbers")
         rank, alpha = 1, 1.0
-    spans = read_spans(folder / WEIGHTS_FILE)
-    places = _places(spans, family, config, shapes, problems)
-    dora = bool(settings.get("use_dora"))
-    problems += _incomplete(places, dora)
+    alphas = settings.get("alpha_pattern") or {}
+    if not _is_pattern(alphas):
+        problems.append(f"alpha_pattern={alphas!r}; expected numbers by regular expression")
+    dora, places = bool(settings.get("use_dora")), []
+    try:
+        spans = read_spans(folder / WEIGHTS_FILE)
+    except MftError as error:  # it stays an error, listed beside the others
+        problems.append(str(error))
+    else:
+        places = _places(spans, family, config, shapes, problems)
+        problems += _incomplete(places, dora) + (_gaps(places, family, config) if dora else [])
     if problems:
         shown = problems[:20] + [f"... and {len(problems) - 20} more"] * (len(problems) > 20)
         raise MftError(
@@ -106,7 +119,6 @@ def read_adapter(
         )
     ranks = {p.module: p.span.shape[0] for p in places if p.part == "a"}
     rooted = bool(settings.get("use_rslora"))
-    alphas = settings.get("alpha_pattern") or {}
     scales = {
         module: _matching(alphas, module, alpha) / (own**0.5 if rooted else own)
         for module, own in ranks.items()
@@ -118,7 +130,7 @@ def read_adapter(
         alpha=usual * (largest**0.5 if rooted else largest),
         rslora=rooted,
         dora=dora,
-        targets=tuple(sorted({layer_name(place.path) for place in places})),
+        targets=_targets({place.path for place in places}, finetune, shapes),
     )
     base_model = str(settings.get("base_model_name_or_path") or "an unnamed model")
     return ImportedAdapter(folder, adopted, base_model, scales, tuple(places))
@@ -182,13 +194,7 @@ def _places(
 
 def _split(name: str) -> tuple[str, str]:
     """(module, ending); adapters saved with their name in it ("default") are the same."""
-    for end in (
-        "lora_A",
-        "lora_B",
-        "lora_embedding_A",
-        "lora_embedding_B",
-        "lora_magnitude_vector",
-    ):
+    for end in PARTS:
         module, found, rest = name.partition(f".{end}")
         if found and rest in ("", ".weight", ".default", ".default.weight"):
             return module, end + (".weight" if end in ("lora_A", "lora_B") else "")
@@ -210,6 +216,36 @@ def _incomplete(places: list[Place], dora: bool) -> list[str]:
                 f"{module}: rank {spans['a'].shape[0]} of A, {spans['b'].shape[1]} of B"
             )
     return problems
+
+
+def _gaps(places: list[Place], family: Family, config: ModelConfig) -> list[str]:
+    """Layers that other layers' magnitudes leave out: they have none that changes nothing."""
+    adapted = {place.module for place in places}
+    paths = {place.path for place in places}
+    return [
+        f"use_dora: {module} is not adapted, though other layers are; expected all or none"
+        for entry in family.entries(config)
+        for module in (name.removesuffix(".weight") for name, _ in entry.tensors())
+        if entry.path in paths and module not in adapted
+    ]
+
+
+def _is_pattern(pattern: Any) -> bool:
+    try:
+        return isinstance(pattern, dict) and all(
+            re.compile(key) and isinstance(value, int | float) for key, value in pattern.items()
+        )
+    except re.error:
+        return False
+
+
+def _targets(paths: set[str], finetune: FinetuneConfig, shapes: Shapes) -> tuple[str, ...]:
+    """`finetune.targets` of these. "mlp/down" would be experts as well, where a dense layer precedes
+    them, so all linear layers are called so."""
+    usual = set(adapted_paths(dataclasses.replace(finetune, targets=("all_linear",)), shapes))
+    whole = usual <= paths
+    names = sorted({layer_name(path) for path in paths - (usual if whole else set())})
+    return ("all_linear", *names) if whole else tuple(names)
 
 
 def _matching(pattern: Mapping[str, float], module: str, default: float) -> float:

@@ -52,7 +52,7 @@ def save_adapter(
         raise MftError(
             "a full fine-tune has no adapter to save; export it as a whole model (format 'merged')"
         )
-    changes = {path: _since(adapter, start.get(path)) for path, adapter in trainable.items()}
+    changes = {path: _since(adapter, start, path) for path, adapter in trainable.items()}
     entries = family.entries(config)
     tensors = dict(peft_tensors(changes, entries))
     if jax.process_index():
@@ -66,11 +66,13 @@ def save_adapter(
         (partial / CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
 
 
-def _since(adapter: Params, start: Params | None) -> dict[str, np.ndarray]:
+def _since(adapter: Params, start: Params, path: str) -> dict[str, np.ndarray]:
+    """Where any adapter has a start all get twice the rank, since the folder names one."""
     parts = {name: _to_host(part) for name, part in adapter.items()}
-    if start is None:
+    if not start:
         return parts
-    a0, b0 = _to_host(start["a"]), _to_host(start["b"])
+    nothing = {"a": np.zeros_like(parts["a"]), "b": np.zeros_like(parts["b"])}
+    a0, b0 = (_to_host(start.get(path, nothing)[name]) for name in ("a", "b"))
     return {
         **parts,
         "a": np.concatenate([parts["a"], a0], axis=-1),
@@ -140,8 +142,8 @@ def peft_config(finetune_config: FinetuneConfig, grown: int, targets: list[str])
     }
 
 
-def _to_host(array: jax.Array) -> np.ndarray:
+def _to_host(array: jax.Array | np.ndarray) -> np.ndarray:
     """The whole array in float32, also where its shards lie on devices of other processes."""
-    if not array.is_fully_addressable:
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
         array = multihost_utils.process_allgather(array, tiled=True)
     return np.asarray(array, np.float32)

@@ -75,8 +75,8 @@ def model_folder(path: str) -> Path:
         )
         raise MftError(
             f"{folder} has its weights as {pickled[0].name}, a pickle, which is never read; "
-            f'convert it once, where torch is installed (python -c "{code}"), copy the tokenizer\'s files '
-            "beside the result, and give the new folder"
+            f'convert it once, where torch is installed (python -c "{code}"), copy the '
+            "tokenizer's files beside the result, and give the new folder"
         )
     return folder
 

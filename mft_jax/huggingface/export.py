@@ -7,8 +7,7 @@
 An adapter that started from its weight adds its change since then to the original.
 
 A QLoRA adapter was trained on the dequantised weights, so only the third is the trained model; the
-second starts from better weights that the adapter never saw. `logit_difference` says how far
-apart two of them are.
+second starts from better weights that the adapter never saw.
 """
 
 import dataclasses
@@ -22,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from mft_jax.finetune import TABLES, FinetuneConfig, is_linear
 from mft_jax.huggingface.checkpoint import checked_spans, has_weights, hf_shape
@@ -38,9 +37,9 @@ from mft_jax.huggingface.tensors import (
     write_tensors,
 )
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import Params, bind, param_shapes
+from mft_jax.models.decoder import Params, param_shapes
 from mft_jax.models.families.base import Entry, Family
-from mft_jax.types import Batch, MftError
+from mft_jax.types import MftError
 from mft_jax.weights.lora import LoraArray
 from mft_jax.weights.quantized import IntArray, NF4Array, QuantizedDtype, quantize
 
@@ -80,9 +79,12 @@ def save_merged(
     family: Family,
     config: ModelConfig,
     dequantized: bool,
+    stop_ids: tuple[int, ...] = (),
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Write weights in the base checkpoint's dtype, config.json and the tokenizer's files.
+
+    `stop_ids` join the end tokens of generation_config.json, which is made if the base has none.
 
     `frozen` is needed for `dequantized` alone. A `full` export needs no weights in
     `base_folder`: then config.json names the dtype.
@@ -109,6 +111,17 @@ def save_merged(
         for file in [*copied, *base_folder.glob("*.py")]:
             if file.is_file():
                 shutil.copyfile(file, partial / file.name)
+        _stop_at(partial / "generation_config.json", hf_config, stop_ids)
+
+
+def _stop_at(file: Path, hf_config: dict[str, Any], stop_ids: tuple[int, ...]) -> None:
+    """A base model's generation ends at its end of text, a tuned one's at its template's end."""
+    settings = read_json(file) if file.is_file() else {}
+    known = settings.get("eos_token_id", hf_config.get("eos_token_id"))
+    known = known if isinstance(known, list) else [known] * (known is not None)
+    if missing := [i for i in stop_ids if i not in known]:
+        settings["eos_token_id"] = [*known, *missing]
+        file.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
 
 
 def _sources(
@@ -224,75 +237,3 @@ def _write_shards(
         total = sum(source.kind.nbytes for source in sources.values())
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
-
-
-@dataclasses.dataclass(frozen=True)
-class LogitDifference:
-    """Two models on the same tokens, over positions that are not padding.
-
-    max_abs, mean_abs   of the logits
-    kl                  mean KL(a || b) per position, in nats
-    top1_agreement      share of positions where both prefer the same token
-    """
-
-    max_abs: float
-    mean_abs: float
-    kl: float
-    top1_agreement: float
-
-
-def logit_difference(
-    config: ModelConfig,
-    params_a: Params,
-    params_b: Params,
-    batch: Batch,
-    *,
-    dtype: jax.typing.DTypeLike = jnp.float32,
-) -> LogitDifference:
-    """Compare row by row: `[1, L, V]` logits of both models are alive at a time."""
-    if not np.any(np.asarray(batch.segment_ids)):
-        raise MftError("nothing to compare: the batch holds padding only")
-    compare = jax.jit(functools.partial(_compare_row, config, dtype=dtype))
-    rows = [
-        compare(params_a, params_b, *(x[i : i + 1] for x in _inputs(batch)))
-        for i in range(batch.tokens.shape[0])
-    ]
-    maxima, sums = zip(*jax.device_get(rows), strict=True)
-    mean_abs, kl, agree, count = np.asarray(sums, np.float64).sum(axis=0).tolist()
-    return LogitDifference(
-        max_abs=float(max(maxima)),
-        mean_abs=mean_abs / count,
-        kl=max(kl / count, 0.0),  # rounding may leave a hair below zero
-        top1_agreement=agree / count,
-    )
-
-
-def _inputs(batch: Batch) -> tuple[Any, Any, Any]:
-    return batch.tokens, batch.positions, batch.segment_ids
-
-
-def _compare_row(
-    config: ModelConfig,
-    params_a: Params,
-    params_b: Params,
-    tokens: Array,
-    positions: Array,
-    segment_ids: Array,
-    *,
-    dtype: jax.typing.DTypeLike,
-) -> tuple[Float[Array, ""], Float[Array, " 4"]]:
-    """(max |a - b|, [sum of mean |a - b| over V, sum of KL, agreements, positions])."""
-
-    def logits(params: Params) -> Float[Array, "1 L V"]:
-        decoder = bind(config, params)
-        hidden = decoder(tokens, positions, segment_ids, dtype=dtype, remat=False)
-        return decoder.logit_head().logits(hidden.states)
-
-    a_BLV, b_BLV = logits(params_a), logits(params_b)
-    real_BL = (segment_ids > 0).astype(jnp.float32)
-    gap_BLV = jnp.abs(a_BLV - b_BLV) * real_BL[..., None]
-    log_a, log_b = jax.nn.log_softmax(a_BLV), jax.nn.log_softmax(b_BLV)
-    kl_BL = jnp.sum(jnp.exp(log_a) * (log_a - log_b), axis=-1)
-    agree_BL = jnp.argmax(a_BLV, axis=-1) == jnp.argmax(b_BLV, axis=-1)
-    parts = (jnp.mean(gap_BLV, axis=-1), kl_BL, agree_BL, jnp.ones_like(real_BL))
-    return jnp.max(gap_BLV), jnp.stack([jnp.sum(part * real_BL) for part in parts])

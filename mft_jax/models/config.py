@@ -65,6 +65,7 @@ class ModelConfig:
                       its norm; "parallel_one_norm": behind the same norm
     post_norms        a norm behind attention and feed-forward as well
     normalized_head   rows of the head are scaled to length 1
+    bounded           nothing says what the model does beyond `max_positions`
     """
 
     vocab_size: int
@@ -101,6 +102,7 @@ class ModelConfig:
     head_bias: bool = False
     normalized_head: bool = False
     final_softcap: float = 0.0
+    bounded: bool = False
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:

@@ -73,7 +73,8 @@ class LoraArray:
         merged = base + self.delta()
         if self.magnitude is None:
             return merged
-        return merged * (self.magnitude / jnp.linalg.norm(merged, axis=-2))[..., None, :]
+        norm = jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(merged), axis=-2), _least(merged.dtype)))
+        return merged * (self.magnitude / norm)[..., None, :]
 
 
 @functools.partial(
@@ -148,7 +149,8 @@ def column_norm(
 ) -> Float[Array, " out"]:
     """Norm of every column of `base + scale * a @ b`, a constant for differentiation.
 
-    |w + s a b|^2 = |w|^2 + 2 s (a.T w) . b + s^2 b . (a.T a) b needs no dense sum.
+    |w + s a b|^2 = |w|^2 + 2 s (a.T w) . b + s^2 b . (a.T a) b needs no dense sum. Never zero: it
+    divides, and a column of zeros is no mistake.
     """
     dtype = jnp.promote_types(a.dtype, jnp.float32)
     base, a, b = jax.lax.stop_gradient((base, a.astype(dtype), b.astype(dtype)))
@@ -156,7 +158,12 @@ def column_norm(
     with jax.default_matmul_precision("highest"):
         cross = jnp.sum((a.T @ base) * b, axis=0)
         own = jnp.sum(b * ((a.T @ a) @ b), axis=0)
-    return jnp.sqrt(jnp.sum(jnp.square(dense), axis=-2) + 2 * scale * cross + scale**2 * own)
+    square = jnp.sum(jnp.square(dense), axis=-2) + 2 * scale * cross + scale**2 * own
+    return jnp.sqrt(jnp.maximum(square, _least(dtype)))
+
+
+def _least(dtype: jax.typing.DTypeLike) -> float:
+    return float(jnp.finfo(dtype).tiny)
 
 
 @jax.custom_vjp

@@ -12,7 +12,8 @@ from safetensors.numpy import load_file
 from mft_jax import finetune
 from mft_jax.finetune import FinetuneConfig, init_frozen, init_trainable
 from mft_jax.huggingface.checkpoint import load_params, random_params, read_model
-from mft_jax.huggingface.export import logit_difference, save_merged
+from mft_jax.huggingface.export import save_merged
+from mft_jax.huggingface.logit_difference import logit_difference
 from mft_jax.models.decoder import init_params, param_shapes
 from mft_jax.sharding import leaf_shardings
 from mft_jax.types import Batch, MftError

@@ -30,7 +30,7 @@ def test_every_capability_is_spoken_of():
     spoken = set(DEFAULTS) | {name for form in FORMS.values() for name in form}
     sizes = {
         *("vocab_size", "width", "mlp_width", "num_layers", "num_heads", "num_kv_heads"),
-        *("head_width", "max_positions", "norm_epsilon", "rope", "window_layers"),
+        *("head_width", "max_positions", "norm_epsilon", "rope", "window_layers", "bounded"),
     }
     fields = {field.name for field in dataclasses.fields(ModelConfig)}
     assert fields - sizes <= spoken

@@ -29,6 +29,7 @@ def _read(keys: Keys) -> dict[str, Any]:
         "norm": "layer",
         "norm_epsilon": keys.get("layer_norm_epsilon", 1e-5),
         "positions": "learned",
+        "bounded": True,
         "qkv": "packed" if one_head else "packed_by_head",
         "qkv_bias": True,
         "out_bias": True,

@@ -61,7 +61,6 @@ GPT_NEOX = Family(
         "layers/mlp/down": f"{LAYER}.mlp.dense_4h_to_h",
     },
     models="CodeFuse-13B, GPT-NeoX-20B, Pythia",
-    notes="rope scaling `linear`",
     tiny={
         "": NEOX_SIZES,
         "sequential": {

@@ -22,6 +22,7 @@ def _read(keys: Keys) -> dict[str, Any]:
         "norm_epsilon": keys.get("layer_norm_epsilon", 1e-6),
         "rope": Rope(theta=float(keys.get("rotary_emb_base", 10000))),
         "qkv": "packed",
+        "bounded": True,
         "qkv_bias": True,
     }
 

@@ -1,0 +1,378 @@
+"""`mft check`: what it says of a good checkpoint, and that it finds every fault at once."""
+
+import json
+import math
+import os
+import re
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from mft_jax.cli import main
+from mft_jax.cli.check import transformers_logits
+from mft_jax.huggingface.checkpoint import hf_shape, read_model
+from mft_jax.huggingface.tensors import DTYPES, INDEX_FILE
+from mft_jax.models.decoder import param_shapes
+from mft_jax.testing import tiny_checkpoint
+from mft_jax.types import MftError
+
+ROOT = Path(__file__).resolve().parents[2]
+LLAMA_70B = {
+    "model_type": "llama",
+    "hidden_size": 8192,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "intermediate_size": 28672,
+    "vocab_size": 32000,
+    "max_position_embeddings": 4096,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "dtype": "bfloat16",
+}
+CHATML = (
+    "{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}STOP\n{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture
+def check(tmp_path, capsys):
+    """`check(folder, *flags) -> (exit code, stdout, stderr)`"""
+    config = tmp_path / "config.py"
+    config.write_text(
+        "from mft_jax import config as configs\n\n\ndef get_config():\n"
+        "    config = configs.default()\n    config.model.compute_dtype = 'float32'\n"
+        "    config.finetune.rank = 4\n    return config\n"
+    )
+
+    def call(folder, *flags):
+        with pytest.raises(SystemExit) as ended:
+            main(["check", f"--config={config}", f"--config.model.path={folder}", *flags])
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return call
+
+
+def rows(out):
+    """The table as {label: value}, folded lines joined."""
+    table, label = {}, ""
+    for line in out.splitlines():
+        cells = [cell.strip() for cell in line.strip("│").split("│")]
+        if line.startswith("│") and len(cells) == 2:
+            label = cells[0] or label
+            table[label] = f"{table[label]} {cells[1]}" if label in table else cells[1]
+    return table
+
+
+def edit_json(file, **changes):
+    value = {**json.loads(file.read_text()), **changes}
+    file.write_text(json.dumps({k: v for k, v in value.items() if v is not None}))
+
+
+def shard(folder, count):
+    """The folder's one file as `count` shards with an index; returns the shards' files."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    weight_map, files = {}, [folder / f"part{i}.safetensors" for i in range(count)]
+    for i, file in enumerate(files):
+        save_file({name: tensors[name] for name in names[i::count]}, file)
+        weight_map |= dict.fromkeys(names[i::count], file.name)
+    (folder / INDEX_FILE).write_text(json.dumps({"weight_map": weight_map}))
+    return files
+
+
+def edit_tensors(file, edit):
+    tensors = load_file(file)
+    edit(tensors)
+    save_file(tensors, file)
+
+
+def sparse_checkpoint(folder, hf_config, shards):
+    """Headers, and holes where the weights would be. Returns the bytes announced."""
+    tiny_checkpoint(folder, "llama")
+    (folder / "model.safetensors").unlink()
+    (folder / "config.json").write_text(json.dumps(hf_config))
+    family, config = read_model(folder)
+    shapes = param_shapes(config)
+    entries = [(n, hf_shape(e, shapes)) for e in family.entries(config) for n, _ in e.tensors()]
+    weight_map, total = {}, 0
+    for number in range(shards):
+        header, offset = {}, 0
+        file = folder / f"model-{number + 1:05}-of-{shards:05}.safetensors"
+        for name, shape in entries[number::shards]:
+            end = offset + math.prod(shape) * DTYPES["BF16"].itemsize
+            header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, end]}
+            weight_map[name], offset = file.name, end
+        raw = json.dumps(header).encode()
+        file.write_bytes(struct.pack("<Q", len(raw)) + raw)
+        os.truncate(file, 8 + len(raw) + offset)
+        total += offset
+    (folder / INDEX_FILE).write_text(json.dumps({"weight_map": weight_map}))
+    return total
+
+
+def test_a_70b_checkpoint_is_checked_in_seconds_without_memory(tmp_path):
+    total = sparse_checkpoint(tmp_path / "big", LLAMA_70B, shards=15)
+    assert total == 2 * 68_976_648_192
+    script = (
+        "import resource, sys\n"
+        "from mft_jax.cli import check, main\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "finally:\n"
+        "    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "    print('grown by', after - before, 'KiB')\n"
+    )
+    config = f"--config={ROOT / 'configs' / 'quickstart.py'}"
+    flags = [f"--config.model.path={tmp_path / 'big'}", "--config.mesh.fsdp=8", "--headers_only"]
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", script, "check", config, *flags],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began < 20
+    assert int(done.stdout.split("grown by ")[1].split()[0]) < 400 * 1024
+    table = rows(done.stdout)
+    assert table["tensors"] == "723 in 15 files, all accounted for"
+    assert table["parameters"] == "68,976,648,192" and table["on disk"] == "138.0 GB BF16"
+    assert "(32000, 8192), 524.3 MB" in table["largest tensor"]
+    assert "560 matrices as nf4" in table["loaded"]
+
+
+def test_the_table_says_what_is_there_and_what_becomes_of_it(tmp_path, check):
+    folder = tiny_checkpoint(tmp_path / "model", "llama")
+    code, out, err = check(folder, "--headers_only")
+    assert (code, err) == (0, "")
+    table = rows(out)
+    tensors = load_file(folder / "model.safetensors")
+    count = sum(tensor.size for tensor in tensors.values())
+    assert table["family"].startswith("llama: Llama 1, 2, 3.x")
+    assert table["architecture"] == "LlamaForCausalLM"
+    assert table["checked against"] == "transformers"
+    assert table["tensors"] == f"{len(tensors)} in 1 file, all accounted for"
+    assert table["parameters"] == f"{count:,}"
+    assert table["on disk"] == f"{4 * count / 1e6:.1f} MB F32"
+    assert table["loaded"] == "14 matrices as nf4, the rest as float32"
+    # (64 + 64) q, o; (64 + 32) k, v; (64 + 128) gate, up, down; times rank 4 and 2 layers
+    trainable = 2 * 4 * (2 * 128 + 2 * 96 + 3 * 192)
+    assert table["trainable"] == f"{trainable:,} parameters, {trainable / count:.2%}"
+    assert table["chat template"] == "none: the built-in form is used"
+    assert table["trained on"] == r"'Hello\n<|endoftext|>'"
+    assert table["stop"] == table["end of text"] == "'<|endoftext|>' (0)"
+    assert table["padding"] == "'<|pad|>' (1)"
+    assert table["tokenizer"] == "4,096 tokens, 4,096 rows of the embedding"
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--config.finetune.method=full"], "all as float32"),
+        (["--config.finetune.method=lora"], "14 matrices as float32, the rest as float32"),
+        (["--config.finetune.init=loftq"], "14 matrices as nf4, the rest as float32"),
+        (["--config.finetune.init=pissa", "--config.finetune.dora=True"], "14 matrices as nf4"),
+        (["--config.mesh.fsdp=4", "--config.mesh.tensor=2"], "14 matrices as nf4"),
+        (["--config.mesh.fsdp=64"], "14 matrices as nf4"),  # more devices than are here
+    ],
+)
+def test_every_way_to_finetune_can_be_checked(tmp_path, check, flags, expected):
+    folder = tiny_checkpoint(tmp_path / "model", "llama")
+    code, out, err = check(folder, "--headers_only", *flags)
+    assert code == 0, err
+    assert rows(out)["loaded"].startswith(expected)
+
+
+def test_the_stop_token_is_what_the_template_puts_after_an_answer(tmp_path, check):
+    folder = tiny_checkpoint(tmp_path / "model")
+    settings = folder / "tokenizer_config.json"
+    edit_json(settings, chat_template=CHATML.replace("STOP", "<|pad|>"))
+    code, out, _ = check(folder, "--headers_only")
+    assert code == 0
+    table = rows(out)
+    assert table["stop"].startswith("'<|pad|>' (1), not the end of text")
+    assert table["chat template"] == "the checkpoint's"
+    assert table["trained on"] == "'Hello<|pad|>'"
+
+    edit_json(settings, chat_template=CHATML)  # STOP is plain text
+    code, out, err = check(folder, "--headers_only")
+    assert code == 2 and "PROBLEM" in rows(out)["tokenizer"]
+    assert "puts no end token (a special token) after the answer" in err
+
+
+def test_missing_tensors_a_wrong_shape_and_a_truncated_shard_are_found_at_once(tmp_path, check):
+    folder = tiny_checkpoint(tmp_path / "model", "llama")
+    files = shard(folder, 4)
+
+    def edit(tensors):
+        names = sorted(tensors)
+        gone.extend(names[:2])
+        wrong.append(names[2])
+        for name in gone:
+            del tensors[name]
+        tensors[names[2]] = np.zeros((3, 5), np.float32)
+
+    gone, wrong = [], []
+    edit_tensors(files[0], edit)
+    os.truncate(files[2], files[2].stat().st_size - 4)
+    (folder / "tokenizer.json").unlink()
+    flags = ["--config.finetune.targets=('attention/z',)", "--headers_only"]
+    code, out, err = check(folder, *flags)
+    assert code == 2
+    for name in gone:
+        assert f"missing: {name} (" in err
+    assert f"{wrong[0]}: shape (3, 5), expected" in err
+    assert f"{files[2]} is damaged" in err
+    assert err.count("missing: ") == 2  # what lies in the damaged shard is not missing
+    assert "has no tokenizer.json" in err and "'attention/z' matches no linear layer" in err
+    assert err.count("damaged") == 1 and "Traceback" not in err
+    table = rows(out)
+    assert all(table[n] == "PROBLEM, see below" for n in ("tensors", "loaded", "tokenizer"))
+
+
+def test_every_weight_that_cannot_be_stored_is_named(tmp_path, check):
+    folder = tiny_checkpoint(tmp_path / "model", "llama")
+    code, _, err = check(folder, "--headers_only", "--config.mesh.tensor=3")
+    assert code == 2
+    assert len(re.findall(r"cannot be split over mesh.tensor=3", err)) == 9  # but not the norms
+    edit_json(folder / "config.json", intermediate_size=96)
+    code, _, err = check(folder, "--headers_only")
+    assert code == 2 and "layers/mlp/down/kernel: a weight of shape (96, 64) cannot be quant" in err
+    assert err.count("expected (96, 64)") == 4 and err.count("expected (64, 96)") == 2
+
+
+def damage_config(folder, **changes):
+    edit_json(folder / "config.json", **changes)
+
+
+def truncate(folder):
+    file = shard(folder, 3)[1]
+    os.truncate(file, file.stat().st_size - 1)
+
+
+def drop_shard(folder):
+    shard(folder, 3)[1].unlink()
+
+
+def duplicate(folder):
+    first, second, _ = shard(folder, 3)
+    extra = dict(list(load_file(second).items())[:1])
+    edit_tensors(first, lambda tensors: tensors.update(extra))
+
+
+def pickle_only(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def other_dtype(folder):
+    def edit(tensors):
+        tensors["model.norm.weight"] = tensors["model.norm.weight"].astype(np.int8)
+
+    edit_tensors(folder / "model.safetensors", edit)
+
+
+def unexpected(folder):
+    def edit(tensors):
+        tensors["model.vision.weight"] = np.zeros((2, 2), np.float32)
+
+    edit_tensors(folder / "model.safetensors", edit)
+
+
+@pytest.mark.parametrize(
+    ("damage", "messages"),
+    [
+        (lambda f: os.truncate(f / "model.safetensors", 500), ["model.safetensors is cut short"]),
+        (lambda f: damage_config(f, model_type="lama"), ["did you mean llama"]),
+        (
+            lambda f: damage_config(f, hidden_size=None, num_hidden_layers=0),
+            ["no 'hidden_size'", "num_hidden_layers=0"],
+        ),
+        (lambda f: damage_config(f, vocab_size=4095), ["knows 4096 tokens", "has 4095 rows"]),
+        (truncate, ["part1.safetensors is damaged"]),
+        (drop_shard, ["part1.safetensors is missing"]),
+        (duplicate, ["is in part0.safetensors and in part1.safetensors"]),
+        (pickle_only, ["pytorch_model.bin, a pickle, which is never read", "save_pretrained"]),
+        (other_dtype, ["model.norm.weight: dtype I8, expected one of BF16"]),
+        (unexpected, ["unexpected: model.vision.weight (2, 2)"]),
+        (lambda f: (f / "model.safetensors").unlink(), ["holds no weights"]),
+        (lambda f: (f / "tokenizer.json").unlink(), ["has no tokenizer.json"]),
+        (lambda f: (f / "config.json").unlink(), ["has no config.json"]),
+    ],
+)
+def test_a_fault_is_one_clear_message(tmp_path, check, damage, messages):
+    folder = tiny_checkpoint(tmp_path / "model", "llama")
+    damage(folder)
+    code, _, err = check(folder, "--headers_only")
+    assert code == 2 and err.startswith("mft check: ") and "missing: " not in err
+    for message in messages:
+        assert err.count(message) == 1, err
+
+
+def test_a_family_without_a_reference_is_checked_by_headers_alone(tmp_path, check):
+    folder = tiny_checkpoint(tmp_path / "model", "baichuan")
+    code, out, err = check(folder, "--headers_only")
+    assert code == 0, err
+    assert rows(out)["checked against"].startswith("NumPy")
+    code, _, err = check(folder)
+    assert code == 2 and "use --headers_only" in err
+
+
+def test_without_torch_the_remedy_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    with pytest.raises(MftError, match="--headers_only") as raised:
+        transformers_logits(tmp_path, np.arange(3, dtype=np.int32))
+    assert "pip install -e '.[parity]'" in str(raised.value)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_logits_are_those_of_transformers(tmp_path, check, family):
+    pytest.importorskip("torch", reason="needs the extra `parity` (torch)")
+    folder = tiny_checkpoint(tmp_path / "model", family)
+    code, out, err = check(folder, "--prompt=print('hello')\n")
+    assert code == 0, err
+    assert "PASS" in out and "FAIL" not in out
+    gap = float(re.search(r"max \|difference\| +│ +(\S+)", out)[1])
+    assert 0 < gap < 1e-4
+    assert "same first choice" in out and "100.00%" in out and "KL" in out
+
+
+@pytest.mark.parity
+def test_a_model_that_transformers_computes_otherwise_fails(tmp_path, check, monkeypatch):
+    pytest.importorskip("torch", reason="needs the extra `parity` (torch)")
+    from mft_jax.cli import check as command
+
+    real = command.transformers_logits
+
+    def other(folder, ids):  # the same checkpoint read with another epsilon and rotation
+        edit_json(folder / "config.json", rope_theta=100.0)
+        return real(folder, ids)
+
+    folder = tiny_checkpoint(tmp_path / "model", "llama")
+    monkeypatch.setattr(command, "transformers_logits", other)
+    code, out, _ = check(folder)
+    assert code == 1 and "FAIL" in out and "PASS" not in out
+
+
+@pytest.mark.parity
+def test_a_prompt_longer_than_the_model_has_positions_is_refused(tmp_path, check):
+    pytest.importorskip("torch", reason="needs the extra `parity` (torch)")
+    code, _, err = check(tiny_checkpoint(tmp_path / "model", "llama"), f"--prompt={'x = 1' * 500}")
+    assert code == 2 and "expected 1 to 512" in err
+
+
+def test_training_from_scratch_has_no_checkpoint(tmp_path, check):
+    folder = tiny_checkpoint(tmp_path / "model")
+    code, _, err = check(folder, "--config.model.weights=random", "--headers_only")
+    assert code == 2 and "'random' reads no checkpoint" in err

@@ -1,0 +1,303 @@
+"""What was saved is read again exactly, what peft wrote computes the same, the rest is refused."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from mft_jax.finetune import FinetuneConfig, adapted_paths, freeze, init_trainable
+from mft_jax.huggingface.adapter_import import read_adapter
+from mft_jax.huggingface.adapters import save_adapter
+from mft_jax.huggingface.checkpoint import load_params, read_model
+from mft_jax.models.decoder import param_shapes
+from mft_jax.sharding import MeshConfig, leaf_shardings, make_mesh
+from mft_jax.testing import tiny_checkpoint
+from mft_jax.types import MftError
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+Q0 = "base_model.model.model.layers.0.self_attn.q_proj"
+NORMAL = FinetuneConfig("lora", rank=3, alpha=6.0)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """`model(family) -> (folder, family, config, params in float32)`, made once."""
+    shelf = tmp_path_factory.mktemp("models")
+    mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+
+    @functools.cache
+    def make(name):
+        folder = tiny_checkpoint(shelf / name, name)
+        family, config = read_model(folder)
+        put = functools.partial(freeze, FinetuneConfig("lora"), dtype=jnp.float32)
+        where = functools.partial(leaf_shardings, mesh)
+        return (
+            folder,
+            family,
+            config,
+            load_params(folder, family, config, freeze=put, shardings=where),
+        )
+
+    return make
+
+
+def noise(tree, seed=1):
+    """Every leaf a random array of its own."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    made = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(structure, made)
+
+
+def saved(model, name, settings, folder, start=None):
+    """The trainable tree of an adapter that was saved to `folder`."""
+    _, family, config, params = model(name)
+    trainable = noise(init_trainable(settings, params, param_shapes(config), 0))
+    save_adapter(
+        folder,
+        trainable=trainable,
+        start=start or {},
+        finetune_config=settings,
+        family=family,
+        config=config,
+        base_model="the/base",
+    )
+    return trainable
+
+
+def reading(model, name, folder, settings=NORMAL):
+    _, family, config, _ = model(name)
+    return read_adapter(folder, settings, family, config, param_shapes(config))
+
+
+TABLES = ("all_linear", "embedding", "head")
+ROUND_TRIPS = {
+    "plain": ("llama", {}),
+    "rslora": ("llama", {"rslora": True, "alpha": 5.0}),
+    "dora": ("qwen2", {"dora": True}),
+    "embedding and head": ("llama", {"targets": TABLES, "rslora": True}),
+    "packed": ("phi3", {"targets": ("attention/qkv", "mlp/gate_up")}),
+    "packed by head": ("gpt_neox", {"dora": True, "targets": ("attention/*",)}),
+    "experts": ("mixtral", {"targets": ("attention/*",)}),
+    "in experts": ("qwen2_moe", {"targets": ("mlp/down", "attention/o")}),
+    "two stacks": ("deepseek_v2", {}),
+}
+
+
+@pytest.mark.parametrize("case", ROUND_TRIPS)
+def test_what_was_saved_is_read_again(case, model, tmp_path):
+    name, options = ROUND_TRIPS[case]
+    settings = dataclasses.replace(NORMAL, **options)
+    trainable = saved(model, name, settings, tmp_path / "adapter")
+    other = FinetuneConfig("qlora", rank=7, alpha=1.0, targets=("attention/q",), dropout=0.1)
+    found = reading(model, name, tmp_path / "adapter", other)
+    assert (found.finetune.rank, found.finetune.rslora, found.finetune.dora) == (
+        settings.rank,
+        settings.rslora,
+        settings.dora,
+    )
+    assert found.finetune.alpha == pytest.approx(settings.alpha, rel=1e-6)
+    assert found.finetune.scale == pytest.approx(settings.scale, rel=1e-6)
+    assert found.base_model == "the/base"
+    # What the adapter does not say stays as the run has it.
+    assert (found.finetune.method, found.finetune.dropout) == ("qlora", 0.1)
+    shapes = param_shapes(model(name)[2])
+    assert adapted_paths(found.finetune, shapes) == sorted(trainable)
+    loaded = found.load(shapes)
+    assert jax.tree.structure(loaded) == jax.tree.structure(trainable)
+    for got, want in zip(jax.tree.leaves(loaded), jax.tree.leaves(trainable), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_a_start_is_taken_off_with_twice_the_rank(rslora, model, tmp_path):
+    """Targets without a start grow as well: the folder names one rank for all."""
+    settings = dataclasses.replace(NORMAL, rslora=rslora, init="pissa", targets=TABLES)
+    shapes = param_shapes(model("llama")[2])
+    start = noise(init_trainable(settings, {}, shapes, 3), seed=4)
+    start = {path: start[path] for path in start if path.endswith("kernel")}
+    trainable = saved(model, "llama", settings, tmp_path / "adapter", start)
+    found = reading(model, "llama", tmp_path / "adapter")
+    assert found.finetune.rank == 6 and found.finetune.scale == pytest.approx(settings.scale)
+    for path, part in found.load(shapes).items():
+        zero = {name: jnp.zeros_like(leaf) for name, leaf in trainable[path].items()}
+        want = trainable[path]["a"] @ trainable[path]["b"]
+        since = start.get(path, zero)
+        np.testing.assert_allclose(part["a"] @ part["b"], want - since["a"] @ since["b"], atol=1e-5)
+
+
+def test_names_with_the_adapters_name_in_them_are_the_same(model, tmp_path):
+    saved(model, "llama", dataclasses.replace(NORMAL, dora=True), tmp_path / "a")
+    want = reading(model, "llama", tmp_path / "a").load(param_shapes(model("llama")[2]))
+    tensors = load_file(tmp_path / "a" / WEIGHTS)
+    renamed = {
+        n.replace("lora_A.", "lora_A.default.")
+        .replace("lora_B.", "lora_B.default.")
+        .replace("magnitude_vector", "magnitude_vector.default.weight"): t
+        for n, t in tensors.items()
+    }
+    assert renamed.keys().isdisjoint(tensors)
+    save_file(renamed, tmp_path / "a" / WEIGHTS)
+    got = reading(model, "llama", tmp_path / "a").load(param_shapes(model("llama")[2]))
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    saved(model, "llama", NORMAL, tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def edit_config(folder, **changes):
+    settings = json.loads((folder / CONFIG).read_text()) | changes
+    (folder / CONFIG).write_text(json.dumps(settings))
+
+
+def edit_weights(folder, change):
+    tensors = load_file(folder / WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / WEIGHTS)
+
+
+def test_ranks_and_alphas_by_module_compute_the_same_function(folder, model):
+    """What is smaller than the largest rank is filled with zeros; b takes up the alphas."""
+    q, v = Q0, Q0.replace("q_proj", "v_proj")
+    rng = np.random.default_rng(0)
+    edit_weights(
+        folder,
+        lambda t: t.update(
+            {
+                f"{q}.lora_A.weight": rng.normal(size=(5, 64)).astype(np.float32),
+                f"{q}.lora_B.weight": rng.normal(size=(64, 5)).astype(np.float32),
+            }
+        ),
+    )
+    pattern = {"layers.0.self_attn.q_proj": 20, r"layers\.\d+\.self_attn\.v_proj": 9}
+    edit_config(folder, rank_pattern={"layers.0.self_attn.q_proj": 5}, alpha_pattern=pattern)
+    tensors, found = load_file(folder / WEIGHTS), reading(model, "llama", folder)
+    assert found.finetune.rank == 5 and found.finetune.scale == pytest.approx(2.0)
+    loaded = found.load(param_shapes(model("llama")[2]))
+    for module, path, scale in (
+        (q, "q", 20 / 5),
+        (v, "v", 9 / 3),
+        (Q0.replace("q_", "k_"), "k", 2),
+    ):
+        part = {n: x[0] for n, x in loaded[f"layers/attention/{path}/kernel"].items()}
+        want = scale * (tensors[f"{module}.lora_B.weight"] @ tensors[f"{module}.lora_A.weight"]).T
+        np.testing.assert_allclose(2.0 * part["a"] @ part["b"], want, rtol=1e-4, atol=1e-5)
+    small = loaded["layers/attention/k/kernel"]
+    assert not small["a"][..., 3:].any() and not small["b"][..., 3:, :].any()
+
+
+def test_layers_that_are_not_adapted_are_zeros_that_stay(folder, model):
+    edit_weights(folder, lambda t: [t.pop(n) for n in list(t) if ".layers.1." in n])
+    loaded = reading(model, "llama", folder).load(param_shapes(model("llama")[2]))
+    for part in loaded.values():
+        assert part["a"][0].any() and not part["a"][1].any() and not part["b"][1].any()
+
+
+def raised(model, folder):
+    with pytest.raises(MftError) as caught:
+        reading(model, "llama", folder)
+    return str(caught.value)
+
+
+def test_everything_that_does_not_fit_is_listed_at_once(folder, model):
+    k, v = (Q0.replace("q_proj", f"{x}_proj") for x in "kv")
+    edit_config(
+        folder,
+        peft_type="IA3",
+        bias="all",
+        modules_to_save=["lm_head"],
+        r=0,
+        init_lora_weights="pissa",
+        alora_invocation_tokens=[1, 2],
+    )
+
+    def change(tensors):
+        tensors["base_model.model.model.layers.0.self_attn.qkv.lora_A.weight"] = np.ones((3, 64))
+        tensors["base_model.model.model.layers.9.self_attn.q_proj.lora_A.weight"] = np.ones((3, 64))
+        tensors[f"{Q0}.bias"] = np.ones(64)
+        tensors[f"{Q0}.lora_A.weight"] = np.ones((3, 32), np.float32)
+        del tensors[f"{k}.lora_B.weight"]
+        tensors[f"{v}.lora_B.weight"] = np.ones((32, 4), np.float32)
+
+    edit_weights(folder, change)
+    said = raised(model, folder)
+    for what in (
+        "peft_type='IA3'; expected 'LORA'",
+        "bias='all'; expected None or 'none'",
+        "modules_to_save=['lm_head']",
+        "init_lora_weights='pissa'",
+        "alora_invocation_tokens=[1, 2]",
+        "r=0",
+        "self_attn.qkv.lora_A.weight (3, 64): the model has no such module",
+        "layers.9.self_attn.q_proj.lora_A.weight (3, 64): the model has no such module",
+        "q_proj.bias (64,): the model has no such module",
+        f"{Q0}.lora_A.weight: F32(3, 32), expected ('rank', 64)",
+        "layers.0.self_attn.k_proj has a; expected ['a', 'b']",
+        "layers.0.self_attn.v_proj: rank 3 of A, 4 of B",
+        "llama, width 64, 2 layers",
+    ):
+        assert what in said, (what, said)
+
+
+def test_a_long_list_is_cut_and_counted(folder, model):
+    edit_weights(folder, lambda t: [t.pop(n) for n in list(t) if "lora_B" in n])
+    edit_config(folder, bias="all", fan_in_fan_out=True, lora_bias=True)
+    said = raised(model, folder)
+    assert said.count("\n") == 1 + 14 + 2 or "more" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"lora_alpha": 0}, "lora_alpha=0"),
+        ({"lora_alpha": None}, "lora_alpha=None"),
+        ({"use_dora": True}, "expected ['a', 'b', 'magnitude']"),
+        ({"fan_in_fan_out": True}, "fan_in_fan_out=True"),
+        ({"target_parameters": ["x"]}, "target_parameters"),
+        ({"alpha_pattern": ["q_proj"]}, "alpha_pattern=['q_proj']"),
+        ({"alpha_pattern": {"q_proj": "two"}}, "alpha_pattern"),
+        ({"alpha_pattern": {"q_(proj": 2}}, "alpha_pattern"),
+    ],
+)
+def test_settings_that_mean_something_else_are_refused(changes, said, folder, model):
+    edit_config(folder, **changes)
+    assert said in raised(model, folder)
+
+
+def test_an_empty_file_holds_no_adapter(folder, model):
+    save_file({}, folder / WEIGHTS)
+    assert "holds no tensor of an adapter" in raised(model, folder)
+
+
+def test_a_dora_adapter_of_some_layers_is_refused(model, tmp_path):
+    """Magnitudes of zero in the others would switch their weights off."""
+    saved(model, "llama", dataclasses.replace(NORMAL, dora=True), tmp_path / "a")
+    edit_weights(tmp_path / "a", lambda t: [t.pop(n) for n in list(t) if "layers.1.mlp.up" in n])
+    assert "model.layers.1.mlp.up_proj is not adapted" in raised(model, tmp_path / "a")
+
+
+def test_files_that_are_missing_or_broken(folder, model, tmp_path):
+    assert f"{tmp_path / 'nowhere'} has no {CONFIG}" in raised(model, tmp_path / "nowhere")
+    whole = (folder / WEIGHTS).read_bytes()
+    for cut in (4, 200, len(whole) - 8):
+        (folder / WEIGHTS).write_bytes(whole[:cut])
+        edit_config(folder, bias="all")
+        said = raised(model, folder)
+        assert WEIGHTS in said and "bias='all'" in said
+    text = (folder / CONFIG).read_text()
+    (folder / CONFIG).write_text("{")
+    assert f"{CONFIG}:1: invalid JSON" in raised(model, folder)
+    (folder / CONFIG).write_text(text)
+    (folder / WEIGHTS).unlink()
+    assert f"has no {WEIGHTS}; save the adapter again" in raised(model, folder)
+    (folder / "adapter_model.bin").write_bytes(b"")
+    said = raised(model, folder)
+    assert "adapter_model.bin is a pickle" in said and "safetensors.torch" in said
