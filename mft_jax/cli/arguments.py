@@ -61,11 +61,17 @@ def resolved(values: flags.FlagValues) -> TrainConfig:
     if config is None:
         raise MftError("no --config was given; expected a file such as configs/quickstart.py")
     resolved = resolve(config)
-    if resolved.model.path.startswith("builtin:"):
-        return resolved
     # The run's folder is used from other places, too.
-    model = dataclasses.replace(resolved.model, path=str(Path(resolved.model.path).absolute()))
-    return dataclasses.replace(resolved, model=model)
+    model = dataclasses.replace(resolved.model, path=_from_anywhere(resolved.model.path))
+    tuning = resolved.finetune
+    tuning = dataclasses.replace(tuning, adapter=_from_anywhere(tuning.adapter))
+    return dataclasses.replace(resolved, model=model, finetune=tuning)
+
+
+def _from_anywhere(path: str) -> str:
+    """A folder that exists by its absolute path; other names (`builtin:`, hub) as they are."""
+    folder = Path(path).expanduser()
+    return str(folder.absolute()) if path and folder.exists() else path
 
 
 def required_flag(values: flags.FlagValues, name: str) -> str:

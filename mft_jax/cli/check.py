@@ -30,7 +30,7 @@ from mft_jax.data.encoding import build_encoder, encode
 from mft_jax.data.records import Conversation, Message
 from mft_jax.data.templates import chat_form, render
 from mft_jax.finetune import FinetuneConfig
-from mft_jax.huggingface import checkpoint, tensors
+from mft_jax.huggingface import checkpoint
 from mft_jax.huggingface.adapter_import import read_adapter
 from mft_jax.huggingface.tokenizers import load_tokenizer
 from mft_jax.loading import check_model, loading
@@ -102,30 +102,8 @@ def overview(subject: Subject) -> tuple[Table, list[str]]:
     return table, problems
 
 
-def all_spans(subject: Subject) -> dict[str, tensors.Span]:
-    """`checked_spans`, which stops at damaged files: what is wrong beside them is added."""
-    folder, family, model = subject.folder, subject.family, subject.model
-    try:
-        return checkpoint.checked_spans(folder, family, model)
-    except MftError as error:
-        shapes, entries = param_shapes(model), family.entries(model)
-        names = {n: checkpoint.hf_shape(e, shapes) for e in entries for n, _ in e.tensors()}
-        found: dict[str, tensors.Span] = {}
-        for file in tensors.weight_files(folder):
-            try:
-                found |= tensors.read_spans(file)
-            except MftError:  # in `error` already; what it holds is known from the index alone
-                places = dict.fromkeys(names, file.name)
-                if file.name != tensors.SINGLE_FILE:
-                    places = tensors.read_json(folder / tensors.INDEX_FILE)["weight_map"]
-                names = {n: shape for n, shape in names.items() if places.get(n) != file.name}
-        more = checkpoint._differences(names, found, family, model)
-        more = [problem for problem in more if problem not in str(error)][:20]
-        raise MftError("\n  ".join([str(error), *more])) from error
-
-
 def tensor_rows(subject: Subject) -> Rows:
-    spans = all_spans(subject)
+    spans = checkpoint.checked_spans(subject.folder, subject.family, subject.model)
     sizes: Counter[str] = Counter()
     for span in spans.values():
         sizes[span.dtype] += span.nbytes

@@ -11,7 +11,7 @@ from mft_jax.checkpoints import Checkpoints, abstract
 from mft_jax.cli import arguments as args
 from mft_jax.composition import combine
 from mft_jax.data.templates import chat_form, stop_token
-from mft_jax.huggingface.adapters import save_adapter
+from mft_jax.huggingface.adapters import not_for_peft, save_adapter
 from mft_jax.huggingface.checkpoint import load_params
 from mft_jax.huggingface.export import save_merged
 from mft_jax.huggingface.logit_difference import logit_difference
@@ -75,6 +75,8 @@ def export(workdir: Path, output: Path, kind: str, which: str, console: Console)
     }
     if kind == "peft":
         save_adapter(output, base_model=str(model.folder), **parts)
+        if note := not_for_peft(trainable, model.family, model.config):
+            console.print(note, highlight=False, soft_wrap=True)
     else:
         tokenizer = load_tokenizer(model.folder, model.config.vocab_size)
         stop = tokenizer.get_vocab()[stop_token(chat_form(tokenizer))]

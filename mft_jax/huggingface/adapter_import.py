@@ -240,8 +240,8 @@ def _is_pattern(pattern: Any) -> bool:
 
 
 def _targets(paths: set[str], finetune: FinetuneConfig, shapes: Shapes) -> tuple[str, ...]:
-    """`finetune.targets` of these. "mlp/down" would be experts as well, where a dense layer precedes
-    them, so all linear layers are called so."""
+    """`finetune.targets` of these. All linear layers are called so, since a name like "mlp/down"
+    means experts as well where layers without them come first."""
     usual = set(adapted_paths(dataclasses.replace(finetune, targets=("all_linear",)), shapes))
     whole = usual <= paths
     names = sorted({layer_name(path) for path in paths - (usual if whole else set())})

@@ -66,6 +66,17 @@ def save_adapter(
         (partial / CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
 
 
+def not_for_peft(trainable: Params, family: Family, config: ModelConfig) -> str:
+    """What peft would leave out without a word, and the remedy; empty where it loads all."""
+    experts = sorted(path for path in trainable if config.is_expert(path))
+    if not experts or family.experts_in_peft:
+        return ""
+    return (
+        f"note: peft does not load the adapters of {family.name}'s experts ({', '.join(experts)}); "
+        "use a merged export where peft is in between"
+    )
+
+
 def _since(adapter: Params, start: Params, path: str) -> dict[str, np.ndarray]:
     """Where any adapter has a start all get twice the rank, since the folder names one."""
     parts = {name: _to_host(part) for name, part in adapter.items()}

@@ -130,12 +130,14 @@ def hf_shape(entry: Entry, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> tuple[
 def checked_spans(folder: Path, family: Family, config: ModelConfig) -> dict[str, Span]:
     """Every tensor the model needs, by HF name. One `MftError` lists all that is wrong."""
     found: dict[str, Span] = {}
+    damaged: set[str] = set()
     problems: list[str] = []
     for file in weight_files(folder):
         try:
             spans = read_spans(file)
         except MftError as error:
             problems.append(str(error))
+            damaged.add(file.name)
             continue
         twice = sorted(found.keys() & spans.keys())
         problems += [f"{n} is in {found[n].file.name} and in {file.name}" for n in twice]
@@ -146,8 +148,13 @@ def checked_spans(folder: Path, family: Family, config: ModelConfig) -> dict[str
         for entry in family.entries(config)
         for name, _ in entry.tensors()
     }
-    if not problems:  # a file that cannot be read would be reported again as missing tensors
-        problems += _differences(expected, found, family, config)
+    readable = expected
+    if damaged:  # what lies in a file that cannot be read is not missing, too
+        places = dict.fromkeys(expected, SINGLE_FILE)
+        if SINGLE_FILE not in damaged:
+            places = read_json(folder / INDEX_FILE)["weight_map"]
+        readable = {n: shape for n, shape in expected.items() if places.get(n) not in damaged}
+    problems += _differences(readable, found, family, config)
     if problems:
         shown = problems[:20] + [f"... and {len(problems) - 20} more"] * (len(problems) > 20)
         raise MftError(

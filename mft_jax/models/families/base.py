@@ -100,6 +100,7 @@ class Family:
                has no modelling file
     models     which checkpoints it covers, and `notes` what to know of them, for the support table
     tiny       small HF configs by variant, the first called ""
+    experts_in_peft: whether peft loads adapters of experts, which transformers holds as one tensor
     """
 
     name: str
@@ -111,6 +112,7 @@ class Family:
     notes: str = ""
     reference: Literal["transformers", "numpy"] = "transformers"
     ignored: tuple[str, ...] = ("rotary_emb.inv_freq",)
+    experts_in_peft: bool = False
 
     def read_config(self, hf: Mapping[str, Any]) -> ModelConfig:
         keys = Keys(hf)

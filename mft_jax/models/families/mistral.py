@@ -51,5 +51,6 @@ MIXTRAL = Family(
     names=EXPERT_NAMES,
     models="Mixtral 8x7B, 8x22B",
     notes="sliding window",
+    experts_in_peft=True,
     tiny={"": WITH_EXPERTS, "window": {**WITH_EXPERTS, "sliding_window": 8}},
 )

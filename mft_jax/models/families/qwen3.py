@@ -67,6 +67,7 @@ QWEN3_MOE = Family(
     read=_read_moe,
     names=EXPERT_NAMES,
     models="Qwen3-30B-A3B, Qwen3-Coder",
+    experts_in_peft=True,
     notes="experts in every layer",
     tiny={
         "": {**EXPERT_SIZES, "head_dim": 32, "norm_topk_prob": True},
