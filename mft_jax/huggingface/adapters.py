@@ -115,13 +115,16 @@ def peft_tensors(
 
 
 def target_modules(trainable: Params, entries: tuple[Entry, ...]) -> list[str]:
-    """Ends of the adapted modules' names, as short as PEFT can tell them from the others."""
+    """Ends of the adapted modules' names, as short as PEFT can tell them from the others.
+
+    A head is also called "lm_head", as transformers 5 does wherever a checkpoint calls it.
+    """
     names = {True: set[str](), False: set[str]()}
     for entry in entries:
         if entry.path.endswith(("/kernel", "/table")):
             modules = {name.removesuffix(".weight") for name, _ in entry.tensors()}
             names[entry.path in trainable] |= modules
-    found = set()
+    found = {"lm_head"} if TABLES["head"] in trainable else set()
     for name in names[True]:
         parts = name.split(".")
         ends = (".".join(parts[-count:]) for count in range(1, len(parts) + 1))

@@ -5,6 +5,7 @@ forward pass is one `lax.scan` over it with rematerialisation, so compile time a
 do not grow with depth. A weight is anything that knows `x @ w` (see `mft_jax.weights`).
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -90,21 +91,25 @@ class Decoder(nnx.Module):
             x *= jnp.asarray(config.embedding_scale, x.dtype)
         if self.positions is not None:
             x += self.positions(positions, dtype)
-        views, which = _views(config, positions, segment_ids)
+        local = config.window_layers or (config.window > 0,) * config.num_layers
+        views = [_view(config, kind, positions, segment_ids) for kind in sorted(set(local))]
         real = segment_ids > 0
         router = None
         for name, layers in config.stacks.items():
             graph, weights = nnx.split(getattr(self, name))
 
             def layer(x, item, graph=graph):
-                weights, i = item
-                view = jax.tree.map(lambda v: jax.lax.dynamic_index_in_dim(v, i, 0, False), views)
+                weights, is_local = item
+                view = views[0]
+                if len(views) > 1:
+                    view = jax.tree.map(functools.partial(jnp.where, is_local), views[1], view)
                 return nnx.merge(graph, weights)(x, view, real)
 
             # prevent_cse=False: inside a scan nothing can be merged across iterations anyway.
             body = jax.checkpoint(layer, prevent_cse=False) if remat else layer
-            chosen = jnp.asarray(which[layers.start : layers.stop], jnp.int32)
-            x, sums = jax.lax.scan(body, x, (weights, chosen))
+            x, sums = jax.lax.scan(
+                body, x, (weights, jnp.asarray(local[layers.start : layers.stop]))
+            )
             router = router if sums is None else jax.tree.map(lambda s: s.sum(axis=0), sums)
         return Hidden(self.final_norm(x), router)
 
@@ -114,21 +119,17 @@ class Decoder(nnx.Module):
         return self.head.as_head(self.config)
 
 
-def _views(
-    config: ModelConfig, positions: Int[Array, "B L"], segment_ids: Int[Array, "B L"]
-) -> tuple[View, list[int]]:
-    """The views of a batch, stacked, and which of them each layer has."""
-    local = config.window_layers or (config.window > 0,) * config.num_layers
-    kinds = sorted(set(local))
-
-    def view(is_local: bool) -> View:
-        rope = config.local_rope if is_local and config.local_rope else config.rope
-        width = config.turned_width if config.positions == "rotary" else 0
-        mask = segment_mask(segment_ids, config.window if is_local else 0)
-        return View(mask, *rotation(positions, segment_ids, rope, width))
-
-    views = jax.tree.map(lambda *parts: jnp.stack(parts), *map(view, kinds))
-    return views, [kinds.index(is_local) for is_local in local]
+def _view(
+    config: ModelConfig,
+    is_local: bool,
+    positions: Int[Array, "B L"],
+    segment_ids: Int[Array, "B L"],
+) -> View:
+    """Of the layers that look through the window, or of the others."""
+    rope = config.local_rope if is_local and config.local_rope else config.rope
+    width = config.turned_width if config.positions == "rotary" else 0
+    mask = segment_mask(segment_ids, config.window if is_local else 0)
+    return View(mask, *rotation(positions, segment_ids, rope, width))
 
 
 def init_params(config: ModelConfig, seed: int) -> Params:
