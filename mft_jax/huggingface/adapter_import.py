@@ -14,8 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from mft_jax.finetune import FinetuneConfig, Shapes, adapted_paths, adapter_widths, layer_name
-from mft_jax.huggingface.adapters import CONFIG_FILE, PREFIX, WEIGHTS_FILE, part_names
+from mft_jax.finetune import (
+    FinetuneConfig,
+    Shapes,
+    adapted_paths,
+    adapter_widths,
+    layer_name,
+)
+from mft_jax.huggingface.adapters import CONFIG_FILE, PREFIX, WEIGHTS_FILE, module_name, part_names
 from mft_jax.huggingface.tensors import DTYPES, Span, read, read_json, read_spans
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.decoder import Params
@@ -171,7 +177,7 @@ def _places(
     for entry in family.entries(config):
         if entry.path.endswith(("/kernel", "/table")):
             for name, index in entry.tensors():
-                known[name.removesuffix(".weight")] = (entry.path, index)
+                known[name.removesuffix(".weight")] = known[module_name(name)] = (entry.path, index)
     found = []
     for name, span in spans.items():
         module, ending = _split(name.removeprefix(PREFIX))
@@ -225,7 +231,7 @@ def _gaps(places: list[Place], family: Family, config: ModelConfig) -> list[str]
     return [
         f"use_dora: {module} is not adapted, though other layers are; expected all or none"
         for entry in family.entries(config)
-        for module in (name.removesuffix(".weight") for name, _ in entry.tensors())
+        for module in (module_name(name) for name, _ in entry.tensors())
         if entry.path in paths and module not in adapted
     ]
 

@@ -29,6 +29,7 @@ from mft_jax.types import MftError
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 PREFIX = "base_model.model."
+RENAMED = {"embed_out": "lm_head"}
 
 
 def save_adapter(
@@ -91,6 +92,12 @@ def _since(adapter: Params, start: Params, path: str) -> dict[str, np.ndarray]:
     }
 
 
+def module_name(name: str) -> str:
+    """The module of a tensor, as transformers 5 calls it when a model is in memory."""
+    module = name.removesuffix(".weight")
+    return RENAMED.get(module, module)
+
+
 def part_names(path: str) -> dict[str, str]:
     """PEFT's ending for each part of an adapter."""
     if path == TABLES["embedding"]:
@@ -108,23 +115,20 @@ def peft_tensors(
     """The adapters' tensors by PEFT name, on the host."""
     for entry in entries:
         for name, index in entry.tensors() if entry.path in adapters else ():
-            module = PREFIX + name.removesuffix(".weight")
+            module = PREFIX + module_name(name)
             for part, ending in part_names(entry.path).items():
                 if part in adapters[entry.path]:
                     yield f"{module}.{ending}", adapters[entry.path][part][index].T
 
 
 def target_modules(trainable: Params, entries: tuple[Entry, ...]) -> list[str]:
-    """Ends of the adapted modules' names, as short as PEFT can tell them from the others.
-
-    A head is also called "lm_head", as transformers 5 does wherever a checkpoint calls it.
-    """
+    """Ends of the adapted modules' names, as short as PEFT can tell them from the others."""
     names = {True: set[str](), False: set[str]()}
     for entry in entries:
         if entry.path.endswith(("/kernel", "/table")):
-            modules = {name.removesuffix(".weight") for name, _ in entry.tensors()}
+            modules = {module_name(name) for name, _ in entry.tensors()}
             names[entry.path in trainable] |= modules
-    found = {"lm_head"} if TABLES["head"] in trainable else set()
+    found = set()
     for name in names[True]:
         parts = name.split(".")
         ends = (".".join(parts[-count:]) for count in range(1, len(parts) + 1))

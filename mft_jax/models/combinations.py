@@ -4,14 +4,10 @@ A form lists the values of a capability that its families use; one that it does 
 its default. Whatever fits no form was never compared with a reference and is refused.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from mft_jax.types import MftError
-
-if TYPE_CHECKING:
-    from mft_jax.models.config import ModelConfig
 
 BOTH = (False, True)
 
@@ -136,24 +132,6 @@ FORMS: dict[str, dict[str, tuple[Any, ...]]] = {
 }
 
 
-def traits(config: ModelConfig) -> dict[str, Any]:
-    """What a form speaks of. A number or a part counts as there or not there."""
-    return {
-        **{name: getattr(config, name) for name in DEFAULTS.keys() & vars(config).keys()},
-        "window": config.window > 0,
-        "local_rope": config.local_rope is not None,
-        "experts": config.experts is not None,
-        "latent": config.latent is not None,
-        "attention_scale": config.attention_scale > 0 and config.latent is None,
-        "attention_softcap": config.attention_softcap > 0,
-        "final_softcap": config.final_softcap > 0,
-        "embedding_scale": config.embedding_scale != 1.0,
-        "fraction": config.rope.fraction != 1.0,
-        "interleaved": config.rope.interleaved,
-        "scaling": config.rope.scaling,
-    }
-
-
 DEFAULTS: dict[str, Any] = {
     "norm": "rms",
     "norm_offset": False,
@@ -184,19 +162,19 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def departures(config: ModelConfig, form: str) -> list[str]:
-    """What `form` does not have and `config` asks for."""
+def departures(traits: Mapping[str, Any], form: str) -> list[str]:
+    """What `form` does not have and a decoder of these traits asks for."""
     allowed = {name: (value,) for name, value in DEFAULTS.items()} | FORMS[form]
     return [
         f"{name}={value!r} (expected {' or '.join(map(repr, allowed[name]))})"
-        for name, value in traits(config).items()
+        for name, value in traits.items()
         if value not in allowed[name]
     ]
 
 
-def check_combination(config: ModelConfig) -> None:
-    """Raise `MftError` where no family combines these capabilities, naming the nearest form."""
-    found = {form: departures(config, form) for form in FORMS}
+def check_combination(traits: Mapping[str, Any]) -> None:
+    """Raise `MftError` where no family combines these traits, naming the nearest form."""
+    found = {form: departures(traits, form) for form in FORMS}
     nearest = min(found, key=lambda form: len(found[form]))
     if found[nearest]:
         raise MftError(

@@ -1,9 +1,9 @@
 """What a decoder is made of: capabilities, never family names."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
-from mft_jax.models.combinations import check_combination
+from mft_jax.models.combinations import DEFAULTS, check_combination
 from mft_jax.models.rope import Rope
 from mft_jax.types import MftError
 
@@ -125,7 +125,25 @@ class ModelConfig:
                 f"experts.per_token={self.experts.per_token} must be between 1 and experts.num="
                 f"{self.experts.num}"
             )
-        check_combination(self)
+        check_combination(self.traits)
+
+    @property
+    def traits(self) -> dict[str, Any]:
+        """What a form of `combinations` speaks of. A number or a part is there or not there."""
+        return {
+            **{name: getattr(self, name) for name in DEFAULTS.keys() & vars(self).keys()},
+            "window": self.window > 0,
+            "local_rope": self.local_rope is not None,
+            "experts": self.experts is not None,
+            "latent": self.latent is not None,
+            "attention_scale": self.attention_scale > 0 and self.latent is None,
+            "attention_softcap": self.attention_softcap > 0,
+            "final_softcap": self.final_softcap > 0,
+            "embedding_scale": self.embedding_scale != 1.0,
+            "fraction": self.rope.fraction != 1.0,
+            "interleaved": self.rope.interleaved,
+            "scaling": self.rope.scaling,
+        }
 
     @property
     def turned_width(self) -> int:

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from mft_jax.models.combinations import DEFAULTS, FORMS, departures, traits
+from mft_jax.models.combinations import DEFAULTS, FORMS, departures
 from mft_jax.models.config import Experts, ModelConfig
 from mft_jax.models.families import FAMILIES
 from mft_jax.models.rope import Rope
@@ -20,7 +20,7 @@ CONFIGS = [
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_value_that_a_form_allows_is_one_that_a_family_has(form):
-    members = [traits(config) for config in CONFIGS if not departures(config, form)]
+    members = [config.traits for config in CONFIGS if not departures(config.traits, form)]
     for name, values in FORMS[form].items():
         had = {member[name] for member in members}
         assert had == set(values), f"{name}: {set(values) - had} is had by none"
