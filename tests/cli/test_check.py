@@ -1,63 +1,22 @@
 """`mft check`: what it says of a good checkpoint, and that it finds every fault at once."""
 
 import json
-import math
 import os
 import re
-import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mft_jax.cli import main
-from mft_jax.cli.check import transformers_logits
-from mft_jax.huggingface.checkpoint import hf_shape, read_model
-from mft_jax.huggingface.tensors import DTYPES, INDEX_FILE
-from mft_jax.models.decoder import param_shapes
+from mft_jax.huggingface.tensors import INDEX_FILE
 from mft_jax.testing import tiny_checkpoint
-from mft_jax.types import MftError
 
 ROOT = Path(__file__).resolve().parents[2]
-LLAMA_70B = {
-    "model_type": "llama",
-    "hidden_size": 8192,
-    "num_hidden_layers": 80,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 8,
-    "intermediate_size": 28672,
-    "vocab_size": 32000,
-    "max_position_embeddings": 4096,
-    "hidden_act": "silu",
-    "rms_norm_eps": 1e-5,
-    "dtype": "bfloat16",
-}
 CHATML = (
     "{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}STOP\n{% endfor %}"
     "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
 )
-
-
-@pytest.fixture
-def check(tmp_path, capsys):
-    """`check(folder, *flags) -> (exit code, stdout, stderr)`"""
-    config = tmp_path / "config.py"
-    config.write_text(
-        "from mft_jax import config as configs\n\n\ndef get_config():\n"
-        "    config = configs.default()\n    config.model.compute_dtype = 'float32'\n"
-        "    config.finetune.rank = 4\n    return config\n"
-    )
-
-    def call(folder, *flags):
-        with pytest.raises(SystemExit) as ended:
-            main(["check", f"--config={config}", f"--config.model.path={folder}", *flags])
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
-
-    return call
 
 
 def rows(out):
@@ -93,62 +52,6 @@ def edit_tensors(file, edit):
     tensors = load_file(file)
     edit(tensors)
     save_file(tensors, file)
-
-
-def sparse_checkpoint(folder, hf_config, shards):
-    """Headers, and holes where the weights would be. Returns the bytes announced."""
-    tiny_checkpoint(folder, "llama")
-    (folder / "model.safetensors").unlink()
-    (folder / "config.json").write_text(json.dumps(hf_config))
-    family, config = read_model(folder)
-    shapes = param_shapes(config)
-    entries = [(n, hf_shape(e, shapes)) for e in family.entries(config) for n, _ in e.tensors()]
-    weight_map, total = {}, 0
-    for number in range(shards):
-        header, offset = {}, 0
-        file = folder / f"model-{number + 1:05}-of-{shards:05}.safetensors"
-        for name, shape in entries[number::shards]:
-            end = offset + math.prod(shape) * DTYPES["BF16"].itemsize
-            header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, end]}
-            weight_map[name], offset = file.name, end
-        raw = json.dumps(header).encode()
-        file.write_bytes(struct.pack("<Q", len(raw)) + raw)
-        os.truncate(file, 8 + len(raw) + offset)
-        total += offset
-    (folder / INDEX_FILE).write_text(json.dumps({"weight_map": weight_map}))
-    return total
-
-
-def test_a_70b_checkpoint_is_checked_in_seconds_without_memory(tmp_path):
-    total = sparse_checkpoint(tmp_path / "big", LLAMA_70B, shards=15)
-    assert total == 2 * 68_976_648_192
-    script = (
-        "import resource, sys, time\n"
-        "from mft_jax.cli import check, main\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "try:\n    main(sys.argv[1:])\n"
-        "finally:\n"
-        "    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "    print('grown by', after - before, 'KiB in', time.process_time(), 's')\n"
-    )
-    config = f"--config={ROOT / 'configs' / 'quickstart.py'}"
-    flags = [f"--config.model.path={tmp_path / 'big'}", "--config.mesh.fsdp=8", "--headers_only"]
-    done = subprocess.run(
-        [sys.executable, "-c", script, "check", config, *flags],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
-    )
-    assert done.returncode == 0, done.stderr
-    grown, seconds = re.search(r"grown by (\d+) KiB in (\S+) s", done.stdout).groups()
-    assert int(grown) < 256 * 1024
-    assert float(seconds) < 20  # of the processor, imports included
-    table = rows(done.stdout)
-    assert table["tensors"] == "723 in 15 files, all accounted for"
-    assert table["parameters"] == "68,976,648,192" and table["on disk"] == "138.0 GB BF16"
-    assert "(32000, 8192), 524.3 MB" in table["largest tensor"]
-    assert "560 matrices as nf4" in table["loaded"]
 
 
 def test_the_table_says_what_is_there_and_what_becomes_of_it(tmp_path, check):
@@ -325,50 +228,6 @@ def test_a_family_without_a_reference_is_checked_by_headers_alone(tmp_path, chec
     assert rows(out)["checked against"].startswith("NumPy")
     code, _, err = check(folder)
     assert code == 2 and "use --headers_only" in err
-
-
-def test_without_torch_the_remedy_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
-    with pytest.raises(MftError, match="--headers_only") as raised:
-        transformers_logits(tmp_path, np.arange(3, dtype=np.int32))
-    assert "pip install -e '.[parity]'" in str(raised.value)
-
-
-@pytest.mark.parity
-@pytest.mark.parametrize("family", ["llama", "gemma2"])
-def test_logits_are_those_of_transformers(tmp_path, check, family):
-    pytest.importorskip("torch", reason="needs the extra `parity` (torch)")
-    folder = tiny_checkpoint(tmp_path / "model", family)
-    code, out, err = check(folder, "--prompt=print('hello')\n")
-    assert code == 0, err
-    assert "PASS" in out and "FAIL" not in out
-    gap = float(re.search(r"max \|difference\| +│ +(\S+)", out)[1])
-    assert 0 < gap < 1e-4
-    assert "same first choice" in out and "100.00%" in out and "KL" in out
-
-
-@pytest.mark.parity
-def test_a_model_that_transformers_computes_otherwise_fails(tmp_path, check, monkeypatch):
-    pytest.importorskip("torch", reason="needs the extra `parity` (torch)")
-    from mft_jax.cli import check as command
-
-    real = command.transformers_logits
-
-    def other(folder, ids):  # the same checkpoint read with another epsilon and rotation
-        edit_json(folder / "config.json", rope_theta=100.0)
-        return real(folder, ids)
-
-    folder = tiny_checkpoint(tmp_path / "model", "llama")
-    monkeypatch.setattr(command, "transformers_logits", other)
-    code, out, _ = check(folder)
-    assert code == 1 and "FAIL" in out and "PASS" not in out
-
-
-@pytest.mark.parity
-def test_a_prompt_longer_than_the_model_has_positions_is_refused(tmp_path, check):
-    pytest.importorskip("torch", reason="needs the extra `parity` (torch)")
-    code, _, err = check(tiny_checkpoint(tmp_path / "model", "llama"), f"--prompt={'x = 1' * 500}")
-    assert code == 2 and "expected 1 to 512" in err
 
 
 def test_training_from_scratch_has_no_checkpoint(tmp_path, check):

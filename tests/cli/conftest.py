@@ -1,0 +1,24 @@
+"""`check`: the command as a user calls it."""
+
+import pytest
+
+from mft_jax.cli import main
+
+
+@pytest.fixture
+def check(tmp_path, capsys):
+    """`check(folder, *flags) -> (exit code, stdout, stderr)`"""
+    config = tmp_path / "config.py"
+    config.write_text(
+        "from mft_jax import config as configs\n\n\ndef get_config():\n"
+        "    config = configs.default()\n    config.model.compute_dtype = 'float32'\n"
+        "    config.finetune.rank = 4\n    return config\n"
+    )
+
+    def call(folder, *flags):
+        with pytest.raises(SystemExit) as ended:
+            main(["check", f"--config={config}", f"--config.model.path={folder}", *flags])
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return call
