@@ -1,5 +1,6 @@
 """The schedule counts optimiser steps from 0; weight decay spares vectors; norms are clipped."""
 
+import dataclasses
 import math
 
 import jax.numpy as jnp
@@ -44,6 +45,7 @@ def test_a_warmup_that_leaves_no_step_is_refused(warmup):
 
 PARAMS = {
     "layers/mlp/up/kernel": {"a": jnp.ones((2, 3)), "b": jnp.ones((3, 2))},
+    "layers/mlp/down/kernel": {"a": jnp.ones((2, 3)), "magnitude": jnp.ones(2)},
     "embedding/table": jnp.ones((2, 2)),
     "layers/attention/q/bias": jnp.ones(2),
     "final_norm/scale": jnp.ones(2),
@@ -68,6 +70,7 @@ def test_weight_decay_shrinks_matrices_and_spares_vectors():
         np.testing.assert_allclose(matrix, -0.05, rtol=1e-6)
     for path in ("layers/attention/q/bias", "final_norm/scale"):
         np.testing.assert_array_equal(made[path], 0.0)
+    np.testing.assert_array_equal(made["layers/mlp/down/kernel"]["magnitude"], 0.0)
 
 
 def test_the_global_norm_is_clipped_before_adam_sees_it():
@@ -78,3 +81,22 @@ def test_the_global_norm_is_clipped_before_adam_sees_it():
     moment = optax.tree_utils.tree_get(state, "mu")
     np.testing.assert_allclose(moment["a/kernel"], [0.06, 0.0], rtol=1e-5)  # 0.1 * 3 / 5
     np.testing.assert_allclose(moment["b/kernel"], [0.0, 0.08], rtol=1e-5)
+
+
+def test_lora_plus_speeds_up_b_alone():
+    config = OptimConfig(learning_rate=0.5, warmup_steps=0, weight_decay=0.1)
+    plain = updates(config, 0.3)
+    plus = updates(dataclasses.replace(config, lora_plus_ratio=8.0), 0.3)
+    adapter = "layers/mlp/up/kernel"
+    np.testing.assert_allclose(plus[adapter]["b"], 8 * plain[adapter]["b"], rtol=1e-6)
+    plus[adapter]["b"] = plain[adapter]["b"]
+    for path, leaf in PARAMS.items():
+        for part in leaf if isinstance(leaf, dict) else ():
+            np.testing.assert_array_equal(plus[path][part], plain[path][part])
+        if not isinstance(leaf, dict):
+            np.testing.assert_array_equal(plus[path], plain[path])
+
+
+def test_the_ratio_of_lora_plus_is_positive():
+    with pytest.raises(MftError, match="lora_plus_ratio=0"):
+        OptimConfig(lora_plus_ratio=0.0)

@@ -5,7 +5,6 @@ bitsandbytes.
 import copy
 import dataclasses
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +13,9 @@ import optax
 import pytest
 
 from mft_jax.composition import combine
-from mft_jax.finetune import FinetuneConfig, freeze, init_trainable, split_start
+from mft_jax.finetune import FinetuneConfig, adapted_paths, freeze, init_trainable, split_start
 from mft_jax.huggingface.adapter_import import read_adapter
-from mft_jax.huggingface.adapters import part_names, peft_tensors, save_adapter
+from mft_jax.huggingface.adapters import module_name, part_names, save_adapter
 from mft_jax.huggingface.checkpoint import load_params, read_model
 from mft_jax.models.decoder import bind, param_shapes
 from mft_jax.models.families import FAMILIES
@@ -30,11 +29,14 @@ pytestmark = [
     pytest.mark.parity,
     # peft reads an attribute that the newest transformers deprecates.
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    # An adapter of a tied embedding changes what is read in alone, with peft as with us.
+    pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning"),
 ]
 
 NAMES = [family.name for family in FAMILIES.values() if family.reference == "transformers"]
 LENGTH = 24
 NORMAL = FinetuneConfig("lora", rank=4, alpha=6.0)
+TABLES = ("all_linear", "embedding", "head")
 
 
 def tokens(rows=2, length=LENGTH, seed=0):
@@ -83,16 +85,16 @@ def noise(tree, size=0.05):
 
 
 def positions(ids):
-    return np.broadcast_to(np.arange(ids.shape[1]), ids.shape), np.ones(ids.shape, int)
+    return jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape), jnp.ones(ids.shape, int)
 
 
 def logits(config, params, ids):
     @jax.jit
-    def run(params):
+    def run(params, ids):
         decoder = bind(config, params)
         return decoder.logit_head().logits(decoder(ids, *positions(ids)).states)
 
-    return np.asarray(run(params))
+    return np.asarray(run(params, ids))
 
 
 def loss(config, settings, trainable, frozen, ids):
@@ -117,20 +119,16 @@ def their_loss(model, ids):
     )
 
 
-def wrapped(name, base, folder, trainable, settings, **more):
+def wrapped(name, base, folder, trainable, settings, start=None):
     """peft's model with our adapter, through the folder that we write."""
     path, model = base(name)
     family, config = read_model(path)
-    save_adapter(
-        folder,
-        trainable=trainable,
-        start=more.get("start", {}),
-        finetune_config=settings,
-        family=family,
-        config=config,
-        base_model=str(path),
-    )
+    what = {"trainable": trainable, "start": start or {}, "finetune_config": settings}
+    save_adapter(folder, **what, family=family, config=config, base_model=str(path))
     model = copy.deepcopy(model)
+    if name == "deepseek_v2":
+        # By this name peft 0.21 takes shared experts for the routed ones, which it cannot load.
+        model.config.model_type = "deepseek_v2 of transformers 4"
     return peft.PeftModel.from_pretrained(model, str(folder), is_trainable=True).eval()
 
 
@@ -147,7 +145,7 @@ def their_gradients(model, trainable, entries):
             for tensor, index in entry.tensors():
                 for part, ending in part_names(entry.path).items():
                     if part in trainable[entry.path]:
-                        key = f"base_model.model.{tensor.removesuffix('.weight')}.{ending}"
+                        key = f"base_model.model.{module_name(tensor)}.{ending}"
                         key = key if key in named else f"{key}.weight"
                         found[entry.path][part][index] = named.pop(key).T
     assert not named, f"peft trains what we do not: {sorted(named)}"
@@ -155,26 +153,23 @@ def their_gradients(model, trainable, entries):
 
 
 def worst(got, want):
-    """Largest error of a leaf, relative to the largest value of the leaf."""
+    """Largest error of a leaf relative to the leaf's largest value; NaN where one is NaN."""
     errors = jax.tree.map(lambda g, w: np.abs(g - w).max() / np.abs(w).max(), got, want)
-    return max(map(float, jax.tree.leaves(errors)))
+    return float(np.max(jax.tree.leaves(errors)))
 
 
-OPTIONS = {
-    "plain": {},
-    "dora": {"dora": True},
-    "tables": {"targets": ("all_linear", "embedding", "head"), "rslora": True},
-}
-STEPS = [(name, "plain") for name in NAMES] + [
-    (name, option) for name in ("llama", "phi3", "gpt_neox") for option in ("dora", "tables")
+STEPS = [(name, {"targets": TABLES, "rslora": True}) for name in NAMES] + [
+    (name, {"dora": True}) for name in ("llama", "phi3", "gpt_neox", "deepseek_v2")
 ]
 
 
-@pytest.mark.parametrize(("name", "option"), STEPS)
-def test_a_step_of_lora_is_pefts(name, option, base, tmp_path):
-    """Loss, logits and the gradient of every adapter, from the same random A and B."""
-    settings = dataclasses.replace(NORMAL, **OPTIONS[option])
+@pytest.mark.parametrize(("name", "options"), STEPS)
+def test_a_step_of_lora_is_pefts(name, options, base, tmp_path):
+    """Loss and the gradient of every adapter, from the same random A and B."""
+    settings = dataclasses.replace(NORMAL, **options)
     family, config, params, _ = load(base(name)[0], settings)
+    if config.tied_head:
+        settings = dataclasses.replace(settings, targets=settings.targets[:2])
     trainable = noise(init_trainable(settings, params, param_shapes(config), 0))
     theirs = wrapped(name, base, tmp_path / "adapter", trainable, settings)
     ids = tokens()
@@ -185,10 +180,121 @@ def test_a_step_of_lora_is_pefts(name, option, base, tmp_path):
     expected = float(expected.detach())
     assert float(value) == pytest.approx(expected, rel=1e-5)
     plain = float(their_loss(base(name)[1], ids).detach())
-    assert abs(expected - plain) > 1e-3 * plain, "the adapter makes no difference"
+    assert abs(expected - plain) > 1e-4 * plain, "the adapter makes no difference"
     want = their_gradients(theirs, trainable, family.entries(config))
-    gap = worst(grads, want)
-    print(
-        f"PARITY {name} {option} loss {abs(float(value) - expected) / expected:.1e} grads {gap:.1e}"
+    assert worst(grads, want) < 1e-4
+
+
+EXPORTS = {
+    "pissa": ("llama", {"init": "pissa", "targets": TABLES}),
+    "pissa, rslora": ("phi3", {"init": "pissa", "rslora": True}),
+    "pissa, dora": ("qwen2", {"init": "pissa", "dora": True}),
+}
+
+
+@pytest.mark.parametrize("case", EXPORTS)
+def test_peft_computes_with_the_original_weights_what_started_from_them(case, base, tmp_path):
+    name, options = EXPORTS[case]
+    settings = dataclasses.replace(NORMAL, **options)
+    adapted = adapted_paths(settings, param_shapes(read_model(base(name)[0])[1]))
+    _, config, params, start = load(base(name)[0], settings, adapted)
+    assert start
+    trainable = noise(init_trainable(settings, params, param_shapes(config), 0, start))
+    theirs = wrapped(name, base, tmp_path / "adapter", trainable, settings, start=start)
+    ours = logits(config, combine(settings, trainable, params, jnp.float32), tokens())
+    assert np.abs(ours - their_logits(base(name)[1], tokens())).max() > 0.1
+    np.testing.assert_allclose(ours, their_logits(theirs, tokens()), rtol=0, atol=1e-4)
+
+
+LINEAR = {"target_modules": ["q_proj", "v_proj", "o_proj", "up_proj"]}
+RANKS = {"q_proj": 7, r"layers\.1\.self_attn\.v_proj": 2}
+ALPHAS = {"up_proj": 9, r"model\.layers\.0\.self_attn\.q_proj": 30}
+PATTERNS = {**LINEAR, "rank_pattern": RANKS, "alpha_pattern": ALPHAS}
+WRITTEN = {
+    "patterns": ("llama", PATTERNS),
+    "patterns, rslora": ("qwen2", {**PATTERNS, "use_rslora": True}),
+    "some layers": ("llama", {**LINEAR, "layers_to_transform": [1]}),
+    "dora": ("llama", {**LINEAR, "use_dora": True, "rank_pattern": {"o_proj": 2}}),
+    "all linear": ("phi3", {"target_modules": "all-linear"}),
+    "tables": ("gpt_neox", {"target_modules": ["embed_in", "lm_head", "query_key_value"]}),
+    "experts beside": ("mixtral", {"target_modules": ["q_proj", "o_proj"]}),
+}
+
+
+@pytest.mark.parametrize("case", WRITTEN)
+def test_what_peft_wrote_computes_the_same(case, base, tmp_path):
+    name, options = WRITTEN[case]
+    folder, model = base(name)
+    torch.manual_seed(1)
+    settings = peft.LoraConfig(r=4, lora_alpha=6, task_type="CAUSAL_LM", **options)
+    theirs = peft.get_peft_model(copy.deepcopy(model), settings).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    theirs.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    family, config, params, _ = load(folder, NORMAL)
+    shapes = param_shapes(config)
+    found = read_adapter(tmp_path / "adapter", NORMAL, family, config, shapes)
+    trainable = jax.tree.map(jnp.asarray, found.load(shapes))
+    ours = logits(config, combine(found.finetune, trainable, params, jnp.float32), tokens())
+    want = their_logits(theirs, tokens())
+    assert np.abs(want - their_logits(model, tokens())).max() > 0.05
+    np.testing.assert_allclose(ours, want, rtol=0, atol=1e-4)
+
+
+# Transformers holds experts as 3-D parameters, which bitsandbytes leaves as they are.
+QUANTIZED = [name for name in NAMES if "num_experts_per_tok" not in FAMILIES[name].tiny_config()]
+STEPS_OF_QLORA, RATE = 20, 5e-3
+
+
+def their_losses(folder, adapter, batches):
+    four_bits = transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
     )
-    assert gap < 1e-4
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=four_bits, dtype=torch.float32, attn_implementation="eager"
+    )
+    model = peft.PeftModel.from_pretrained(model, str(adapter), is_trainable=True).eval()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.0)
+    losses = np.zeros(len(batches))
+    for index, ids in enumerate(batches):
+        optimizer.zero_grad()
+        value = their_loss(model, ids)
+        value.backward()
+        optimizer.step()
+        losses[index] = value.detach()
+    return losses
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:bitsandbytes")
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_qlora_follows_bitsandbytes(name, base, tmp_path):
+    """From the same A and B, over the same steps, each with its own rounding to four bits."""
+    pytest.importorskip("bitsandbytes", reason="parity needs the extra `parity` (bitsandbytes)")
+    settings = FinetuneConfig("qlora", rank=8, alpha=16.0)
+    folder, _ = base(name)
+    _, config, params, _ = load(folder, settings)
+    trainable = init_trainable(settings, params, param_shapes(config), 0)
+    wrapped(name, base, tmp_path / "adapter", trainable, settings)
+    batches = [tokens(seed=seed % 4) % 50 + 3 for seed in range(STEPS_OF_QLORA)]
+    want = their_losses(folder, tmp_path / "adapter", batches)
+    optimizer = optax.adamw(RATE, weight_decay=0.0)
+
+    @jax.jit
+    def step(trainable, state, ids):
+        run = functools.partial(loss, config, settings)
+        value, grads = jax.value_and_grad(run)(trainable, params, ids)
+        updates, state = optimizer.update(grads, state, trainable)
+        return optax.apply_updates(trainable, updates), state, value
+
+    state, ours = optimizer.init(trainable), []
+    for ids in batches:
+        trainable, state, value = step(trainable, state, ids)
+        ours.append(float(value))
+    assert want[-4:].mean() < 0.9 * want[:4].mean(), "nothing was learnt"
+    np.testing.assert_allclose(ours, want, rtol=0.01)

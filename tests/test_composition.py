@@ -1,0 +1,287 @@
+"""What is multiplied by, of everything that can be fine-tuned: the forward pass says."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mft_jax.composition import combine
+from mft_jax.finetune import (
+    FinetuneConfig,
+    adapted_paths,
+    freeze,
+    init_frozen,
+    init_trainable,
+    is_linear,
+    split_start,
+)
+from mft_jax.models.config import ModelConfig
+from mft_jax.models.decoder import bind, init_params, param_shapes
+from mft_jax.models.nll import next_token_nll
+from mft_jax.types import MftError
+from mft_jax.weights.quantized import QuantizedArray, dequantize_stack
+
+CONFIG = ModelConfig(98, 64, 128, 2, 4, 2, 16, 64, qkv_bias=True)
+SHAPES = param_shapes(CONFIG)
+LINEAR = sorted(path for path in SHAPES if is_linear(path))
+TABLES = ("all_linear", "embedding", "head")
+TOKENS = jax.random.randint(jax.random.key(9), (2, 12), 0, 98)
+
+
+@pytest.fixture(scope="module")
+def base():
+    """Weights large enough for every one of them to matter."""
+    params = jax.jit(init_params, static_argnums=(0, 1))(CONFIG, 0)
+    return {path: w if path.endswith("scale") else 5 * w for path, w in params.items()}
+
+
+def stored(config: FinetuneConfig, base) -> tuple[dict, dict]:
+    """(stored, start), as the importer makes them: layer by layer."""
+    adapted = adapted_paths(config, SHAPES)
+
+    def put(path, weight):
+        one = functools.partial(freeze, config, path, dtype=jnp.float32, adapted=adapted)
+        return (jax.vmap(one) if is_linear(path) else one)(weight)
+
+    made = jax.jit(lambda base: {path: put(path, w) for path, w in base.items()})(base)
+    return split_start(made)
+
+
+def split(config: FinetuneConfig, base, moved: float = 0.0) -> tuple[dict, dict]:
+    """(trainable, frozen); `moved`: by noise of that size, other for every leaf."""
+    params, start = stored(config, base)
+    trainable = init_trainable(config, params, SHAPES, 0, start)
+    leaves, structure = jax.tree.flatten(trainable)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    leaves = [x + moved * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(structure, leaves), init_frozen(config, params)
+
+
+@jax.jit
+def logits(params):
+    decoder = bind(CONFIG, params)
+    positions = jnp.broadcast_to(jnp.arange(12)[None], TOKENS.shape)
+    hidden = decoder(TOKENS, positions, jnp.ones_like(TOKENS)).states
+    return decoder.logit_head().logits(hidden)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def nll(params, chunk):
+    decoder = bind(CONFIG, params)
+    positions = jnp.broadcast_to(jnp.arange(12)[None], TOKENS.shape)
+    hidden = decoder(TOKENS, positions, jnp.ones_like(TOKENS)).states
+    targets = jnp.roll(TOKENS, -1, axis=1)
+    return next_token_nll(hidden, decoder.logit_head(), targets, vocab_chunk=chunk)
+
+
+def dense(config: FinetuneConfig, trainable, frozen) -> dict:
+    """Every weight as one array, by the formulas: in NumPy, float64."""
+    merged = {}
+    for path, leaf in frozen.items():
+        weight = dequantize_stack(leaf, jnp.float32) if isinstance(leaf, QuantizedArray) else leaf
+        weight = np.asarray(weight, np.float64)
+        if path in trainable:
+            part = {name: np.asarray(x, np.float64) for name, x in trainable[path].items()}
+            update = config.scale * part["a"] @ part["b"]
+            weight = weight + (update.T if path == "head/table" else update)
+            if "magnitude" in part:
+                norm = np.sqrt(np.square(weight).sum(axis=-2))
+                weight = weight * (part["magnitude"] / norm)[..., None, :]
+        merged[path] = jnp.asarray(weight, jnp.float32)
+    return merged
+
+
+COMPOSITIONS = {
+    "lora": {"method": "lora"},
+    "qlora": {},
+    "qlora int4": {"quantization": "int4"},
+    "qlora int8": {"quantization": "int8"},
+    "embedding and head": {"targets": TABLES},
+    "embedding alone": {"method": "lora", "targets": ("embedding",)},
+    "head alone": {"method": "lora", "targets": ("head",)},
+    "rslora": {"method": "lora", "rslora": True, "targets": TABLES},
+    "dora": {"dora": True},
+    "dora on pissa": {"dora": True, "init": "pissa"},
+    "loftq": {"init": "loftq", "loftq_iterations": 2, "rslora": True},
+}
+
+
+@pytest.mark.parametrize("case", COMPOSITIONS)
+def test_logits_and_nll_are_those_of_the_merged_weights(case, base):
+    config = FinetuneConfig(**{"method": "qlora", "rank": 4, "alpha": 6.0, **COMPOSITIONS[case]})
+    trainable, frozen = split(config, base, moved=0.1)
+    ours, merged = combine(config, trainable, frozen, jnp.float32), dense(config, trainable, frozen)
+    want = logits(merged)
+    assert jnp.abs(want - logits(dense(config, {}, frozen))).max() > 0.05
+    np.testing.assert_allclose(logits(ours), want, atol=2e-4)
+    for chunk in (98, 40, 7):
+        np.testing.assert_allclose(nll(ours, chunk), nll(merged, 98), atol=2e-4)
+
+
+def test_the_scale_of_rslora_is_alpha_over_the_root_of_the_rank():
+    assert FinetuneConfig(rank=16, alpha=32.0).scale == 2.0
+    assert FinetuneConfig(rank=16, alpha=32.0, rslora=True).scale == 8.0
+
+
+STARTS = {
+    "tables": {"method": "lora", "targets": TABLES},
+    "dora": {"method": "lora", "dora": True},
+    "dora, nf4": {"dora": True},
+    "pissa": {"method": "lora", "init": "pissa"},
+    "pissa and dora": {"method": "lora", "init": "pissa", "dora": True},
+}
+
+
+@pytest.mark.parametrize("case", STARTS)
+def test_training_starts_at_the_base(case, base):
+    """Exactly, or where the start takes part in the product, up to rounding."""
+    config = FinetuneConfig(**{"method": "qlora", "rank": 4, **STARTS[case]})
+    trainable, frozen = split(config, base)
+    want = logits(dense(config, {}, frozen) if config.stored else base)
+    np.testing.assert_allclose(
+        logits(combine(config, trainable, frozen, jnp.float32)), want, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int4"])
+def test_loftq_and_pissa_start_nearer_to_the_base_than_rounding(quantization, base):
+    def lost(**options):
+        config = FinetuneConfig(rank=16, quantization=quantization, **options)
+        trainable, frozen = split(config, base)
+        merged = dense(config, trainable, frozen)
+        return sum(float(jnp.square(merged[path] - base[path]).sum()) for path in LINEAR)
+
+    plain = lost()
+    assert lost(init="loftq") < lost(init="loftq", loftq_iterations=1) < 0.9 * plain
+    assert lost(init="pissa") < plain
+
+
+@pytest.mark.parametrize("init", ["pissa", "loftq"])
+def test_a_start_comes_back_beside_what_is_stored(init, base):
+    config = FinetuneConfig(rank=4, init=init, targets=("attention/q", "mlp/*", "head"))
+    params, start = stored(config, base)
+    paths = adapted_paths(config, SHAPES)
+    assert sorted(start) == [path for path in paths if is_linear(path)]
+    assert all(isinstance(params[path], QuantizedArray) for path in LINEAR)
+    trainable = init_trainable(config, params, SHAPES, 0, start)
+    assert sorted(trainable) == paths
+    for path, part in start.items():
+        assert part["b"].any() and sorted(part) == ["a", "b"]
+        jax.tree.map(np.testing.assert_array_equal, trainable[path], part)
+
+
+def test_lora_with_a_quantised_base_is_qlora(base):
+    (a, b), (c, d) = (
+        split(FinetuneConfig(rank=4, **options), base)
+        for options in ({"method": "lora", "quantization": "nf4"}, {"method": "qlora"})
+    )
+    assert jax.tree.structure((a, b)) == jax.tree.structure((c, d))
+    jax.tree.map(np.testing.assert_array_equal, (a, b), (c, d))
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4", "nf4"])
+def test_full_through_the_rounding_is_straight_through(quantization, base):
+    """The forward pass multiplies rounded weights, its gradient goes to the masters unchanged."""
+    config = FinetuneConfig("full", quantization=quantization)
+    trainable, frozen = split(config, base)
+    assert frozen == {} and all(leaf.dtype == jnp.float32 for leaf in trainable.values())
+    rounded = dense(config, {}, stored(FinetuneConfig(quantization=quantization), base)[0])
+    computed = combine(config, trainable, frozen, jnp.float32)
+    for path, leaf in computed.items():
+        np.testing.assert_allclose(leaf, rounded[path], rtol=0, atol=1e-6)
+        assert np.array_equal(leaf, base[path]) != is_linear(path)
+    ours = jax.grad(lambda t: nll(combine(config, t, {}, jnp.float32), 40).mean())(trainable)
+    want = jax.grad(lambda params: nll(params, 98).mean())(rounded)
+    for path, grad in ours.items():
+        np.testing.assert_allclose(grad, want[path], atol=1e-4 * float(jnp.abs(want[path]).max()))
+
+
+@pytest.mark.parametrize("targets", [("all_linear",), TABLES])
+def test_dropout_differs_by_layer_path_and_key_and_is_off_without_one(targets, base):
+    config = FinetuneConfig(rank=4, dropout=0.5, targets=targets)
+    trainable, frozen = split(config, base, moved=0.1)
+    run = functools.partial(combine, config, trainable, frozen, jnp.float32)
+    still = logits(run())
+    without = dataclasses.replace(config, dropout=0.0)
+    for params in (
+        combine(without, trainable, frozen, jnp.float32),
+        combine(without, trainable, frozen, jnp.float32, jax.random.key(0)),
+    ):
+        np.testing.assert_array_equal(logits(params), still)
+    steps = [logits(run(jax.random.key(k))) for k in (0, 0, 1)]
+    np.testing.assert_array_equal(steps[0], steps[1])
+    assert not np.allclose(steps[0], still) and not np.allclose(steps[0], steps[2])
+    params = run(jax.random.key(0))
+    keys = [
+        tuple(words)
+        for path in adapted_paths(config, SHAPES)
+        if path != "embedding/table"
+        for words in np.atleast_2d(jax.random.key_data(params[path].key))
+    ]
+    assert len(keys) == len(set(keys)) == 2 * len(LINEAR) + ("head" in targets)
+
+
+def test_a_dropped_head_is_the_same_in_every_chunk_of_the_vocabulary(base):
+    config = FinetuneConfig("lora", rank=4, dropout=0.5, targets=("head",))
+    trainable, frozen = split(config, base, moved=0.1)
+    params = combine(config, trainable, frozen, jnp.float32, jax.random.key(0))
+    assert not np.allclose(
+        nll(params, 98), nll(combine(config, trainable, frozen, jnp.float32), 98)
+    )
+    np.testing.assert_allclose(nll(params, 98), nll(params, 7), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rank": 0}, "rank=0"),
+        ({"loftq_iterations": 0}, "loftq_iterations=0"),
+        ({"alpha": 0.0}, "alpha=0 must be above 0"),
+        ({"alpha": -1.0}, "alpha=-1"),
+        ({"alpha": float("nan")}, "alpha=nan"),
+        ({"dropout": -0.1}, "dropout=-0.1"),
+        ({"dropout": 1.0}, "dropout=1 must be below 1"),
+        ({"quantization": "none"}, "contradicts method='qlora'"),
+        ({"method": "lora", "init": "loftq"}, "what quantisation loses"),
+        ({"method": "full", "init": "loftq"}, "init='loftq'"),
+        ({"method": "full", "quantization": "nf4", "init": "loftq"}, "has no adapter"),
+        ({"method": "full", "init": "pissa"}, "has no adapter"),
+        ({"method": "full", "dora": True}, "has no adapter"),
+        ({"method": "full", "dropout": 0.1}, "has no adapter"),
+        ({"method": "full", "adapter": "x"}, "has no adapter"),
+        ({"adapter": "x", "init": "pissa"}, "init='pissa' contradicts adapter='x'"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(options, said):
+    with pytest.raises(MftError, match=said):
+        FinetuneConfig(**options)
+
+
+@pytest.mark.parametrize("target", ["embedding", "head", "*"])
+def test_dora_has_no_magnitudes_for_tables(target):
+    with pytest.raises(MftError, match="dora has no magnitudes for .*(embedding|head)"):
+        adapted_paths(FinetuneConfig(dora=True, targets=("all_linear", target)), SHAPES)
+
+
+def test_dora_has_no_magnitudes_for_experts():
+    experts = {"layers/mlp/up/kernel": jax.ShapeDtypeStruct((2, 4, 64, 128), jnp.float32)}
+    config = FinetuneConfig(dora=True, targets=("mlp/up",))
+    with pytest.raises(MftError, match="dora has no magnitudes for mlp/up"):
+        adapted_paths(config, {**SHAPES, **experts})
+    assert adapted_paths(dataclasses.replace(config, dora=False), {**SHAPES, **experts})
+
+
+def test_all_linear_leaves_experts_and_tables_out():
+    experts = {"layers/mlp/up/kernel": jax.ShapeDtypeStruct((2, 4, 64, 128), jnp.float32)}
+    paths = adapted_paths(FinetuneConfig(), {**SHAPES, **experts})
+    assert paths == [path for path in LINEAR if path != "layers/mlp/up/kernel"]
+
+
+def test_a_tied_head_cannot_be_a_target():
+    tied = {path: shape for path, shape in SHAPES.items() if path != "head/table"}
+    assert adapted_paths(FinetuneConfig(targets=("embedding",)), tied) == ["embedding/table"]
+    with pytest.raises(MftError, match="'head' matches no linear layer"):
+        adapted_paths(FinetuneConfig(targets=("head",)), tied)
