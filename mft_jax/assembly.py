@@ -25,11 +25,12 @@ from mft_jax.data.loader import (
 from mft_jax.data.mixture import Mixture
 from mft_jax.data.templates import chat_form, stop_token
 from mft_jax.data.tokenization import TokenizedData, load_data, task_mixture
+from mft_jax.finetune import trainable_shapes
 from mft_jax.gradients import Computation
 from mft_jax.huggingface.tokenizers import load_tokenizer
-from mft_jax.loading import Model
+from mft_jax.loading import Model, Prepared
 from mft_jax.losses import make_objective
-from mft_jax.models.decoder import Params
+from mft_jax.models.decoder import Params, param_shapes
 from mft_jax.train_state import TrainState
 from mft_jax.train_step import make_train_step
 from mft_jax.types import Batch, MftError, TaskSums
@@ -47,7 +48,7 @@ class Data:
     expected_counts: dict[str, np.ndarray]  # per task in an average global batch, by unit
 
 
-def build_data(config: TrainConfig, model: Model, console: Console) -> Data:
+def build_data(config: TrainConfig, model: Prepared, console: Console) -> Data:
     loop, length = config.loop, config.data.row_length
     with console.status(f"reading and tokenizing {len(config.data.tasks)} tasks"):
         tokenizer = load_tokenizer(model.folder, model.config.vocab_size)
@@ -117,10 +118,7 @@ def build_machinery(config: TrainConfig, model: Model, mesh: Mesh, data: Data) -
     compute = Computation(
         model.config, model.finetune, objective, source.compute_dtype, source.remat, config.seed
     )
-    balancer = make_balancer(
-        config.balancer, tasks, total_steps=steps, valid_micro_batches=len(data.passes)
-    )
-    check_task_gradients(config, balancer, model, num_tasks)
+    balancer = _balancer(config, data)
     optimizer = optim.optimizer(config.optim, steps)
     whole = sharding.replicated(mesh)
     trainable = sharding.tree_shardings(mesh, model.trainable)
@@ -162,8 +160,24 @@ def build_machinery(config: TrainConfig, model: Model, mesh: Mesh, data: Data) -
     )
 
 
+def _balancer(config: TrainConfig, data: Data) -> Balancer:
+    return make_balancer(
+        config.balancer,
+        data.tokenized.tasks,
+        total_steps=config.loop.steps,
+        valid_micro_batches=len(data.passes),
+    )
+
+
+def check_steps(config: TrainConfig, model: Prepared, data: Data) -> None:
+    """What would fail when the step is built, found before the weights are read."""
+    optim.learning_rate(config.optim, config.loop.steps)
+    balancer = _balancer(config, data)
+    check_task_gradients(config, balancer, model, len(data.tokenized.tasks))
+
+
 def check_task_gradients(
-    config: TrainConfig, balancer: Balancer, model: Model, num_tasks: int
+    config: TrainConfig, balancer: Balancer, model: Prepared, num_tasks: int
 ) -> None:
     """Gradients of every task must fit their bound; it is all that grows with the tasks."""
     if "task_gradients" not in balancer.needs and not config.loop.diagnose_every_steps:
@@ -178,13 +192,15 @@ def check_task_gradients(
             f"{who} needs the gradient of every task, and objective.router_loss belongs to none: "
             "set it to 0, or choose a balancer of losses"
         )
-    shared = [p for p in model.trainable if p.endswith("/table") or model.config.is_expert(p)]
-    if shared and model.finetune.method != "full":
+    shared = [p for p in model.adapted if p.endswith("/table") or model.config.is_expert(p)]
+    if shared:
         raise MftError(
             f"{who} needs the gradient of every task, which adapters of embedding, head and "
-            f"experts do not keep apart ({', '.join(shared)}); leave them out of finetune.targets"
+            f"experts do not keep apart ({', '.join(sorted(shared))}); leave them out of "
+            "finetune.targets"
         )
-    gib = num_tasks * sum(4 * leaf.size for leaf in jax.tree.leaves(model.trainable)) / 2**30
+    leaves = jax.tree.leaves(trainable_shapes(model.finetune, param_shapes(model.config)))
+    gib = num_tasks * sum(4 * leaf.size for leaf in leaves) / 2**30
     bound = config.balancer.max_task_gradients_gib
     if gib > bound:
         raise MftError(

@@ -63,6 +63,8 @@ class FinetuneConfig:
         problem = None
         if not 0 < self.alpha < math.inf:
             problem = f"alpha={self.alpha:g} must be above 0: the update is scaled by it"
+        elif not self.targets:
+            problem = "targets=() leaves nothing to train; expected 'all_linear' or patterns"
         elif self.dropout >= 1:
             problem = f"dropout={self.dropout:g} must be below 1: it is the share left out"
         elif self.method == "qlora" and self.quantization == "none":
@@ -188,6 +190,14 @@ def init_trainable(
             adapter = {**adapter, "magnitude": magnitude}
         trainable[path] = adapter
     return trainable
+
+
+def trainable_shapes(config: FinetuneConfig, shapes: Shapes) -> Params:
+    """What will be trained, in shapes (without the magnitudes of `dora`)."""
+    if config.method == "full":
+        return dict(shapes)
+    plain = dataclasses.replace(config, dora=False)
+    return jax.eval_shape(lambda: init_trainable(plain, {}, shapes, 0))
 
 
 def adapter_widths(path: str, shape: tuple[int, ...]) -> tuple[int, int]:

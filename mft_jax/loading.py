@@ -25,8 +25,14 @@ from rich.progress import Progress as RichProgress
 from mft_jax import finetune, sharding
 from mft_jax.config import TrainConfig
 from mft_jax.finetune import FinetuneConfig
-from mft_jax.huggingface.adapter_import import read_adapter
-from mft_jax.huggingface.checkpoint import load_params, model_folder, random_params, read_model
+from mft_jax.huggingface.adapter_import import ImportedAdapter, read_adapter
+from mft_jax.huggingface.checkpoint import (
+    checked_spans,
+    load_params,
+    random_params,
+    read_model,
+)
+from mft_jax.huggingface.folders import model_folder
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.decoder import Params, param_shapes
 from mft_jax.models.families.base import Family
@@ -34,40 +40,69 @@ from mft_jax.types import MftError
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
-    """A base model on the mesh, split into what is frozen and what is trained.
+class Prepared:
+    """A model of which no weight has been read: what the settings make of it is known to fit.
 
-    `finetune`: the config's, with what an imported adapter says in place of it. `start`: what the
-    adapters were that started from their weights.
+    `finetune`: the config's, with what an imported adapter says in place of it.
     """
 
     folder: Path
     family: Family
     config: ModelConfig
     finetune: FinetuneConfig
+    imported: ImportedAdapter | None
+
+    @property
+    def adapted(self) -> frozenset[str]:
+        return frozenset(finetune.adapted_paths(self.finetune, param_shapes(self.config)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Model(Prepared):
+    """A base model on the mesh, split into what is frozen and what is trained. `start`: what the
+    adapters were that started from their weights."""
+
     frozen: Params
     trainable: Params
     start: Params
 
 
-def load_model(config: TrainConfig, mesh: Mesh, console: Console) -> Model:
+def prepare(config: TrainConfig, console: Console) -> Prepared:
     folder = model_folder(config.model.path)
     family, model = read_model(folder)
-    shapes = param_shapes(model)
     tuning, imported = config.finetune, None
     if tuning.adapter:
-        imported = read_adapter(Path(tuning.adapter).expanduser(), tuning, family, model, shapes)
+        adapter = Path(tuning.adapter).expanduser()
+        imported = read_adapter(adapter, tuning, family, model, param_shapes(model))
         tuning = imported.finetune
         console.print(
             f"going on from {imported.folder}: rank {tuning.rank}, alpha {tuning.alpha:g}, "
             f"trained on {imported.base_model}",
+            highlight=False,
             soft_wrap=True,
         )
-    # A pattern without a match is an error: find it before anything is read.
-    adapted = frozenset(finetune.adapted_paths(tuning, shapes))
-    check_model(config, model, adapted)
-    dtype = config.model.compute_dtype
-    freeze = functools.partial(_freeze, tuning, dtype, adapted)
+    prepared = Prepared(folder, family, model, tuning, imported)
+    check_model(config, model, prepared.adapted)
+    if model.tied_head and finetune.TABLES["embedding"] in prepared.adapted:
+        console.print(
+            "note: this model's embedding is its head as well, and the adapter changes only what "
+            "is read in: it can be exported as an adapter, not merged",
+            soft_wrap=True,
+        )
+    if config.model.weights == "pretrained":
+        checked_spans(folder, family, model)
+    return prepared
+
+
+def load_model(config: TrainConfig, prepared: Prepared, mesh: Mesh, console: Console) -> Model:
+    folder, family, model, tuning = (
+        prepared.folder,
+        prepared.family,
+        prepared.config,
+        prepared.finetune,
+    )
+    shapes, dtype = param_shapes(model), config.model.compute_dtype
+    freeze = functools.partial(_freeze, tuning, dtype, prepared.adapted)
     place = functools.partial(sharding.leaf_shardings, mesh)
     if config.model.weights == "random":
         params = random_params(family, model, config.seed, freeze=freeze, shardings=place)
@@ -77,13 +112,13 @@ def load_model(config: TrainConfig, mesh: Mesh, console: Console) -> Model:
                 folder, family, model, freeze=freeze, shardings=place, progress=progress
             )
     params, start = finetune.split_start(params)
-    if imported is not None:
-        trainable = imported.load(shapes)
+    if prepared.imported is not None:
+        trainable = prepared.imported.load(shapes)
         trainable = jax.device_put(trainable, sharding.tree_shardings(mesh, trainable))
     else:
         trainable = _attach(config, tuning, shapes, params, start, mesh)
     frozen = finetune.init_frozen(tuning, params)
-    return Model(folder, family, model, tuning, frozen, trainable, start)
+    return Model(**vars(prepared), frozen=frozen, trainable=trainable, start=start)
 
 
 def _attach(

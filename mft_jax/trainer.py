@@ -14,7 +14,7 @@ from mft_jax.checkpoints import Checkpoints, Progress, abstract
 from mft_jax.config import TrainConfig
 from mft_jax.display import Display
 from mft_jax.interruption import stop_signals
-from mft_jax.loading import Model, load_model
+from mft_jax.loading import Model, load_model, prepare
 from mft_jax.metrics import MetricsLog, Recorder
 from mft_jax.sharding import make_mesh
 from mft_jax.train_state import TrainState
@@ -59,20 +59,20 @@ def _train(config: TrainConfig, workdir: Path, console: Console) -> tuple[Run, O
     # 1. where: devices and their mesh; rows must fit it before anything is read
     mesh = make_mesh(config.mesh)
     assembly.check_rows(config, mesh)
-    # 2. what is trained
-    model = load_model(config, mesh, console)
-    # 3. on what
-    data = assembly.build_data(config, model, console)
-    # 4. how: objective, balancer, optimiser, compiled step
-    machinery = assembly.build_machinery(config, model, mesh, data)
-    # 5. where it stands: a checkpoint, or a baseline before the first step
+    # 2. what is trained, and on what: all that can be wrong, before a weight is read
+    prepared = prepare(config, console)
+    data = assembly.build_data(config, prepared, console)
+    assembly.check_steps(config, prepared, data)
+    # 3. where it stands: a checkpoint, or a baseline before the first step
     checkpoints = Checkpoints(workdir)
     at = checkpoints.latest_step()
     claim(workdir, config, data, has_checkpoint=at is not None)
+    # 4. the weights, and how they are trained: objective, balancer, optimiser, compiled step
+    model = load_model(config, prepared, mesh, console)
+    machinery = assembly.build_machinery(config, model, mesh, data)
     tasks, loop = data.tokenized.tasks, config.loop
     display = Display(console, tasks, loop.steps, loop.log_every_steps)
-    finished = at is not None and at >= loop.steps
-    log = MetricsLog(workdir)
+    finished, log = at is not None and at >= loop.steps, MetricsLog(workdir)
     recorder = Recorder(log, display.train, tasks, loop.rows_per_step * config.data.row_length)
     run = Run(config, workdir, mesh, model, data, machinery, checkpoints, log, display, recorder)
     with (
@@ -87,12 +87,12 @@ def _train(config: TrainConfig, workdir: Path, console: Console) -> tuple[Run, O
             log.open(resume_step=at)
             log.write(header)
         outcome = _begin(run) if at is None else _resume(run, at)
-        # 6. the loop
+        # 5. the loop
         recorder.restart_clock()
         _loop(run, outcome, stop)
         if not finished:
-            end = {"step": outcome.step, "reason": outcome.reason, "seconds": _seconds(outcome)}
-            log.write({"kind": "end", **end})
+            ended = {"step": outcome.step, "reason": outcome.reason, "seconds": _seconds(outcome)}
+            log.write({"kind": "end", **ended})
     return run, outcome
 
 

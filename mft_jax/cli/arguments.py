@@ -1,6 +1,7 @@
 """Flags of a command, read with absl and ml_collections; every mistake is an `MftError`."""
 
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,4 +79,4 @@ def required_flag(values: flags.FlagValues, name: str) -> str:
     value = values[name].value
     if not value:
         raise MftError(f"no --{name} was given; it is required")
-    return value
+    return os.path.expanduser(value)

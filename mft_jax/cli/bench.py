@@ -21,7 +21,7 @@ from mft_jax.balancers.base import Balancer
 from mft_jax.balancers.registry import BALANCERS, BalancerConfig
 from mft_jax.cli import arguments as args
 from mft_jax.config import TrainConfig
-from mft_jax.loading import Model, load_model
+from mft_jax.loading import Model, load_model, prepare
 from mft_jax.sharding import make_mesh
 from mft_jax.types import Batch, MftError, TaskSums, TaskTable
 
@@ -78,7 +78,7 @@ def measure(
     """
     mesh = make_mesh(config.mesh)
     assembly.check_rows(config, mesh)
-    model = load_model(config, mesh, console)
+    model = load_model(config, prepare(config, console), mesh, console)
     data = assembly.build_data(config, model, console)
     loader_rate = _loader_rate(data, repeats)
     batch, valid = next(data.train), next(data.valid)
@@ -92,6 +92,7 @@ def measure(
     for name in dict.fromkeys(["uniform", *names]):
         console.print(f"compiling {name}", highlight=False)
         balanced = dataclasses.replace(config, balancer=_dearest(config.balancer, name))
+        assembly.check_steps(balanced, model, data)
         machinery = assembly.build_machinery(balanced, model, mesh, data)
         timed[name] = _stepper(machinery, model, batch, valid, count)
         if name == "uniform":

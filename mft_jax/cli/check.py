@@ -32,6 +32,7 @@ from mft_jax.data.templates import chat_form, render
 from mft_jax.finetune import FinetuneConfig
 from mft_jax.huggingface import checkpoint
 from mft_jax.huggingface.adapter_import import read_adapter
+from mft_jax.huggingface.folders import model_folder
 from mft_jax.huggingface.tokenizers import load_tokenizer
 from mft_jax.loading import check_model, loading
 from mft_jax.models.config import ModelConfig
@@ -67,7 +68,7 @@ def run(arguments: Sequence[str]) -> int:
     settings, console = args.resolved(values), Console(markup=False, highlight=False)
     if settings.model.weights == "random":
         raise MftError("model.weights='random' reads no checkpoint; expected 'pretrained'")
-    folder = checkpoint.model_folder(settings.model.path)
+    folder = model_folder(settings.model.path)
     subject = Subject(settings, folder, *checkpoint.read_model(folder))
     table, problems = overview(subject)
     console.print(table)

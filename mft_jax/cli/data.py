@@ -8,7 +8,8 @@ from rich.console import Console
 from mft_jax.cli import arguments as args
 from mft_jax.data.tokenization import load_data, task_mixture
 from mft_jax.display import data_table, packing_line
-from mft_jax.huggingface.checkpoint import model_folder, read_model
+from mft_jax.huggingface.checkpoint import read_model
+from mft_jax.huggingface.folders import model_folder
 from mft_jax.huggingface.tokenizers import load_tokenizer
 from mft_jax.workdir import data_record, packing_record
 

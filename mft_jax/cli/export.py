@@ -17,7 +17,7 @@ from mft_jax.huggingface.export import save_merged
 from mft_jax.huggingface.logit_difference import logit_difference
 from mft_jax.huggingface.output import check_free
 from mft_jax.huggingface.tokenizers import load_tokenizer
-from mft_jax.loading import Model, load_model
+from mft_jax.loading import Model, load_model, prepare
 from mft_jax.models.decoder import Params
 from mft_jax.sharding import MeshConfig, leaf_shardings, make_mesh
 from mft_jax.types import MftError
@@ -63,7 +63,7 @@ def export(workdir: Path, output: Path, kind: str, which: str, console: Console)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     checkpoints = Checkpoints(workdir, read_only=True)
     step = checkpoints.chosen_step(which)
-    model = load_model(config, mesh, console)
+    model = load_model(config, prepare(config, console), mesh, console)
     trainable = checkpoints.restore_trainable(step, abstract(model.trainable))
     checkpoints.close()
     parts = {

@@ -23,6 +23,7 @@ from mft_jax.types import MftError
 
 # Noncharacters, which Unicode keeps for a program's internal use: text hardly ever holds one.
 GUARDS = tuple(map(chr, range(0xFDD0, 0xFDF0)))
+FAULTS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 GUARD_PATTERN = re.compile(f"[{GUARDS[0]}-{GUARDS[-1]}]")
 
 
@@ -212,7 +213,7 @@ def _apply(messages: list[Message], ask: bool, where: str, form: ChatForm) -> st
             tokenize=False,
             add_generation_prompt=ask,
         )
-    except jinja2.TemplateError as error:
+    except (jinja2.TemplateError, *FAULTS) as error:  # a template is a program
         raise MftError(
             f"{where}: the chat template of {form.tokenizer.name_or_path!r} refuses the record "
             f"({error}); expected one that takes the roles "

@@ -10,23 +10,15 @@ so the host holds about one tensor, and the devices the stored leaves plus one d
 
 import difflib
 import functools
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import huggingface_hub
 import jax
 import jax.numpy as jnp
 import numpy as np
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-)
 from jax.sharding import NamedSharding, PartitionSpec
 
-import mft_jax
 from mft_jax.huggingface.tensors import (
     DTYPES,
     INDEX_FILE,
@@ -43,63 +35,9 @@ from mft_jax.models.families import FAMILIES
 from mft_jax.models.families.base import Entry, Family
 from mft_jax.types import MftError
 
-BUILTIN_PREFIX = "builtin:"
-DOWNLOADED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "tokenizer.model"]
-
 Freeze = Callable[[str, jax.Array], Any]
 Shardings = Callable[[str, Any], Any]
 Progress = Callable[[int, int], None]
-
-
-def model_folder(path: str) -> Path:
-    """The folder behind `builtin:NAME`, a local path, or a name on the hub. It has a config.json;
-    weights may be absent (training from scratch), but not in the pickle format alone."""
-    if path.startswith(BUILTIN_PREFIX):
-        shelf = Path(mft_jax.__file__).parent / "builtin"
-        folder = shelf / path.removeprefix(BUILTIN_PREFIX)
-        if not (folder / "config.json").is_file():
-            names = sorted(p.parent.name for p in shelf.glob("*/config.json"))
-            known = ", ".join(f"{BUILTIN_PREFIX}{name}" for name in names)
-            raise MftError(f"no model is called {path!r}; the package holds {known}")
-        return folder
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        folder = _downloaded(path)
-    if not (folder / "config.json").is_file():
-        raise MftError(f"{folder} has no config.json; expected a Hugging Face model folder")
-    pickled = sorted(folder.glob("*.bin"))
-    if pickled and not has_weights(folder):
-        code = (
-            f"from transformers import AutoModelForCausalLM as M; M.from_pretrained('{folder}', "
-            f"dtype='auto').save_pretrained('{folder}-safetensors')"
-        )
-        raise MftError(
-            f"{folder} has its weights as {pickled[0].name}, a pickle, which is never read; "
-            f'convert it once, where torch is installed (python -c "{code}"), copy the '
-            "tokenizer's files beside the result, and give the new folder"
-        )
-    return folder
-
-
-def _downloaded(name: str) -> Path:
-    """A model of the hub, from its cache or over the network; never its code or pickles."""
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
-        raise MftError(
-            f"model.path={name!r}: there is no such folder, and it is no name on the hub "
-            "(organisation/model) either"
-        )
-    try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=DOWNLOADED))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise MftError(
-            f"model.path={name!r}: there is no such folder, and the hub cannot be asked for it "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}); where there is a network, "
-            f"fetch it (hf download {name} --local-dir FOLDER), and give that folder"
-        ) from error
-
-
-def has_weights(folder: Path) -> bool:
-    return (folder / SINGLE_FILE).is_file() or (folder / INDEX_FILE).is_file()
 
 
 def read_model(folder: Path) -> tuple[Family, ModelConfig]:
@@ -107,9 +45,11 @@ def read_model(folder: Path) -> tuple[Family, ModelConfig]:
     file = folder / "config.json"
     hf = read_json(file)
     name = hf.get("model_type")
-    if name not in FAMILIES:
-        near = difflib.get_close_matches(str(name), FAMILIES, n=2, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    if not isinstance(name, str) or name not in FAMILIES:
+        asked = str(name).lower()
+        near = [known for known in FAMILIES if known.startswith(asked)]
+        near += difflib.get_close_matches(asked, FAMILIES, n=3, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
         raise MftError(
             f"{file}: model_type={name!r} is not supported; expected one of "
             f"{', '.join(sorted(FAMILIES))}{hint}"

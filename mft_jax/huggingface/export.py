@@ -24,7 +24,8 @@ import numpy as np
 from jaxtyping import Array
 
 from mft_jax.finetune import TABLES, FinetuneConfig, is_linear
-from mft_jax.huggingface.checkpoint import checked_spans, has_weights, hf_shape
+from mft_jax.huggingface.checkpoint import checked_spans, hf_shape
+from mft_jax.huggingface.folders import has_weights
 from mft_jax.huggingface.output import new_folder
 from mft_jax.huggingface.tensors import (
     DTYPES,

@@ -68,10 +68,16 @@ def weight_files(folder: Path) -> list[Path]:
     if not index.is_file():
         raise MftError(
             f"{folder} holds no weights: expected {SINGLE_FILE} or {INDEX_FILE}; download the "
-            "checkpoint again, or choose a folder that has one"
+            "checkpoint again, or choose one that has them (pickles, .bin, are never read)"
         )
-    names = read_json(index).get("weight_map", {}).values()
-    return [folder / name for name in sorted(set(names))]
+    weight_map = read_json(index).get("weight_map")
+    named = weight_map if isinstance(weight_map, dict) else {}
+    if not named or not all(isinstance(name, str) for name in named.values()):
+        raise MftError(
+            f"{index}: expected a `weight_map` from tensors to files; the checkpoint is damaged, "
+            "download it again"
+        )
+    return [folder / name for name in sorted(set(named.values()))]
 
 
 def read_spans(file: Path) -> dict[str, Span]:
@@ -94,7 +100,14 @@ def read_spans(file: Path) -> dict[str, Span]:
         spans = {k: _span(file, start, v) for k, v in header.items() if k != "__metadata__"}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise MftError(f"{file}: the safetensors header is damaged ({error!r})") from error
-    expected = max((span.offset + span.nbytes for span in spans.values()), default=start)
+    expected = start
+    for name, span in sorted(spans.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
+        if span.offset != expected:
+            raise MftError(
+                f"{file} is damaged: {name} begins at byte {span.offset}, expected {expected} "
+                "(tensors lie end to end); download it again"
+            )
+        expected += span.nbytes
     if size != expected:
         raise MftError(
             f"{file} is damaged: its header describes {expected} bytes, found {size}; "
@@ -105,6 +118,8 @@ def read_spans(file: Path) -> dict[str, Span]:
 
 def _span(file: Path, start: int, value: Mapping[str, Any]) -> Span:
     begin, end = value["data_offsets"]
+    if not (isinstance(begin, int) and isinstance(end, int) and 0 <= begin <= end):
+        raise ValueError(f"data_offsets {value['data_offsets']} are no places in the file")
     shape = tuple(map(int, value["shape"]))
     dtype = value["dtype"]
     if dtype in DTYPES and math.prod(shape) * DTYPES[dtype].itemsize != end - begin:

@@ -105,6 +105,11 @@ class ModelConfig:
     bounded: bool = False
 
     def __post_init__(self) -> None:
+        if self.experts and self.experts.num % self.experts.groups:
+            raise MftError(
+                f"experts.num={self.experts.num} must be a multiple of experts.groups="
+                f"{self.experts.groups}"
+            )
         if self.num_heads % self.num_kv_heads:
             raise MftError(
                 f"num_heads={self.num_heads} must be a multiple of num_kv_heads="
@@ -116,6 +121,12 @@ class ModelConfig:
                 f"rope.fraction={self.rope.fraction:g}) are turned; expected an even number: "
                 "rotary embedding turns pairs"
             )
+        factors = {len(self.rope.short_factors), len(self.rope.long_factors)}
+        if self.rope.scaling == "longrope" and factors != {self.turned_width // 2}:
+            raise MftError(
+                f"longrope has {sorted(factors)} factors, expected {self.turned_width // 2}: one "
+                "for every pair of channels that is turned"
+            )
         if self.window_layers and len(self.window_layers) != self.num_layers:
             raise MftError(
                 f"window_layers names {len(self.window_layers)} layers, expected {self.num_layers}"
@@ -124,6 +135,11 @@ class ModelConfig:
             raise MftError(
                 f"experts.per_token={self.experts.per_token} must be between 1 and experts.num="
                 f"{self.experts.num}"
+            )
+        if self.experts and not 0 < self.experts.groups_per_token <= self.experts.groups:
+            raise MftError(
+                f"experts.groups_per_token={self.experts.groups_per_token} must be between 1 and "
+                f"experts.groups={self.experts.groups}"
             )
         check_combination(self.traits)
 

@@ -35,7 +35,9 @@ def principal(
             basis, _ = jnp.linalg.qr(w @ across)
         u, values, v = jnp.linalg.svd(basis.T @ w, full_matrices=False)
         root = jnp.sqrt(values[:rank])
-        return (basis @ u[:, :rank]) * root[None], root[:, None] * v[:rank]
+        a, b = (basis @ u[:, :rank]) * root[None], root[:, None] * v[:rank]
+        absent = rank - a.shape[1]  # a rank above the matrix's: the rest is nothing, and stays so
+        return jnp.pad(a, ((0, 0), (0, absent))), jnp.pad(b, ((0, absent), (0, 0)))
 
 
 def pissa(

@@ -12,7 +12,8 @@ from safetensors.numpy import save_file
 
 from mft_jax import finetune
 from mft_jax.finetune import FinetuneConfig
-from mft_jax.huggingface.checkpoint import load_params, model_folder, random_params, read_model
+from mft_jax.huggingface.checkpoint import load_params, random_params, read_model
+from mft_jax.huggingface.folders import model_folder
 from mft_jax.models.decoder import param_shapes
 from mft_jax.sharding import MeshConfig, leaf_shardings, make_mesh
 from mft_jax.types import MftError

@@ -50,7 +50,10 @@ EXPERTS = Experts(num=4, per_token=2, width=64)
         ({"attention_softcap": 5.0}, "attention_softcap=True"),
         ({"head_bias": True}, "head_bias=True"),
         ({"normalized_head": True, "tied_head": True}, "normalized_head=True"),
-        ({"rope": Rope(scaling="longrope")}, "scaling='longrope'"),
+        (
+            {"rope": Rope(scaling="longrope", short_factors=(1.0,) * 8, long_factors=(1.0,) * 8)},
+            "scaling='longrope'",
+        ),
         ({"rope": Rope(interleaved=True)}, "interleaved=True"),
         ({"post_norms": True}, "post_norms=True"),
         ({"positions": "learned", "window": 8}, "positions='learned'"),

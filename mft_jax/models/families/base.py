@@ -23,18 +23,52 @@ class Keys:
         self.problems: list[str] = []
 
     def size(self, key: str) -> int:
-        """A positive number that must be there."""
-        value = self.hf.get(key)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        """A positive whole number that must be there."""
+        if key not in self.hf:
+            return self._wrong(f"no {key!r}; expected a positive whole number", 2)
+        return self.count(key, 2, least=1)
+
+    def count(self, key: str, default: int, *, least: int = 0) -> int:
+        """A whole number; `default` where the key is absent or null."""
+        value = self.get(key, default)
+        if isinstance(value, int) and not isinstance(value, bool) and value >= least:
             return value
-        found = f"{key}={value!r}" if key in self.hf else f"no {key!r}"
-        self.problems.append(f"{found}; expected a positive whole number")
-        return 2  # a stand-in that lets reading go on to the next problem
+        return self._wrong(f"{key}={value!r}; expected a whole number of at least {least}", default)
+
+    def unless_null(self, key: str, default: int) -> int:
+        """The same where null means "none" (0), and only an absent key the default."""
+        return 0 if key in self.hf and self.hf[key] is None else self.count(key, default)
+
+    def number(self, key: str, default: float, within: Mapping[str, Any] | None = None) -> float:
+        """A positive number of the config, or of a part of it."""
+        value = (self.hf if within is None else within).get(key)
+        value = default if value is None else value
+        if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+            return float(value)
+        return self._wrong(f"{key}={value!r}; expected a number above 0", default)
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.get(key, default)
+        if isinstance(value, bool):
+            return value
+        return self._wrong(f"{key}={value!r}; expected true or false", default)
+
+    def mapping(self, key: str) -> Mapping[str, Any]:
+        """A part of the config; empty where it is absent or null."""
+        value = self.get(key, {})
+        if isinstance(value, dict):
+            return value
+        return self._wrong(f"{key}={value!r}; expected settings by name", {})
 
     def get(self, key: str, default: Any) -> Any:
         """`default` where the key is absent or null."""
         value = self.hf.get(key)
         return default if value is None else value
+
+    def _wrong(self, problem: str, stand_in: Any) -> Any:
+        """Note the problem; the stand-in lets reading go on to the next one."""
+        self.problems.append(problem)
+        return stand_in
 
     def refuse(self, key: str, allowed: tuple[Any, ...], why: str) -> None:
         """A setting that would be computed wrongly is a problem, never ignored. Absent is fine."""
@@ -42,13 +76,13 @@ class Keys:
             expected = " or ".join(map(repr, allowed))
             self.problems.append(f"{key}={self.hf[key]!r}; expected {expected}: {why}")
 
-    def choose(self, key: str, meanings: Mapping[Any, str], default: str = "") -> Any:
+    def choose(self, key: str, meanings: Mapping[str, str], default: str = "") -> str:
         """What the value stands for with us."""
         value = self.hf.get(key, default or None)
-        if value not in meanings:
-            expected = ", ".join(map(repr, meanings))
-            self.problems.append(f"{key}={value!r}; expected one of {expected}")
-        return meanings.get(value, next(iter(meanings.values())))
+        if isinstance(value, str) and value in meanings:
+            return meanings[value]
+        expected = ", ".join(map(repr, meanings))
+        return self._wrong(f"{key}={value!r}; expected one of {expected}", [*meanings.values()][0])
 
     def but(self, **changes: Any) -> "Keys":
         """The same config with other values; problems come to the same list."""
@@ -117,8 +151,14 @@ class Family:
     def read_config(self, hf: Mapping[str, Any]) -> ModelConfig:
         keys = Keys(hf)
         settings = self.read(keys)
+        try:
+            config = ModelConfig(**settings)
+        except MftError as error:  # listed beside the others, unless it follows from them
+            keys.problems += [] if keys.problems else [str(error)]
+            config = None
         keys.finish()
-        return ModelConfig(**settings)
+        assert config is not None
+        return config
 
     def tiny_config(self, variant: str = "") -> dict[str, Any]:
         """A whole config.json of a few hundred thousand parameters."""
@@ -173,32 +213,49 @@ GATED_NAMES: Mapping[str, str] = {
 }
 
 
-def read_gated(keys: Keys) -> dict[str, Any]:
-    """What the gated decoders with root-mean-square norms share."""
+def read_gated(
+    keys: Keys, *, kv_heads: int = 0, epsilon: float = 1e-6, tied: bool = False
+) -> dict[str, Any]:
+    """What the gated decoders with root-mean-square norms share. The defaults are those that
+    transformers' config class of the family has for a key that is absent; `kv_heads` 0: all."""
     keys.refuse("hidden_act", ("silu",), "the feed-forward is gated by silu")
     num_heads, width = keys.size("num_attention_heads"), keys.size("hidden_size")
+    null = "num_key_value_heads" in keys.hf and keys.hf["num_key_value_heads"] is None
     return {
         "vocab_size": keys.size("vocab_size"),
         "width": width,
         "mlp_width": keys.size("intermediate_size"),
         "num_layers": keys.size("num_hidden_layers"),
         "num_heads": num_heads,
-        "num_kv_heads": keys.get("num_key_value_heads", num_heads),
-        "head_width": keys.get("head_dim", max(width // num_heads, 1)),
+        "num_kv_heads": num_heads
+        if null
+        else keys.count("num_key_value_heads", kv_heads or num_heads, least=1),
+        "head_width": keys.count("head_dim", max(width // num_heads, 1), least=1),
         "max_positions": keys.size("max_position_embeddings"),
-        "norm_epsilon": keys.get("rms_norm_eps", 1e-6),
-        "tied_head": keys.get("tie_word_embeddings", False),
+        "norm_epsilon": keys.number("rms_norm_eps", epsilon),
+        "tied_head": keys.flag("tie_word_embeddings", tied),
     }
 
 
 def read_window(keys: Keys, num_layers: int) -> dict[str, Any]:
     """`use_sliding_window`: the layers from `max_window_layers` on, or those in `layer_types`."""
-    if not keys.get("use_sliding_window", False):
+    if not keys.flag("use_sliding_window", False):
         return {}
+    first = keys.count("max_window_layers", 28)
+    local = read_layer_types(keys, [layer >= first for layer in range(num_layers)])
+    window = keys.count("sliding_window", 4096, least=1)
+    return {"window": window, "window_layers": local} if any(local) else {}
+
+
+def read_layer_types(keys: Keys, otherwise: list[bool]) -> tuple[bool, ...]:
+    """Which layers look through the window: by `layer_types`, or else `otherwise`."""
+    kinds = {"sliding_attention": True, "full_attention": False}
     types = keys.get("layer_types", None)
-    if types is not None:
-        local = tuple(kind == "sliding_attention" for kind in types)
-    else:
-        first = keys.get("max_window_layers", 28)
-        local = tuple(layer >= first for layer in range(num_layers))
-    return {"window": keys.size("sliding_window"), "window_layers": local} if any(local) else {}
+    if types is None:
+        return tuple(otherwise)
+    if not isinstance(types, list) or len(types) != len(otherwise) or not set(types) <= set(kinds):
+        keys.problems.append(
+            f"layer_types={types!r}; expected one of {', '.join(kinds)} for each layer"
+        )
+        return tuple(otherwise)
+    return tuple(kinds[kind] for kind in types)

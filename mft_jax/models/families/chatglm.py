@@ -17,8 +17,8 @@ def _read(keys: Keys) -> dict[str, Any]:
             "multiply the base; it is not supported"
         )
     num_heads = keys.size("num_attention_heads")
-    grouped = keys.get("multi_query_attention", False)
-    theta = 10000.0 * float(keys.get("rope_ratio", 1.0))
+    grouped = keys.flag("multi_query_attention", False)
+    theta = 10000.0 * keys.number("rope_ratio", 1.0)
     return {
         "vocab_size": keys.size("padded_vocab_size"),
         "width": keys.size("hidden_size"),
@@ -28,10 +28,10 @@ def _read(keys: Keys) -> dict[str, Any]:
         "num_kv_heads": keys.size("multi_query_group_num") if grouped else num_heads,
         "head_width": keys.size("kv_channels"),
         "max_positions": keys.size("seq_length"),
-        "norm_epsilon": keys.get("layernorm_epsilon", 1e-5),
+        "norm_epsilon": keys.number("layernorm_epsilon", 1e-5),
         "rope": Rope(theta=theta, fraction=0.5, interleaved=True),
         "qkv": "packed",
-        "qkv_bias": keys.get("add_qkv_bias", False),
+        "qkv_bias": keys.flag("add_qkv_bias", False),
         "mlp": "packed_gated",
     }
 

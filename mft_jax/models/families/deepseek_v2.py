@@ -16,7 +16,7 @@ def _read(keys: Keys) -> dict[str, Any]:
     methods = {"greedy": "1", "group_limited_greedy": "n_group"}
     grouped = keys.choose("topk_method", methods, "greedy") == "n_group"
     latent = Latent(
-        q_rank=keys.get("q_lora_rank", 0),
+        q_rank=keys.unless_null("q_lora_rank", 1536),
         kv_rank=keys.size("kv_lora_rank"),
         plain_width=keys.size("qk_nope_head_dim"),
         rope_width=keys.size("qk_rope_head_dim"),
@@ -27,16 +27,17 @@ def _read(keys: Keys) -> dict[str, Any]:
         num=keys.size("n_routed_experts"),
         per_token=keys.size("num_experts_per_tok"),
         width=width,
-        scale=float(keys.get("routed_scaling_factor", 1.0)),
+        scale=keys.number("routed_scaling_factor", 1.0),
         groups=keys.size("n_group") if grouped else 1,
         groups_per_token=keys.size("topk_group") if grouped else 1,
-        shared_width=width * keys.get("n_shared_experts", 0),
-        dense_layers=keys.get("first_k_dense_replace", 0),
+        shared_width=width * keys.unless_null("n_shared_experts", 2),
+        dense_layers=keys.count("first_k_dense_replace", 0),
     )
     head_width = latent.plain_width + latent.rope_width
     rope = read_rope(keys, interleaved=True, fraction=1.0)
-    nested = keys.get("rope_parameters", None) or keys.get("rope_scaling", {})
-    growth = yarn_magnitude(rope.factor, nested.get("mscale_all_dim") or 0.0)
+    nested = keys.mapping("rope_parameters") or keys.mapping("rope_scaling")
+    weight = keys.number("mscale_all_dim", 1.0, nested) if nested.get("mscale_all_dim") else 0.0
+    growth = yarn_magnitude(rope.factor, weight)
     settings = read_gated(keys.but(head_dim=head_width))
     return {
         **settings,

@@ -16,18 +16,18 @@ def _read(keys: Keys) -> dict[str, Any]:
     keys.refuse("scale_attn_weights", (None, True), "scores are divided by sqrt(head width)")
     keys.refuse("add_cross_attention", (None, False), "this is a decoder alone")
     width, num_heads = keys.size("n_embd"), keys.size("n_head")
-    one_head = keys.get("multi_query", True)
+    one_head = keys.flag("multi_query", True)
     return {
         "vocab_size": keys.size("vocab_size"),
         "width": width,
-        "mlp_width": keys.get("n_inner", 4 * width),
+        "mlp_width": keys.count("n_inner", 4 * width, least=1),
         "num_layers": keys.size("n_layer"),
         "num_heads": num_heads,
         "num_kv_heads": 1 if one_head else num_heads,
         "head_width": max(width // num_heads, 1),
         "max_positions": keys.size("n_positions"),
         "norm": "layer",
-        "norm_epsilon": keys.get("layer_norm_epsilon", 1e-5),
+        "norm_epsilon": keys.number("layer_norm_epsilon", 1e-5),
         "positions": "learned",
         "bounded": True,
         "qkv": "packed" if one_head else "packed_by_head",
@@ -36,7 +36,7 @@ def _read(keys: Keys) -> dict[str, Any]:
         "mlp": "plain",
         "activation": keys.choose("activation_function", ACTIVATIONS, "gelu_pytorch_tanh"),
         "mlp_bias": True,
-        "tied_head": keys.get("tie_word_embeddings", True),
+        "tied_head": keys.flag("tie_word_embeddings", True),
     }
 
 

@@ -9,9 +9,9 @@ from mft_jax.models.families.rotary import read_rope
 
 def _read(keys: Keys) -> dict[str, Any]:
     width, num_heads = keys.size("hidden_size"), keys.size("num_attention_heads")
-    biases = keys.get("attention_bias", True)
-    theta = float(keys.get("rotary_emb_base", 10000))
-    turned = keys.get("rotary_pct", 0.25)
+    biases = keys.flag("attention_bias", True)
+    theta = keys.number("rotary_emb_base", 10000.0)
+    turned = keys.number("rotary_pct", 0.25)
     return {
         "vocab_size": keys.size("vocab_size"),
         "width": width,
@@ -22,7 +22,7 @@ def _read(keys: Keys) -> dict[str, Any]:
         "head_width": max(width // num_heads, 1),
         "max_positions": keys.size("max_position_embeddings"),
         "norm": "layer",
-        "norm_epsilon": keys.get("layer_norm_eps", 1e-5),
+        "norm_epsilon": keys.number("layer_norm_eps", 1e-5),
         "rope": read_rope(keys, theta=theta, turned=turned),
         "qkv": "packed_by_head",
         "qkv_bias": biases,
@@ -30,8 +30,8 @@ def _read(keys: Keys) -> dict[str, Any]:
         "mlp": "plain",
         "activation": keys.choose("hidden_act", ACTIVATIONS, "gelu"),
         "mlp_bias": True,
-        "block": "parallel" if keys.get("use_parallel_residual", True) else "sequential",
-        "tied_head": keys.get("tie_word_embeddings", False),
+        "block": "parallel" if keys.flag("use_parallel_residual", True) else "sequential",
+        "tied_head": keys.flag("tie_word_embeddings", False),
     }
 
 

@@ -7,13 +7,13 @@ from mft_jax.models.families.rotary import read_rope
 
 
 def _read(keys: Keys) -> dict[str, Any]:
-    biases = keys.get("attention_bias", False)
+    biases = keys.flag("attention_bias", False)
     return {
         **read_gated(keys),
         "rope": read_rope(keys),
         "qkv_bias": biases,
         "out_bias": biases,
-        "mlp_bias": keys.get("mlp_bias", False),
+        "mlp_bias": keys.flag("mlp_bias", False),
     }
 
 

@@ -8,13 +8,14 @@ from mft_jax.models.families.rotary import read_rope
 
 
 def _read(keys: Keys) -> dict[str, Any]:
-    window = keys.get("sliding_window", 0)
-    return {**read_gated(keys), "rope": read_rope(keys), "window": window}
+    window = keys.unless_null("sliding_window", 4096)
+    return {**read_gated(keys, kv_heads=8), "rope": read_rope(keys), "window": window}
 
 
 def _read_experts(keys: Keys) -> dict[str, Any]:
-    settings = _read(keys)
+    settings = read_gated(keys, kv_heads=8, epsilon=1e-5)
     settings["rope"] = read_rope(keys, theta=1e6)
+    settings["window"] = keys.unless_null("sliding_window", 0)
     experts = Experts(
         num=keys.size("num_local_experts"),
         per_token=keys.size("num_experts_per_tok"),

@@ -13,7 +13,7 @@ def _read(keys: Keys) -> dict[str, Any]:
     return {
         **read_gated(keys.but(hidden_act="silu")),
         "norm": "layer",
-        "norm_epsilon": keys.get("layer_norm_eps", 1e-5),
+        "norm_epsilon": keys.number("layer_norm_eps", 1e-5),
         "rope": read_rope(keys, turned=0.5),
         "qkv_bias": True,
         "out_bias": True,

@@ -8,9 +8,9 @@ from mft_jax.models.families.rotary import read_rope
 
 def _read(keys: Keys) -> dict[str, Any]:
     return {
-        **read_gated(keys),
+        **read_gated(keys, epsilon=1e-5),
         "rope": read_rope(keys),
-        "window": keys.get("sliding_window", 0),
+        "window": keys.unless_null("sliding_window", 0),
         "qkv": "packed",
         "mlp": "packed_gated",
     }

@@ -16,7 +16,7 @@ from mft_jax.models.families.rotary import read_rope
 
 
 def _read(keys: Keys) -> dict[str, Any]:
-    settings = {**read_gated(keys), "rope": read_rope(keys), "qkv_bias": True}
+    settings = {**read_gated(keys, kv_heads=32), "rope": read_rope(keys), "qkv_bias": True}
     return settings | read_window(keys, settings["num_layers"])
 
 
@@ -32,12 +32,13 @@ def _read_moe(keys: Keys) -> dict[str, Any]:
         num=keys.size("num_experts"),
         per_token=keys.size("num_experts_per_tok"),
         width=keys.size("moe_intermediate_size"),
-        renormalize=keys.get("norm_topk_prob", False),
+        renormalize=keys.flag("norm_topk_prob", False),
         shared_width=keys.size("shared_expert_intermediate_size"),
         shared_gate=True,
     )
-    biases = keys.get("qkv_bias", True)
-    return {**read_gated(keys), "rope": read_rope(keys), "qkv_bias": biases, "experts": experts}
+    biases = keys.flag("qkv_bias", True)
+    settings = {**read_gated(keys, kv_heads=16), "rope": read_rope(keys), "experts": experts}
+    return {**settings, "qkv_bias": biases}
 
 
 EXPERT = f"{LAYER}.mlp.experts.{{expert}}"

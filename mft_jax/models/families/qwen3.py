@@ -8,10 +8,10 @@ from mft_jax.models.families.qwen2 import EXPERT_NAMES, EXPERT_SIZES, every_laye
 from mft_jax.models.families.rotary import read_rope
 
 
-def _read(keys: Keys) -> dict[str, Any]:
+def _read(keys: Keys, kv_heads: int = 32) -> dict[str, Any]:
     keys.refuse("attention_bias", (None, False), "biases beside norms of queries and keys")
-    settings = {**read_gated(keys), "rope": read_rope(keys), "qk_norm": True}
-    settings["head_width"] = keys.get("head_dim", 128)
+    settings = {**read_gated(keys, kv_heads=kv_heads), "rope": read_rope(keys), "qk_norm": True}
+    settings["head_width"] = keys.count("head_dim", 128, least=1)
     return settings | read_window(keys, settings["num_layers"])
 
 
@@ -24,9 +24,9 @@ def _read_moe(keys: Keys) -> dict[str, Any]:
         num=keys.size(number),
         per_token=keys.size("num_experts_per_tok"),
         width=keys.size("moe_intermediate_size"),
-        renormalize=keys.get("norm_topk_prob", False),
+        renormalize=keys.flag("norm_topk_prob", False),
     )
-    return {**_read(keys), "experts": experts}
+    return {**_read(keys, kv_heads=4), "experts": experts}
 
 
 YARN = {

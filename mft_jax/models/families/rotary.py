@@ -17,6 +17,22 @@ KINDS = {
 }
 
 
+# What each kind of scaling reads, beside `rope_theta` and `partial_rotary_factor`: a key in the
+# first part must be there.
+ORIGINAL = "original_max_position_embeddings"
+READ: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "none": ((), ("factor",)),
+    "linear": (("factor",), ()),
+    "wavelength": (("factor", "low_freq_factor", "high_freq_factor"), (ORIGINAL,)),
+    "yarn": (
+        ("factor",),
+        (ORIGINAL, "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"),
+    ),
+    "longrope": (("short_factor", "long_factor"), (ORIGINAL, "factor", "attention_factor")),
+}
+COMMON = {"type", "rope_type", "rope_theta", "partial_rotary_factor"}
+
+
 def read_rope(
     keys: Keys, *, theta: float = 10000.0, turned: float = 1.0, part: str = "", **fixed: Any
 ) -> Rope:
@@ -24,40 +40,49 @@ def read_rope(
     (transformers 5), where `part` may name a kind of layers. `theta` and the share `turned` hold
     where the config is silent; `fixed` are fields of `Rope`.
     """
-    nested = keys.get("rope_parameters", None) or keys.get("rope_scaling", {})
+    nested = keys.mapping("rope_parameters") or keys.mapping("rope_scaling")
     nested = nested.get(part, nested)
-    kind = nested.get("rope_type", nested.get("type", "default"))
-    if kind not in KINDS:
+    named = nested.get("rope_type", nested.get("type", "default"))
+    if named not in KINDS:
         keys.problems.append(
-            f"rope scaling of type {kind!r}; expected one of {', '.join(KINDS)}: positions would "
+            f"rope scaling of type {named!r}; expected one of {', '.join(KINDS)}: positions would "
             "be turned by the wrong angles"
         )
         return Rope()
+    kind = KINDS[named]
+    needed, known = READ[kind]
+    missing = [key for key in needed if nested.get(key) is None]
+    unknown = sorted(nested.keys() - COMMON - {*needed, *known})
+    if nested.get("truncate") is True:
+        unknown.remove("truncate")  # what is computed here
+    keys.problems += [f"rope scaling {named!r} has no {key!r}" for key in missing]
+    keys.problems += [f"rope scaling {named!r}: {k}={nested[k]!r} is not known" for k in unknown]
+    if missing or unknown:
+        return Rope()
     fields: dict[str, Any] = {
-        "theta": float(nested.get("rope_theta", keys.get("rope_theta", theta))),
-        "fraction": float(
-            nested.get("partial_rotary_factor", keys.get("partial_rotary_factor", turned))
+        "theta": keys.number("rope_theta", keys.number("rope_theta", theta), nested),
+        "fraction": keys.number(
+            "partial_rotary_factor", keys.number("partial_rotary_factor", turned), nested
         ),
-        "scaling": KINDS[kind],
+        "scaling": kind,
     }
-    read = {"wavelength": _llama3, "yarn": _yarn, "longrope": _longrope}.get(KINDS[kind])
-    if KINDS[kind] != "none":
-        fields["factor"] = float(nested.get("factor") or 1.0)
-    if read is not None:
-        fields |= read(keys, nested)
+    if kind != "none":
+        fields["factor"] = keys.number("factor", 1.0, nested)
+    read = {"wavelength": _llama3, "yarn": _yarn, "longrope": _longrope}.get(kind)
+    fields |= read(keys, nested) if read else {}
     return Rope(**fields | fixed)
 
 
 def _original(keys: Keys, nested: Mapping[str, Any]) -> int:
-    name = "original_max_position_embeddings"
-    return nested.get(name) or keys.get(name, keys.get("max_position_embeddings", 2048))
+    default = keys.count(ORIGINAL, keys.count("max_position_embeddings", 2048, least=1), least=1)
+    return int(keys.number(ORIGINAL, default, nested))
 
 
 def _llama3(keys: Keys, nested: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "original_positions": _original(keys, nested),
-        "low_frequency_factor": float(nested.get("low_freq_factor", 1.0)),
-        "high_frequency_factor": float(nested.get("high_freq_factor", 4.0)),
+        "low_frequency_factor": keys.number("low_freq_factor", 1.0, nested),
+        "high_frequency_factor": keys.number("high_freq_factor", 4.0, nested),
     }
 
 
@@ -67,30 +92,36 @@ def yarn_magnitude(factor: float, weight: float = 1.0) -> float:
 
 
 def _yarn(keys: Keys, nested: Mapping[str, Any]) -> dict[str, Any]:
-    original = _original(keys, nested)
-    factor = float(nested.get("factor") or keys.get("max_position_embeddings", 0) / original)
-    own, all_channels = nested.get("mscale"), nested.get("mscale_all_dim")
-    amplitude = nested.get("attention_factor")
-    if amplitude is None and own and all_channels:
+    factor = keys.number("factor", 1.0, nested)
+    amplitude = yarn_magnitude(factor)
+    if nested.get("mscale") and nested.get("mscale_all_dim"):
+        own, all_channels = (keys.number(k, 1.0, nested) for k in ("mscale", "mscale_all_dim"))
         amplitude = yarn_magnitude(factor, own) / yarn_magnitude(factor, all_channels)
     return {
-        "factor": factor,
-        "original_positions": original,
-        "beta_fast": float(nested.get("beta_fast") or 32.0),
-        "beta_slow": float(nested.get("beta_slow") or 1.0),
-        "amplitude": float(yarn_magnitude(factor) if amplitude is None else amplitude),
+        "original_positions": _original(keys, nested),
+        "beta_fast": keys.number("beta_fast", 32.0, nested),
+        "beta_slow": keys.number("beta_slow", 1.0, nested),
+        "amplitude": keys.number("attention_factor", amplitude, nested),
     }
 
 
 def _longrope(keys: Keys, nested: Mapping[str, Any]) -> dict[str, Any]:
     original = _original(keys, nested)
-    factor = nested.get("factor") or keys.get("max_position_embeddings", original) / original
-    amplitude = nested.get("attention_factor")
-    if amplitude is None:
-        amplitude = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+    longest = keys.count("max_position_embeddings", original, least=1)
+    factor = keys.number("factor", longest / original, nested)
+    amplitude = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
     return {
+        "factor": factor,
         "original_positions": original,
-        "short_factors": tuple(map(float, nested.get("short_factor", ()))),
-        "long_factors": tuple(map(float, nested.get("long_factor", ()))),
-        "amplitude": float(amplitude),
+        "short_factors": _factors(keys, nested, "short_factor"),
+        "long_factors": _factors(keys, nested, "long_factor"),
+        "amplitude": keys.number("attention_factor", amplitude, nested),
     }
+
+
+def _factors(keys: Keys, nested: Mapping[str, Any], key: str) -> tuple[float, ...]:
+    value = nested[key]
+    if isinstance(value, list) and all(isinstance(x, int | float) and x > 0 for x in value):
+        return tuple(map(float, value))
+    keys.problems.append(f"{key}={value!r}; expected a list of numbers above 0")
+    return ()

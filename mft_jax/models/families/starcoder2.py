@@ -9,13 +9,13 @@ from mft_jax.models.families.rotary import read_rope
 
 def _read(keys: Keys) -> dict[str, Any]:
     activation = keys.choose("hidden_act", ACTIVATIONS, "gelu_pytorch_tanh")
-    biases = keys.get("use_bias", True)
+    biases = keys.flag("use_bias", True)
     return {
-        **read_gated(keys.but(hidden_act="silu")),
+        **read_gated(keys.but(hidden_act="silu"), kv_heads=2, tied=True),
         "norm": "layer",
-        "norm_epsilon": keys.get("norm_epsilon", 1e-5),
+        "norm_epsilon": keys.number("norm_epsilon", 1e-5),
         "rope": read_rope(keys),
-        "window": keys.get("sliding_window", 0),
+        "window": keys.unless_null("sliding_window", 0),
         "qkv_bias": biases,
         "out_bias": biases,
         "mlp": "plain",

@@ -1,0 +1,104 @@
+"""config.json, read: absent keys mean what transformers means, and bad ones are all named."""
+
+import dataclasses
+
+import pytest
+
+from mft_jax.models.families import FAMILIES
+from mft_jax.types import MftError
+
+PUBLISHED = [name for name, family in FAMILIES.items() if family.reference == "transformers"]
+# Absent there, these stand for a model of the published size, which no checkpoint leaves to chance.
+SIZES = {
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+    *("num_attention_heads", "max_position_embeddings", "moe_intermediate_size", "num_experts"),
+    *("num_experts_per_tok", "shared_expert_intermediate_size", "num_local_experts"),
+    *("n_embd", "n_layer", "n_head", "n_positions", "n_inner", "kv_lora_rank", "v_head_dim"),
+    *("qk_nope_head_dim", "qk_rope_head_dim", "n_routed_experts", "head_dim"),
+}
+
+
+def read(name, **changes):
+    hf = FAMILIES[name].tiny_config() | changes
+    return FAMILIES[name].read_config({k: v for k, v in hf.items() if v != "absent"})
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_an_absent_key_means_what_transformers_means(name):
+    pytest.importorskip("transformers")
+    from transformers import AutoConfig
+
+    family = FAMILIES[name]
+    for key in family.tiny[""].keys() - SIZES:
+        hf = {k: v for k, v in family.tiny_config().items() if k not in (key, "dtype")}
+        whole = AutoConfig.for_model(hf.pop("model_type"), **hf).to_dict()
+        try:
+            want = family.read_config(whole)
+        except MftError:  # transformers' default belongs to a model of another size
+            continue
+        assert read(name, **{key: "absent"}) == want, key
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_several_faults_are_named_at_once(name):
+    hf = FAMILIES[name].tiny_config()
+    width = next(key for key in ("hidden_size", "n_embd") if key in hf)
+    vocabulary = next(key for key in ("padded_vocab_size", "vocab_size") if key in hf)
+    with pytest.raises(MftError) as caught:
+        read(name, **{width: "wide", vocabulary: "absent"})
+    assert f"{width}='wide'; expected a whole number of at least 1" in str(caught.value)
+    assert f"no '{vocabulary}'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("llama", {"num_key_value_heads": 0}, "num_key_value_heads=0; expected a whole number"),
+        ("llama", {"num_key_value_heads": 3}, "multiple of num_kv_heads=3"),
+        ("llama", {"head_dim": "16"}, "head_dim='16'; expected a whole number"),
+        ("llama", {"rms_norm_eps": -1}, "rms_norm_eps=-1; expected a number above 0"),
+        ("llama", {"tie_word_embeddings": "no"}, "expected true or false"),
+        ("llama", {"rope_scaling": "linear"}, "expected settings by name"),
+        ("llama", {"rope_scaling": {"type": "linear"}}, "'linear' has no 'factor'"),
+        ("llama", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "of type 'dynamic'"),
+        ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "no 'low_freq_factor'"),
+        ("llama", {"rope_scaling": {"type": "linear", "factor": -2}}, "factor=-2; expected"),
+        ("llama", {"rope_theta": "x"}, "rope_theta='x'; expected a number above 0"),
+        (
+            "llama",
+            {"rope_scaling": {"type": "yarn", "factor": 2.0, "truncate": False}},
+            "truncate=False is not known",
+        ),
+        ("phi3", {"rope_scaling": {"type": "longrope", "short_factor": [1.0],
+                                   "long_factor": [1.0]}}, "expected 8: one for every pair"),
+        ("phi", {"hidden_act": ["gelu"]}, "hidden_act=['gelu']; expected one of"),
+        ("mistral", {"sliding_window": "8"}, "sliding_window='8'; expected a whole number"),
+        ("gemma2", {"layer_types": ["full_attention"]}, "for each layer"),
+        ("gemma2", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar=0; expected"),
+        ("mixtral", {"num_experts_per_tok": 9}, "must be between 1 and experts.num=4"),
+        ("deepseek_v2", {"first_k_dense_replace": -1}, "expected a whole number of at least 0"),
+        ("qwen2_moe", {"mlp_only_layers": [1]}, "every layer must have experts"),
+        ("chatglm", {"rope_ratio": 16}, "ChatGLM2-6B-32K"),
+        ("qwen", {"no_bias": False}, "no_bias=False; expected"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_cannot_be_computed_is_named(name, changes, said):
+    with pytest.raises(MftError) as caught:
+        read(name, **changes)
+    assert said in str(caught.value)
+
+
+def test_null_switches_off_what_is_on_where_it_is_absent():
+    assert read("mistral", sliding_window="absent").window == 4096
+    assert read("mistral", sliding_window=None).window == 0
+    capped = {"attn_logit_softcapping": None, "final_logit_softcapping": None}
+    assert read("gemma2", **capped).attention_softcap == 0
+    assert read("gemma2", **dict.fromkeys(capped, "absent")).final_softcap == 30.0
+    assert read("starcoder2", tie_word_embeddings="absent").tied_head
+
+
+def test_both_ways_to_write_rotary_settings_mean_the_same():
+    scaling = {"rope_type": "linear", "factor": 4.0}
+    old = read("llama", rope_theta=5e5, rope_scaling=scaling)
+    new = read("llama", rope_parameters={**scaling, "rope_theta": 5e5})
+    assert dataclasses.asdict(old) == dataclasses.asdict(new)
