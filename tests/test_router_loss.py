@@ -45,7 +45,7 @@ def params():
     return {path: 3 * w.astype(jnp.float64) for path, w in made.items()}
 
 
-def step(router_loss, micro_batches):
+def step(router_loss, micro_batches, trainable):
     """(loss, gradient) as the step takes them."""
     compute, batch = compute_for(router_loss), batch_of(micro_batches)
     objective, weight = compute.objective, jnp.array([0.7, 0.3])
@@ -55,7 +55,7 @@ def step(router_loss, micro_batches):
         return gradients.slopes(objective, stats, counts, weight), None
 
     stats, grads, _ = gradients.backward(
-        gradients.measurer(compute, {}), params(), batch, choose, ahead=objective.linear
+        gradients.measurer(compute, {}), trainable, batch, choose, ahead=objective.linear
     )
     return losses.total_loss(objective, stats.features, counts, weight, stats.router), grads
 
@@ -69,8 +69,8 @@ def test_it_adds_its_weight_times_its_value_and_its_gradient():
             return losses.router_loss(stats.router)
 
         value, gradient = jax.jit(jax.value_and_grad(router))(params())
-        (plain, plain_grads), (with_it, grads) = (jax.jit(step, static_argnums=(0, 1))(weight, 1)
-                                                  for weight in (0.0, 0.3))  # fmt: skip
+        run = jax.jit(step, static_argnums=(0, 1))
+        (plain, plain_grads), (with_it, grads) = (run(w, 1, params()) for w in (0.0, 0.3))
         np.testing.assert_allclose(with_it, plain + 0.3 * value, rtol=1e-12)
         for path, extra in gradient.items():
             np.testing.assert_allclose(
@@ -83,7 +83,7 @@ def test_it_adds_its_weight_times_its_value_and_its_gradient():
 def test_it_is_that_of_the_whole_batch_for_any_accumulation(parts):
     with jax.enable_x64(True):
         run = jax.jit(step, static_argnums=(0, 1))
-        (want, want_grads), (got, grads) = run(0.3, 1), run(0.3, parts)
+        (want, want_grads), (got, grads) = run(0.3, 1, params()), run(0.3, parts, params())
         np.testing.assert_allclose(got, want, rtol=1e-12)
         for path in grads:
             np.testing.assert_allclose(grads[path], want_grads[path], rtol=1e-8, atol=1e-12)
