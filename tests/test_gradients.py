@@ -36,15 +36,21 @@ def float64():
         yield
 
 
+def tuning_for(method) -> FinetuneConfig:
+    if method == "dora":
+        return FinetuneConfig(rank=4, alpha=8.0, dora=True, dropout=0.3)
+    return FinetuneConfig(method=method, rank=4, alpha=8.0)
+
+
 def compute_for(method="qlora", **objective) -> Computation:
-    tuning = FinetuneConfig(method=method, rank=4, alpha=8.0)
+    tuning = tuning_for(method)
     made = make_objective(ObjectiveConfig(vocab_chunk=40, **objective), TABLE, EXPECTED)
     return Computation(MODEL, tuning, made, "float64", remat=True)
 
 
 def start(method="qlora"):
     """(trainable, frozen) in float64: adapters with a B that is not zero."""
-    tuning = FinetuneConfig(method=method, rank=4, alpha=8.0)
+    tuning = tuning_for(method)
     params = {path: 3 * w for path, w in jax.jit(lambda: init_params(MODEL, 0))().items()}
     put = functools.partial(freeze, tuning, dtype=jnp.float64)
     stored = {
@@ -86,12 +92,12 @@ def loss_of(compute, frozen, batch, weight):
     return loss
 
 
-def one_by_one(compute, trainable, frozen, batch):
+def one_by_one(compute, trainable, frozen, batch, key=None):
     """[T, ...]: a task alone in the objective with equal weights, times K."""
     one_hot = jnp.eye(TASKS)
 
     def term(trainable, mask):
-        run = gradients.measurer(compute, frozen)
+        run = gradients.measurer(compute, frozen, key)
         stats = gradients.measure_all(run, trainable, batch)
         counts = gradients.batch_counts(compute.objective, batch)
         objective = compute.objective._replace(alpha=mask)
@@ -118,8 +124,10 @@ def both(method="qlora", name="task_token_mean", normalization="batch", micro_ba
     trainable, frozen = start(method)
     batch = batch_of(micro_batches)
     run = jax.jit(functools.partial(gradients.task_gradients, compute))
-    stats, got = run(trainable, frozen, batch)
-    return stats, got, one_by_one(compute, trainable, frozen, batch), compute, frozen, trainable
+    key = gradients.step_key(compute, jnp.array(5))  # None but for what drops out
+    stats, got = run(trainable, frozen, batch, key)
+    want = one_by_one(compute, trainable, frozen, batch, key)
+    return stats, got, want, compute, frozen, trainable
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -130,8 +138,8 @@ def test_one_backward_gives_every_tasks_own_gradient(name):
     assert all(np.abs(leaf[3]).max() == 0 for leaf in jax.tree.leaves(got.rows))
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_dense_bases_and_full_training_too(method):
+@pytest.mark.parametrize("method", ["lora", "full", "dora"])
+def test_dense_bases_full_training_and_magnitudes_that_drop_out_too(method):
     _, got, want, *_ = both(method)
     assert worst(got.rows, want) < 1e-11  # norm scales of nearly no gradient among the full tree
 

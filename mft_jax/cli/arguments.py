@@ -26,9 +26,12 @@ def parse(command: str, doc: str, arguments: Sequence[str], values: flags.FlagVa
     try:
         rest = values([f"mft {command}", *arguments])
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        # A KeyError shows its message as a Python string; its argument is the message itself.
-        text = str(error.args[0] if error.args else error).replace("\n", " ")
-        raise MftError(f"{text}; see `mft {command} --help`") from error
+        # Errors come wrapped in one another, and a KeyError shows its message as a Python string.
+        text: object = error
+        while isinstance(text, Exception) and text.args:
+            text = text.args[0]
+        said = str(text).replace("\n", " ")
+        raise MftError(f"{said}; see `mft {command} --help`") from error
     except (OSError, SyntaxError, ImportError) as error:
         raise MftError(f"--config cannot be read: {error}") from error
     if len(rest) > 1:
