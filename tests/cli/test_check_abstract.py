@@ -30,6 +30,17 @@ LLAMA_70B = {
 }
 
 
+def rows(out):
+    """The table as {label: value}, folded lines joined."""
+    table, label = {}, ""
+    for line in out.splitlines():
+        cells = [cell.strip() for cell in line.strip("│").split("│")]
+        if line.startswith("│") and len(cells) == 2:
+            label = cells[0] or label
+            table[label] = f"{table[label]} {cells[1]}" if label in table else cells[1]
+    return table
+
+
 def sparse_checkpoint(folder, hf_config, shards):
     """Headers, and holes where the weights would be. Returns the bytes announced."""
     tiny_checkpoint(folder, "llama")
