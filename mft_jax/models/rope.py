@@ -122,4 +122,5 @@ def rotate(
         turned = jnp.stack(pairs, axis=-1).reshape(turned.shape)
     else:
         turned = jnp.concatenate(pairs, axis=-1)
-    return jnp.concatenate([turned.astype(x.dtype), rest], axis=-1)
+    turned = turned.astype(x.dtype)
+    return jnp.concatenate([turned, rest], axis=-1) if rest.shape[-1] else turned
