@@ -116,7 +116,13 @@ def build_machinery(config: TrainConfig, model: Model, mesh: Mesh, data: Data) -
     source, steps = config.model, config.loop.steps
     objective = make_objective(config.objective, tasks, data.expected_counts)
     compute = Computation(
-        model.config, model.finetune, objective, source.compute_dtype, source.remat, config.seed
+        model.config,
+        model.finetune,
+        objective,
+        source.compute_dtype,
+        source.remat,
+        config.seed,
+        sharding.placement(mesh),
     )
     balancer = _balancer(config, data)
     optimizer = optim.optimizer(config.optim, steps)

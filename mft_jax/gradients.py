@@ -28,7 +28,7 @@ from mft_jax.losses import (
     unit_counts,
 )
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import Params, bind
+from mft_jax.models.decoder import ANYWHERE, Params, Placement, bind
 from mft_jax.models.nll import next_token_nll
 from mft_jax.types import Batch, TaskSums
 
@@ -46,13 +46,19 @@ class Computation:
     dtype: str
     remat: bool
     seed: int = 0  # of dropout
+    placement: Placement = ANYWHERE
 
 
 def measure(compute: Computation, params: Params, batch: Batch) -> Statistics:
     """Statistics of a batch [B, L] under the combined parameters."""
     model, dtype = bind(compute.model, params), jnp.dtype(compute.dtype)
     hidden, router = model(
-        batch.tokens, batch.positions, batch.segment_ids, dtype=dtype, remat=compute.remat
+        batch.tokens,
+        batch.positions,
+        batch.segment_ids,
+        dtype=dtype,
+        remat=compute.remat,
+        placement=compute.placement,
     )
     chunk = compute.objective.vocab_chunk
     nll = next_token_nll(hidden, model.logit_head(), batch.targets, vocab_chunk=chunk)

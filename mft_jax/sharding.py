@@ -8,8 +8,9 @@ optimiser moments:
     heads, mlp, vocab     tensor
     layers, rank          on every device
 
-Codes and scales lie as the weight would; an adapter's `a` as the weight's input axis, `b` as its
-output axis. Scale rows that the mesh does not divide are kept whole on every device.
+Codes and scales lie as the weight would, and are gathered over `fsdp` layer by layer; an adapter's
+`a` lies as the weight's input axis, `b` as its output axis. Scale rows that the mesh does not
+divide are kept whole on every device.
 """
 
 import dataclasses
@@ -19,9 +20,9 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from mft_jax.models.decoder import logical_axes
+from mft_jax.models.decoder import ANYWHERE, Placement, logical_axes
 from mft_jax.types import MftError
-from mft_jax.weights.lora import LoraArray
+from mft_jax.weights.lora import LoraArray, TaskLoraArray
 from mft_jax.weights.quantized import IntArray, NF4Array
 
 RULES: dict[str | None, str | None] = {
@@ -109,6 +110,31 @@ def leaf_shardings(mesh: Mesh, path: str, leaf: Any) -> Any:
 
 def tree_shardings(mesh: Mesh, tree: dict[str, Any]) -> dict[str, Any]:
     return {path: leaf_shardings(mesh, path, leaf) for path, leaf in tree.items()}
+
+
+def placement(mesh: Mesh) -> Placement:
+    """Every device computes its own rows, and weights come to it: quantised ones as codes.
+
+    Left to itself the compiler keeps what lies over `fsdp` where it is and moves the activations
+    of all rows instead.
+    """
+    if mesh.size == 1:
+        return ANYWHERE
+    rows = batch_sharding(mesh)
+
+    def gathered(stored: NamedSharding) -> NamedSharding:
+        names = (None if name == "fsdp" else name for name in stored.spec)
+        return NamedSharding(mesh, PartitionSpec(*names))
+
+    def weight(path: str, leaf: Any) -> Any:
+        if isinstance(leaf, LoraArray | TaskLoraArray):
+            return dataclasses.replace(leaf, base=weight(path, leaf.base))
+        if not isinstance(leaf, NF4Array | IntArray):
+            return leaf
+        target = jax.tree.map(gathered, leaf_shardings(mesh, path, leaf))
+        return jax.lax.with_sharding_constraint(leaf, target)
+
+    return Placement(lambda x: jax.lax.with_sharding_constraint(x, rows), weight)
 
 
 def _sharding(

@@ -1,4 +1,8 @@
-"""Where every leaf lies on a mesh, and what is refused."""
+"""Where every leaf lies on a mesh, what is refused, and what travels between devices."""
+
+import functools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +10,19 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from mft_jax import sharding
+from mft_jax.composition import combine
+from mft_jax.finetune import FinetuneConfig, adapted_paths, freeze, trainable_shapes
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import logical_axes, param_shapes
-from mft_jax.sharding import MeshConfig, describe, leaf_shardings, make_mesh, tree_shardings
+from mft_jax.models.decoder import ANYWHERE, bind, logical_axes, param_shapes
+from mft_jax.sharding import (
+    MeshConfig,
+    batch_sharding,
+    describe,
+    leaf_shardings,
+    make_mesh,
+    placement,
+    tree_shardings,
+)
 from mft_jax.types import MftError
 from mft_jax.weights.quantized import quantize
 
@@ -92,3 +106,66 @@ def test_a_placed_tree_is_described_leaf_by_leaf(mesh):
         (f"{GATE}.codes", "(2, 128, 64)", "(None, 'fsdp', 'tensor')"),
         (f"{GATE}.group_scales", "(2, 2, 64)", "(None, 'fsdp', 'tensor')"),
     ]
+
+
+# What travels ------------------------------------------------------------------------------------
+
+ROWS, LENGTH = 8, 16
+MOVED = re.compile(
+    r"= (.*?) (?:all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
+)
+
+
+def moved(mesh, where):
+    """Every (dtype, shape) that devices exchange in a QLoRA step's forward and backward pass."""
+    tuning, shapes = FinetuneConfig(rank=4), param_shapes(CONFIG)
+    adapted = frozenset(adapted_paths(tuning, shapes))
+
+    def store(path, leaf):
+        one = functools.partial(freeze, tuning, path, dtype="bfloat16", adapted=adapted)
+        return jax.eval_shape(jax.vmap(one) if path.startswith("layers/") else one, leaf)
+
+    frozen = {path: store(path, leaf) for path, leaf in shapes.items()}
+    trees = [trainable_shapes(tuning, shapes), frozen]
+    placed = [
+        jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            tree,
+            tree_shardings(mesh, tree),
+        )
+        for tree in trees
+    ]
+    ids = jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32, sharding=batch_sharding(mesh))
+
+    def loss(trainable, frozen, ids):
+        model = bind(CONFIG, combine(tuning, trainable, frozen, "bfloat16"))
+        hidden = model(ids, ids, ids, dtype=jnp.bfloat16, placement=where(mesh))
+        return hidden.states.astype(jnp.float32).sum()
+
+    text = jax.jit(jax.grad(loss)).lower(*placed, ids).compile().as_text()
+    found = [
+        shape for kinds in MOVED.findall(text) for shape in re.findall(r"(\w+)\[(.*?)\]", kinds)
+    ]
+    return {(kind, tuple(map(int, shape.split(",")))) for kind, shape in found if shape}
+
+
+def of_other_rows(mesh, shapes):
+    """Activations as wide as the model, of more rows than a device has."""
+    own = ROWS // sharding.rows_divisor(mesh)
+    return {
+        (kind, s)
+        for kind, s in shapes
+        if len(s) > 2 and s[0] > own and s[1] == LENGTH and math.prod(s[2:]) >= CONFIG.width
+    }
+
+
+@pytest.mark.parametrize("sizes", [(1, 8, 1), (2, 4, 1)])
+def test_activations_stay_with_their_rows_and_frozen_weights_travel_as_codes(sizes):
+    mesh = make_mesh(MeshConfig(*sizes))
+    assert of_other_rows(
+        mesh, moved(mesh, lambda mesh: ANYWHERE)
+    )  # what the compiler does by itself
+    shapes = moved(mesh, placement)
+    assert not of_other_rows(mesh, shapes)
+    large = {kind for kind, shape in shapes if math.prod(shape) >= 64 * 64}
+    assert large and large <= {"u4", "u8"}, shapes

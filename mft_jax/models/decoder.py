@@ -6,6 +6,7 @@ do not grow with depth. A weight is anything that knows `x @ w` (see `mft_jax.we
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -60,6 +61,16 @@ class Hidden(NamedTuple):
     router: RouterSums | None
 
 
+class Placement(NamedTuple):
+    """Where things lie while a layer is computed; both functions return what they are given."""
+
+    rows: Callable[[Array], Array]  # activations [B, L, D]
+    weight: Callable[[str, Any], Any]  # what is stored at a path, without its layer axis
+
+
+ANYWHERE = Placement(lambda x: x, lambda path, leaf: leaf)
+
+
 class Decoder(nnx.Module):
     """Tokens to final hidden states; `logit_head` turns those into logits."""
 
@@ -84,9 +95,10 @@ class Decoder(nnx.Module):
         *,
         dtype: jax.typing.DTypeLike = jnp.float32,
         remat: bool = True,
+        placement: Placement = ANYWHERE,
     ) -> Hidden:
         config = self.config
-        x = self.embedding(tokens, dtype)
+        x = placement.rows(self.embedding(tokens, dtype))
         if config.embedding_scale != 1.0:
             x *= jnp.asarray(config.embedding_scale, x.dtype)
         if self.positions is not None:
@@ -98,12 +110,14 @@ class Decoder(nnx.Module):
         for name, layers in config.stacks.items():
             graph, weights = nnx.split(getattr(self, name))
 
-            def layer(x, item, graph=graph):
+            def layer(x, item, graph=graph, name=name):
                 weights, is_local = item
+                weights = _placed(placement, name, weights)
                 view = views[0]
                 if len(views) > 1:
                     view = jax.tree.map(functools.partial(jnp.where, is_local), views[1], view)
-                return nnx.merge(graph, weights)(x, view, real)
+                x, sums = nnx.merge(graph, weights)(x, view, real)
+                return placement.rows(x), sums
 
             # prevent_cse=False: inside a scan nothing can be merged across iterations anyway.
             body = jax.checkpoint(layer, prevent_cse=False) if remat else layer
@@ -117,6 +131,15 @@ class Decoder(nnx.Module):
         if self.head is None:
             return Head(self.embedding.base_table(), softcap=self.config.final_softcap)
         return self.head.as_head(self.config)
+
+
+def _placed(placement: Placement, name: str, weights: nnx.State) -> nnx.State:
+    """One layer's weights, as they are multiplied."""
+
+    def place(path: tuple[Any, ...], param: nnx.Variable) -> nnx.Variable:
+        return param.replace(placement.weight("/".join((name, *path)), param.get_value()))
+
+    return nnx.from_flat_state((path, place(path, p)) for path, p in nnx.to_flat_state(weights))
 
 
 def _view(
