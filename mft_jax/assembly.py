@@ -113,17 +113,8 @@ class Machinery:
 def build_machinery(config: TrainConfig, model: Model, mesh: Mesh, data: Data) -> Machinery:
     tasks = data.tokenized.tasks
     num_tasks = len(tasks)
-    source, steps = config.model, config.loop.steps
-    objective = make_objective(config.objective, tasks, data.expected_counts)
-    compute = Computation(
-        model.config,
-        model.finetune,
-        objective,
-        source.compute_dtype,
-        source.remat,
-        config.seed,
-        sharding.placement(mesh),
-    )
+    steps = config.loop.steps
+    compute = _computation(config, model, mesh, data)
     balancer = _balancer(config, data)
     optimizer = optim.optimizer(config.optim, steps)
     whole = sharding.replicated(mesh)
@@ -163,6 +154,18 @@ def build_machinery(config: TrainConfig, model: Model, mesh: Mesh, data: Data) -
         init_balancer=jax.jit(
             functools.partial(balancer.init, num_tasks), out_shardings=where.balancer
         ),
+    )
+
+
+def _computation(config: TrainConfig, model: Model, mesh: Mesh, data: Data) -> Computation:
+    return Computation(
+        model=model.config,
+        finetune=model.finetune,
+        objective=make_objective(config.objective, data.tokenized.tasks, data.expected_counts),
+        dtype=config.model.compute_dtype,
+        remat=config.model.remat,
+        seed=config.seed,
+        placement=sharding.placement(mesh),
     )
 
 
