@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from mft_jax.types import MftError
+
 
 @dataclasses.dataclass(frozen=True)
 class Rope:
@@ -41,6 +43,18 @@ class Rope:
     long_factors: tuple[float, ...] = ()
     amplitude: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.theta <= 1:
+            raise MftError(f"rope.theta={self.theta:g}; expected a base above 1: angles fall by it")
+        if not 0 < self.fraction <= 1:
+            raise MftError(f"rope.fraction={self.fraction:g}; expected a share of at most 1")
+        low, high = self.low_frequency_factor, self.high_frequency_factor
+        if not low < high:
+            raise MftError(
+                f"rope.low_frequency_factor={low:g}; expected less than high_frequency_factor="
+                f"{high:g}: the ramp goes from one to the other"
+            )
+
 
 def frequencies(rope: Rope, width: int) -> Float[np.ndarray, "S half"]:
     """Angle per position of every pair of `width` channels; two rows for longrope, else one."""
@@ -60,7 +74,7 @@ def frequencies(rope: Rope, width: int) -> Float[np.ndarray, "S half"]:
                 _pair_that_turns(rope, width, n) for n in (rope.beta_fast, rope.beta_slow)
             )
             first, last = max(math.floor(first), 0), min(math.ceil(last), width - 1)
-            steps = max(last - first, 0.001)
+            steps = (last - first) or 0.001
             kept = 1 - np.clip((np.arange(width // 2) - first) / steps, 0, 1)
             scaled = _blend(plain, rope.factor, kept)
         case "longrope":

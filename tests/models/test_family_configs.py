@@ -1,5 +1,7 @@
 """config.json, read: absent keys mean what transformers means, and bad ones are all named."""
 
+import contextlib
+import copy
 import dataclasses
 
 import pytest
@@ -11,10 +13,10 @@ PUBLISHED = [name for name, family in FAMILIES.items() if family.reference == "t
 # Absent there, these stand for a model of the published size, which no checkpoint leaves to chance.
 SIZES = {
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
-    *("num_attention_heads", "max_position_embeddings", "moe_intermediate_size", "num_experts"),
-    *("num_experts_per_tok", "shared_expert_intermediate_size", "num_local_experts"),
-    *("n_embd", "n_layer", "n_head", "n_positions", "n_inner", "kv_lora_rank", "v_head_dim"),
-    *("qk_nope_head_dim", "qk_rope_head_dim", "n_routed_experts", "head_dim"),
+    *("num_attention_heads", "moe_intermediate_size", "num_experts", "num_experts_per_tok"),
+    *("shared_expert_intermediate_size", "num_local_experts"),
+    *("n_embd", "n_layer", "n_head", "n_inner", "kv_lora_rank", "v_head_dim"),
+    *("qk_nope_head_dim", "qk_rope_head_dim", "n_routed_experts"),
 }
 
 
@@ -56,14 +58,14 @@ def test_several_faults_are_named_at_once(name):
         ("llama", {"num_key_value_heads": 0}, "num_key_value_heads=0; expected a whole number"),
         ("llama", {"num_key_value_heads": 3}, "multiple of num_kv_heads=3"),
         ("llama", {"head_dim": "16"}, "head_dim='16'; expected a whole number"),
-        ("llama", {"rms_norm_eps": -1}, "rms_norm_eps=-1; expected a number above 0"),
+        ("llama", {"rms_norm_eps": -1}, "rms_norm_eps=-1; expected a finite number above 0"),
         ("llama", {"tie_word_embeddings": "no"}, "expected true or false"),
         ("llama", {"rope_scaling": "linear"}, "expected settings by name"),
         ("llama", {"rope_scaling": {"type": "linear"}}, "'linear' has no 'factor'"),
         ("llama", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "of type 'dynamic'"),
         ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "no 'low_freq_factor'"),
         ("llama", {"rope_scaling": {"type": "linear", "factor": -2}}, "factor=-2; expected"),
-        ("llama", {"rope_theta": "x"}, "rope_theta='x'; expected a number above 0"),
+        ("llama", {"rope_theta": "x"}, "rope_theta='x'; expected a finite number above 0"),
         (
             "llama",
             {"rope_scaling": {"type": "yarn", "factor": 2.0, "truncate": False}},
@@ -71,6 +73,31 @@ def test_several_faults_are_named_at_once(name):
         ),
         ("phi3", {"rope_scaling": {"type": "longrope", "short_factor": [1.0],
                                    "long_factor": [1.0]}}, "expected 8: one for every pair"),
+        ("llama", {"vocab_size": None}, "vocab_size=None; expected a whole number of at least 1"),
+        ("llama", {"rms_norm_eps": float("inf")}, "rms_norm_eps=inf; expected a finite number"),
+        ("llama", {"rope_theta": 10**400}, "expected a finite number above 0"),
+        ("llama", {"rope_theta": 1}, "rope.theta=1; expected a base above 1"),
+        ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0,
+                                    "high_freq_factor": 1.0}}, "low_frequency_factor=4; expected"),
+        ("phi3", {"partial_rotary_factor": 1.5}, "rope.fraction=1.5; expected a share"),
+        ("phi3", {"original_max_position_embeddings": 1,
+                  "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 8,
+                                   "long_factor": [1.0] * 8}}, "a whole number of at least 2"),
+        ("phi3", {"rope_scaling": {"type": "su", "short_factor": [1.0] * 8,
+                                   "long_factor": [float("nan")] * 8}}, "a list of finite numbers"),
+        ("mistral", {"sliding_window": 0}, "sliding_window=0; expected a whole number"),
+        ("qwen2", {"layer_types": ["sliding_attention"] * 2}, "there is no window"),
+        ("qwen2_moe", {"layer_types": ["sliding_attention"] * 2}, "there is no window"),
+        ("gpt_neox", {"rope_theta": 5e5}, "expected None or 10000.0: the base is"),
+        ("gpt_neox", {"partial_rotary_factor": 0.5}, "expected None or 0.25"),
+        ("gpt_neox", {"head_dim": 32}, "head_dim=32; expected None or 16"),
+        ("gemma", {"hidden_act": "relu"}, "hidden_act='relu'; expected"),
+        ("gemma", {"hidden_activation": "gelu"}, "hidden_activation='gelu'; expected"),
+        ("gemma2", {"sliding_window": None}, "sliding_window=None; expected a whole number"),
+        ("gemma3_text", {"attn_logit_softcapping": 5.0}, "scores are not capped"),
+        ("gemma3_text", {"rope_parameters": {"rope_type": "default"}}, "names rope_type; expected"),
+        ("gemma3_text", {"rope_scaling": {"type": "linear", "factor": 8.0}}, "by `rope_type`"),
+        ("deepseek_v2", {"partial_rotary_factor": 0.5}, "fraction=True (expected False)"),
         ("phi", {"hidden_act": ["gelu"]}, "hidden_act=['gelu']; expected one of"),
         ("mistral", {"sliding_window": "8"}, "sliding_window='8'; expected a whole number"),
         ("gemma2", {"layer_types": ["full_attention"]}, "for each layer"),
@@ -95,6 +122,76 @@ def test_null_switches_off_what_is_on_where_it_is_absent():
     assert read("gemma2", **capped).attention_softcap == 0
     assert read("gemma2", **dict.fromkeys(capped, "absent")).final_softcap == 30.0
     assert read("starcoder2", tie_word_embeddings="absent").tied_head
+    windows = {"use_sliding_window": True, "max_window_layers": 1}
+    assert read("qwen2", **windows).window == 4096
+    assert read("qwen2", **windows, sliding_window=None).window == 0
+
+
+ROPE = ("rope_theta", "partial_rotary_factor", "rope_parameters", "rope_scaling")
+OTHERS = (None, [], [["x"]], {}, "x", True, 0, 1, -1, 0.5, float("inf"), float("nan"), 10**400)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_whatever_a_key_holds_it_is_read_or_named(name):
+    family = FAMILIES[name]
+    for variant in family.tiny:
+        hf = family.tiny_config(variant)
+        nested = hf.get("rope_scaling") or {}
+        changes = [{key: value} for key in {*hf, "layer_types", *ROPE} for value in OTHERS]
+        changes += [{"rope_scaling": {**nested, k: v}} for k in {*nested, "type"} for v in OTHERS]
+        for change in changes:
+            with contextlib.suppress(MftError):
+                family.read_config(hf | change)
+
+
+LINEAR = {"rope_type": "linear", "factor": 4.0}
+YARN = {"rope_type": "yarn", "factor": 4.0}
+LONGROPE = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+OTHER_THETA = {"rope_type": "default", "rope_theta": 5e5}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("llama", {"rope_scaling": LINEAR, "rope_parameters": OTHER_THETA}),
+        ("llama", {"rope_scaling": {}, "rope_parameters": OTHER_THETA}),
+        ("llama", {"rope_scaling": YARN, "max_position_embeddings": "absent"}),
+        ("deepseek_v2", {"rope_scaling": YARN, "rope_parameters": OTHER_THETA}),
+        ("phi3", {"rope_scaling": LONGROPE | {"original_max_position_embeddings": 64}}),
+        ("gemma", {"hidden_act": "gelu", "hidden_activation": None}),
+        ("gpt_neox", {"rope_theta": 10000, "partial_rotary_factor": 0.25}),
+        ("gpt_neox", {"rope_parameters": OTHER_THETA}),
+        ("gemma3_text", {"layer_types": "absent", "_sliding_window_pattern": 2}),
+        (
+            "gemma3_text",
+            {
+                "rope_parameters": {"full_attention": OTHER_THETA, "sliding_attention": None},
+                "rope_local_base_freq": 500.0,
+            },
+        ),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": None, "max_window_layers": 0}),
+    ],
+)
+def test_settings_mean_what_transformers_makes_of_them(name, changes):
+    pytest.importorskip("transformers")
+    from transformers import AutoConfig
+
+    hf = FAMILIES[name].tiny_config() | changes
+    hf = copy.deepcopy({k: v for k, v in hf.items() if v != "absent" and k != "dtype"})
+    got = FAMILIES[name].read_config(hf)  # first: transformers writes into what it is given
+    whole = AutoConfig.for_model(hf.pop("model_type"), **hf).to_dict()
+    assert got == FAMILIES[name].read_config(whole)
+
+
+def test_the_original_length_at_the_top_level_counts_before_that_of_the_scaling():
+    scaling = YARN | {"original_max_position_embeddings": 64}
+    config = read("llama", rope_scaling=scaling, original_max_position_embeddings=32)
+    assert config.rope.original_positions == 32
+
+
+def test_absent_head_dim_is_a_share_of_the_width_where_the_family_has_no_other():
+    assert read("qwen3_moe", head_dim="absent").head_width == 16
+    assert read("qwen3", head_dim="absent").head_width == 128
 
 
 def test_both_ways_to_write_rotary_settings_mean_the_same():

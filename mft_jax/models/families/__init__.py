@@ -4,7 +4,8 @@ A new family takes one file here and one line below:
 
 1. Find its `config.json`, its tensors' names and its published forward pass.
 2. `read(keys)` returns the keyword arguments of `ModelConfig`: `keys.size` for what must be there,
-   `keys.get` for what may be, `keys.refuse` for every setting that would be computed wrongly.
+   `keys.get` for what may be, `keys.otherwise` for what transformers takes instead,
+   `keys.refuse` for every setting that would be computed wrongly.
 3. `NAMES` maps our modules to HF's, `{layer}` and `{expert}` standing for numbers. Start from
    `GATED_NAMES`; whatever the config asks for must have a name.
 4. A capability that is missing goes into `ModelConfig`, its combinations into `combinations`.

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -13,6 +14,14 @@ from mft_jax.models.decoder import param_shapes
 from mft_jax.types import MftError
 
 Layout = Literal["same", "transposed"]
+LIMIT = 2**31  # places and sizes are counted in int32
+
+
+def is_positive(value: Any) -> bool:
+    """Whether it is a finite number above 0 (a JSON integer may be too large for a float)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return 0 < value <= sys.float_info.max
 
 
 class Keys:
@@ -23,29 +32,35 @@ class Keys:
         self.problems: list[str] = []
 
     def size(self, key: str) -> int:
-        """A positive whole number that must be there."""
+        """A positive whole number that must be there, and not as null."""
         if key not in self.hf:
             return self._wrong(f"no {key!r}; expected a positive whole number", 2)
-        return self.count(key, 2, least=1)
+        return self._whole(key, self.hf[key], least=1, stand_in=2)
 
     def count(self, key: str, default: int, *, least: int = 0) -> int:
         """A whole number; `default` where the key is absent or null."""
-        value = self.get(key, default)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= least:
-            return value
-        return self._wrong(f"{key}={value!r}; expected a whole number of at least {least}", default)
+        return self._whole(key, self.get(key, default), least=least, stand_in=default)
 
     def unless_null(self, key: str, default: int) -> int:
-        """The same where null means "none" (0), and only an absent key the default."""
-        return 0 if key in self.hf and self.hf[key] is None else self.count(key, default)
+        """A size where null means "none" (0), and only an absent key the default."""
+        if key not in self.hf:
+            return default
+        return 0 if self.hf[key] is None else self.size(key)
 
-    def number(self, key: str, default: float, within: Mapping[str, Any] | None = None) -> float:
-        """A positive number of the config, or of a part of it."""
-        value = (self.hf if within is None else within).get(key)
-        value = default if value is None else value
-        if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+    def _whole(self, key: str, value: Any, *, least: int, stand_in: int) -> int:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if whole and least <= value < LIMIT:
+            return value
+        return self._wrong(
+            f"{key}={value!r}; expected a whole number of at least {least}, below 2**31", stand_in
+        )
+
+    def number(self, key: str, default: float) -> float:
+        """A positive finite number; `default` where the key is absent or null."""
+        value = self.get(key, default)
+        if is_positive(value):
             return float(value)
-        return self._wrong(f"{key}={value!r}; expected a number above 0", default)
+        return self._wrong(f"{key}={value!r}; expected a finite number above 0", default)
 
     def flag(self, key: str, default: bool) -> bool:
         value = self.get(key, default)
@@ -59,6 +74,10 @@ class Keys:
         if isinstance(value, dict):
             return value
         return self._wrong(f"{key}={value!r}; expected settings by name", {})
+
+    def part(self, key: str) -> "Keys":
+        """The same to be read; problems come to the same list."""
+        return self._other(self.mapping(key))
 
     def get(self, key: str, default: Any) -> Any:
         """`default` where the key is absent or null."""
@@ -86,13 +105,22 @@ class Keys:
 
     def but(self, **changes: Any) -> "Keys":
         """The same config with other values; problems come to the same list."""
-        other = Keys({**self.hf, **changes})
+        return self._other({**self.hf, **changes})
+
+    def otherwise(self, **defaults: Any) -> "Keys":
+        """The same config with values for keys that it lacks: transformers' own, of the family.
+        A null stays, since it may mean something else or nothing."""
+        return self._other({**defaults, **self.hf})
+
+    def _other(self, hf: Mapping[str, Any]) -> "Keys":
+        other = Keys(hf)
         other.problems = self.problems
         return other
 
     def finish(self) -> None:
-        if self.problems:
-            raise MftError("config.json cannot be used:\n  " + "\n  ".join(self.problems))
+        if self.problems:  # what is read twice is named once
+            named = "\n  ".join(dict.fromkeys(self.problems))
+            raise MftError(f"config.json cannot be used:\n  {named}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +162,8 @@ class Family:
                has no modelling file
     models     which checkpoints it covers, and `notes` what to know of them, for the support table
     tiny       small HF configs by variant, the first called ""
-    experts_in_peft: whether peft loads adapters of experts, which transformers holds as one tensor
+    lost_in_peft: paths whose adapters peft does not load, as a regular expression. transformers
+               holds experts as one tensor, and peft looks for theirs by model type and name
     """
 
     name: str
@@ -146,7 +175,7 @@ class Family:
     notes: str = ""
     reference: Literal["transformers", "numpy"] = "transformers"
     ignored: tuple[str, ...] = ("rotary_emb.inv_freq",)
-    experts_in_peft: bool = False
+    lost_in_peft: str = ""
 
     def read_config(self, hf: Mapping[str, Any]) -> ModelConfig:
         keys = Keys(hf)
@@ -213,23 +242,19 @@ GATED_NAMES: Mapping[str, str] = {
 }
 
 
-def read_gated(
-    keys: Keys, *, kv_heads: int = 0, epsilon: float = 1e-6, tied: bool = False
-) -> dict[str, Any]:
+def read_gated(keys: Keys, *, epsilon: float = 1e-6, tied: bool = False) -> dict[str, Any]:
     """What the gated decoders with root-mean-square norms share. The defaults are those that
-    transformers' config class of the family has for a key that is absent; `kv_heads` 0: all."""
+    transformers' config class of the family has for a key that is absent or null; `keys` brings
+    those of keys whose null means something else."""
     keys.refuse("hidden_act", ("silu",), "the feed-forward is gated by silu")
     num_heads, width = keys.size("num_attention_heads"), keys.size("hidden_size")
-    null = "num_key_value_heads" in keys.hf and keys.hf["num_key_value_heads"] is None
     return {
         "vocab_size": keys.size("vocab_size"),
         "width": width,
         "mlp_width": keys.size("intermediate_size"),
         "num_layers": keys.size("num_hidden_layers"),
         "num_heads": num_heads,
-        "num_kv_heads": num_heads
-        if null
-        else keys.count("num_key_value_heads", kv_heads or num_heads, least=1),
+        "num_kv_heads": keys.count("num_key_value_heads", num_heads, least=1),
         "head_width": keys.count("head_dim", max(width // num_heads, 1), least=1),
         "max_positions": keys.size("max_position_embeddings"),
         "norm_epsilon": keys.number("rms_norm_eps", epsilon),
@@ -239,23 +264,26 @@ def read_gated(
 
 def read_window(keys: Keys, num_layers: int) -> dict[str, Any]:
     """`use_sliding_window`: the layers from `max_window_layers` on, or those in `layer_types`."""
-    if not keys.flag("use_sliding_window", False):
-        return {}
+    used = keys.flag("use_sliding_window", False)
+    window = keys.unless_null("sliding_window", 4096) if used else 0
     first = keys.count("max_window_layers", 28)
-    local = read_layer_types(keys, [layer >= first for layer in range(num_layers)])
-    window = keys.count("sliding_window", 4096, least=1)
+    local = read_layer_types(keys, [window > 0 and layer >= first for layer in range(num_layers)])
+    if any(local) and not window:
+        keys.problems.append(
+            "layer_types names 'sliding_attention', but there is no window; expected "
+            "use_sliding_window=True and a sliding_window"
+        )
     return {"window": window, "window_layers": local} if any(local) else {}
 
 
 def read_layer_types(keys: Keys, otherwise: list[bool]) -> tuple[bool, ...]:
     """Which layers look through the window: by `layer_types`, or else `otherwise`."""
-    kinds = {"sliding_attention": True, "full_attention": False}
-    types = keys.get("layer_types", None)
-    if types is None:
-        return tuple(otherwise)
-    if not isinstance(types, list) or len(types) != len(otherwise) or not set(types) <= set(kinds):
+    local, everywhere = kinds = ("sliding_attention", "full_attention")
+    types = keys.get("layer_types", [local if window else everywhere for window in otherwise])
+    fits = isinstance(types, list) and len(types) == len(otherwise)
+    if not fits or any(kind not in kinds for kind in types):
         keys.problems.append(
             f"layer_types={types!r}; expected one of {', '.join(kinds)} for each layer"
         )
         return tuple(otherwise)
-    return tuple(kinds[kind] for kind in types)
+    return tuple(kind == local for kind in types)

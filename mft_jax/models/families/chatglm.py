@@ -3,7 +3,7 @@
 from typing import Any
 
 from mft_jax.models.families.base import Family, Keys
-from mft_jax.models.rope import Rope
+from mft_jax.models.families.rotary import rope
 
 
 def _read(keys: Keys) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def _read(keys: Keys) -> dict[str, Any]:
         "head_width": keys.size("kv_channels"),
         "max_positions": keys.size("seq_length"),
         "norm_epsilon": keys.number("layernorm_epsilon", 1e-5),
-        "rope": Rope(theta=theta, fraction=0.5, interleaved=True),
+        "rope": rope(keys, theta=theta, fraction=0.5, interleaved=True),
         "qkv": "packed",
         "qkv_bias": keys.flag("add_qkv_bias", False),
         "mlp": "packed_gated",

@@ -4,10 +4,11 @@ from typing import Any
 
 from mft_jax.models.config import Experts, Latent
 from mft_jax.models.families.base import GATED_NAMES, LAYER, SIZES, Family, Keys, read_gated
-from mft_jax.models.families.rotary import read_rope, yarn_magnitude
+from mft_jax.models.families.rotary import read_rope, rope_part, yarn_magnitude
 
 
 def _read(keys: Keys) -> dict[str, Any]:
+    keys = keys.otherwise(max_position_embeddings=2048)
     keys.refuse("attention_bias", (None, False), "biases in attention")
     keys.refuse("mlp_bias", (None, False), "biases in the feed-forward")
     keys.refuse("norm_topk_prob", (None, False), "weights of experts are not renormalised")
@@ -34,9 +35,8 @@ def _read(keys: Keys) -> dict[str, Any]:
         dense_layers=keys.count("first_k_dense_replace", 0),
     )
     head_width = latent.plain_width + latent.rope_width
-    rope = read_rope(keys, interleaved=True, fraction=1.0)
-    nested = keys.mapping("rope_parameters") or keys.mapping("rope_scaling")
-    weight = keys.number("mscale_all_dim", 1.0, nested) if nested.get("mscale_all_dim") else 0.0
+    rope, nested = read_rope(keys, interleaved=True), rope_part(keys)
+    weight = nested.number("mscale_all_dim", 1.0) if nested.get("mscale_all_dim", 0) else 0.0
     growth = yarn_magnitude(rope.factor, weight)
     settings = read_gated(keys.but(head_dim=head_width))
     return {
@@ -94,6 +94,7 @@ DEEPSEEK_V2 = Family(
         **{f"layers/mlp/shared/{x}": f"{SHARED}.{x}_proj" for x in ("gate", "up", "down")},
         **{f"first_layers/mlp/{x}": f"{LAYER}.mlp.{x}_proj" for x in ("gate", "up", "down")},
     },
+    lost_in_peft=r"\w+/mlp/.+/kernel",
     models="DeepSeek-V2, V2-Lite, DeepSeek-Coder-V2",
     notes="`yarn`; balance losses per sequence or device of the original are not computed",
     tiny={

@@ -13,22 +13,24 @@ from mft_jax.models.families.base import (
 )
 from mft_jax.models.families.gpt_bigcode import ACTIVATIONS
 from mft_jax.models.families.rotary import read_rope
-from mft_jax.models.rope import Rope
+
+TANH = (None, *(name for name, meaning in ACTIVATIONS.items() if meaning == "gelu_tanh"))
 
 
-def _read(keys: Keys, kv_heads: int = 16, theta: float = 10000.0, part: str = "") -> dict[str, Any]:
+def _read(keys: Keys, theta: float = 10000.0) -> dict[str, Any]:
+    keys = keys.otherwise(max_position_embeddings=8192, num_key_value_heads=16, head_dim=256)
     keys.refuse("attention_bias", (None, False), "biases in attention")
     keys.refuse("use_bidirectional_attention", (None, False), "attention is causal")
     # Checkpoints of Gemma 1 say "gelu" in `hidden_act` and mean the tanh form.
-    named = keys.get("hidden_activation", None)
-    activation = keys.choose("hidden_activation", ACTIVATIONS) if named else "gelu_tanh"
-    settings = read_gated(keys.but(hidden_act="silu"), kv_heads=kv_heads, tied=True)
+    keys.refuse("hidden_act", (*TANH, "gelu"), "the feed-forward is gated by GELU's tanh form")
+    keys.refuse("hidden_activation", TANH, "the feed-forward is gated by GELU's tanh form")
+    settings = read_gated(keys.but(hidden_act="silu"), tied=True)
     return {
         **settings,
-        "head_width": keys.count("head_dim", 256, least=1),
-        "rope": read_rope(keys, theta=theta, part=part),
+        "head_width": keys.size("head_dim"),
+        "rope": read_rope(keys, theta=theta),
         "norm_offset": True,
-        "activation": activation,
+        "activation": "gelu_tanh",
         "embedding_scale": settings["width"] ** 0.5,
     }
 
@@ -38,8 +40,12 @@ def _softcap(keys: Keys, key: str, default: float) -> float:
     return 0.0 if off or not (default or key in keys.hf) else keys.number(key, default)
 
 
-def _read2(keys: Keys, softcaps: tuple[float, float] = (50.0, 30.0), **rope: Any) -> dict[str, Any]:
-    settings = _read(keys, kv_heads=4, **rope)
+def _read2(
+    keys: Keys, softcaps: tuple[float, float] = (50.0, 30.0), theta: float = 10000.0
+) -> dict[str, Any]:
+    # Null is refused, as in transformers: some layers always look through a window.
+    keys = keys.otherwise(num_key_value_heads=4, sliding_window=4096)
+    settings = _read(keys, theta)
     every_other = [not layer % 2 for layer in range(settings["num_layers"])]
     return {
         **settings,
@@ -47,24 +53,42 @@ def _read2(keys: Keys, softcaps: tuple[float, float] = (50.0, 30.0), **rope: Any
         "attention_scale": keys.number("query_pre_attn_scalar", 256.0) ** -0.5,
         "attention_softcap": _softcap(keys, "attn_logit_softcapping", softcaps[0]),
         "final_softcap": _softcap(keys, "final_logit_softcapping", softcaps[1]),
-        "window": keys.count("sliding_window", 4096, least=1),
+        "window": keys.size("sliding_window"),
         "window_layers": read_layer_types(keys, every_other),
     }
 
 
+KINDS = ("full_attention", "sliding_attention")
+
+
+def _by_kind(keys: Keys) -> tuple[Keys, Keys]:
+    """The config for full and for local layers. `rope_scaling` speaks of the full ones, on top of
+    their part of `rope_parameters`."""
+    parts = keys.part("rope_parameters")
+    if stray := sorted(parts.hf.keys() - KINDS):
+        keys.problems.append(
+            f"rope_parameters names {', '.join(stray)}; expected nothing but {', '.join(KINDS)}: "
+            "each kind of layers has its own rotation"
+        )
+    full, local = (parts.mapping(kind) for kind in KINDS)
+    scaling = keys.part("rope_scaling")
+    why = "transformers knows it by `rope_type` alone"
+    scaling.refuse("type", (scaling.get("rope_type", None),), why)
+    base = keys.get("rope_local_base_freq", None)
+    return (
+        keys.but(rope_parameters={**full, **scaling.hf}, rope_scaling=None),
+        keys.but(rope_parameters=local, rope_scaling=None, rope_theta=base),
+    )
+
+
 def _read3(keys: Keys) -> dict[str, Any]:
-    settings = _read2(keys, softcaps=(0.0, 0.0), theta=1e6, part="full_attention")
-    every = keys.count("sliding_window_pattern", keys.count("_sliding_window_pattern", 6), least=1)
+    keys, local = _by_kind(keys.otherwise(max_position_embeddings=131072))
+    keys.refuse("attn_logit_softcapping", (None,), "scores are not capped")
+    settings = _read2(keys, softcaps=(0.0, 0.0), theta=1e6)
+    every = keys.count("sliding_window_pattern", 6, least=1)
     five_of_six = [bool((layer + 1) % every) for layer in range(settings["num_layers"])]
     settings["window_layers"] = read_layer_types(keys, five_of_six)
-    local = Rope(theta=keys.number("rope_local_base_freq", 10000.0))
-    if "rope_parameters" in keys.hf:
-        local = read_rope(keys, part="sliding_attention")
-    return {
-        **settings,
-        "qk_norm": True,
-        "local_rope": local,
-    }
+    return {**settings, "qk_norm": True, "local_rope": read_rope(local)}
 
 
 GEMMA_SIZES = {

@@ -13,6 +13,7 @@ ACTIVATIONS = {
 
 
 def _read(keys: Keys) -> dict[str, Any]:
+    keys = keys.otherwise(n_positions=1024)
     keys.refuse("scale_attn_weights", (None, True), "scores are divided by sqrt(head width)")
     keys.refuse("add_cross_attention", (None, False), "this is a decoder alone")
     width, num_heads = keys.size("n_embd"), keys.size("n_head")

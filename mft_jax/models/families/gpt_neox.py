@@ -8,10 +8,19 @@ from mft_jax.models.families.rotary import read_rope
 
 
 def _read(keys: Keys) -> dict[str, Any]:
+    keys = keys.otherwise(max_position_embeddings=2048)
     width, num_heads = keys.size("hidden_size"), keys.size("num_attention_heads")
     biases = keys.flag("attention_bias", True)
-    theta = keys.number("rotary_emb_base", 10000.0)
-    turned = keys.number("rotary_pct", 0.25)
+    head_width = max(width // num_heads, 1)
+    # The names of other families are known to transformers inside of `rope_parameters` alone.
+    rope = read_rope(
+        keys.but(rope_theta=None, partial_rotary_factor=None),
+        theta=keys.number("rotary_emb_base", 10000.0),
+        turned=keys.number("rotary_pct", 0.25),
+    )
+    keys.refuse("rope_theta", (None, rope.theta), "the base is `rotary_emb_base`")
+    keys.refuse("partial_rotary_factor", (None, rope.fraction), "the share is `rotary_pct`")
+    keys.refuse("head_dim", (None, head_width), "a head has its share of `hidden_size`")
     return {
         "vocab_size": keys.size("vocab_size"),
         "width": width,
@@ -19,11 +28,11 @@ def _read(keys: Keys) -> dict[str, Any]:
         "num_layers": keys.size("num_hidden_layers"),
         "num_heads": num_heads,
         "num_kv_heads": num_heads,
-        "head_width": max(width // num_heads, 1),
+        "head_width": head_width,
         "max_positions": keys.size("max_position_embeddings"),
         "norm": "layer",
         "norm_epsilon": keys.number("layer_norm_eps", 1e-5),
-        "rope": read_rope(keys, theta=theta, turned=turned),
+        "rope": rope,
         "qkv": "packed_by_head",
         "qkv_bias": biases,
         "out_bias": biases,

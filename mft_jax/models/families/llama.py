@@ -7,6 +7,7 @@ from mft_jax.models.families.rotary import read_rope
 
 
 def _read(keys: Keys) -> dict[str, Any]:
+    keys = keys.otherwise(max_position_embeddings=2048)
     biases = keys.flag("attention_bias", False)
     return {
         **read_gated(keys),

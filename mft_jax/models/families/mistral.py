@@ -6,14 +6,18 @@ from mft_jax.models.config import Experts
 from mft_jax.models.families.base import GATED_NAMES, LAYER, SIZES, Family, Keys, read_gated
 from mft_jax.models.families.rotary import read_rope
 
+ABSENT = {"max_position_embeddings": 131072, "num_key_value_heads": 8}
+
 
 def _read(keys: Keys) -> dict[str, Any]:
+    keys = keys.otherwise(**ABSENT)
     window = keys.unless_null("sliding_window", 4096)
-    return {**read_gated(keys, kv_heads=8), "rope": read_rope(keys), "window": window}
+    return {**read_gated(keys), "rope": read_rope(keys), "window": window}
 
 
 def _read_experts(keys: Keys) -> dict[str, Any]:
-    settings = read_gated(keys, kv_heads=8, epsilon=1e-5)
+    keys = keys.otherwise(**ABSENT)
+    settings = read_gated(keys, epsilon=1e-5)
     settings["rope"] = read_rope(keys, theta=1e6)
     settings["window"] = keys.unless_null("sliding_window", 0)
     experts = Experts(
@@ -52,6 +56,5 @@ MIXTRAL = Family(
     names=EXPERT_NAMES,
     models="Mixtral 8x7B, 8x22B",
     notes="sliding window",
-    experts_in_peft=True,
     tiny={"": WITH_EXPERTS, "window": {**WITH_EXPERTS, "sliding_window": 8}},
 )

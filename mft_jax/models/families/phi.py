@@ -8,6 +8,7 @@ from mft_jax.models.families.rotary import read_rope
 
 
 def _read(keys: Keys) -> dict[str, Any]:
+    keys = keys.otherwise(max_position_embeddings=2048)
     keys.refuse("qk_layernorm", (None, False), "norms of queries and keys")
     activation = keys.choose("hidden_act", ACTIVATIONS, "gelu_new")
     return {

@@ -7,6 +7,10 @@ from mft_jax.models.families.rotary import read_rope
 
 
 def _read(keys: Keys) -> dict[str, Any]:
+    keys = keys.otherwise(
+        max_position_embeddings=4096,
+        original_max_position_embeddings=4096,  # counts before that in `rope_scaling`
+    )
     return {
         **read_gated(keys, epsilon=1e-5),
         "rope": read_rope(keys),

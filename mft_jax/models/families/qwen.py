@@ -3,7 +3,7 @@
 from typing import Any
 
 from mft_jax.models.families.base import Family, Keys
-from mft_jax.models.rope import Rope
+from mft_jax.models.families.rotary import rope
 
 
 def _read(keys: Keys) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def _read(keys: Keys) -> dict[str, Any]:
         "head_width": keys.size("kv_channels"),
         "max_positions": keys.size("seq_length"),
         "norm_epsilon": keys.number("layer_norm_epsilon", 1e-6),
-        "rope": Rope(theta=keys.number("rotary_emb_base", 10000.0)),
+        "rope": rope(keys, theta=keys.number("rotary_emb_base", 10000.0)),
         "qkv": "packed",
         "bounded": True,
         "qkv_bias": True,

@@ -16,7 +16,8 @@ from mft_jax.models.families.rotary import read_rope
 
 
 def _read(keys: Keys) -> dict[str, Any]:
-    settings = {**read_gated(keys, kv_heads=32), "rope": read_rope(keys), "qkv_bias": True}
+    keys = keys.otherwise(max_position_embeddings=32768, num_key_value_heads=32)
+    settings = {**read_gated(keys), "rope": read_rope(keys), "qkv_bias": True}
     return settings | read_window(keys, settings["num_layers"])
 
 
@@ -26,6 +27,7 @@ def every_layer_sparse(keys: Keys) -> None:
 
 
 def _read_moe(keys: Keys) -> dict[str, Any]:
+    keys = keys.otherwise(max_position_embeddings=32768, num_key_value_heads=16)
     every_layer_sparse(keys)
     keys.refuse("use_sliding_window", (None, False), "windows in layers with experts")
     experts = Experts(
@@ -37,8 +39,8 @@ def _read_moe(keys: Keys) -> dict[str, Any]:
         shared_gate=True,
     )
     biases = keys.flag("qkv_bias", True)
-    settings = {**read_gated(keys, kv_heads=16), "rope": read_rope(keys), "experts": experts}
-    return {**settings, "qkv_bias": biases}
+    settings = {**read_gated(keys), "rope": read_rope(keys), "experts": experts}
+    return {**settings, "qkv_bias": biases} | read_window(keys, settings["num_layers"])
 
 
 EXPERT = f"{LAYER}.mlp.experts.{{expert}}"
@@ -85,6 +87,7 @@ QWEN2_MOE = Family(
     architecture="Qwen2MoeForCausalLM",
     read=_read_moe,
     names={**EXPERT_NAMES, **SHARED_NAMES},
+    lost_in_peft=r"layers/mlp/\w+/kernel",
     models="Qwen1.5-MoE-A2.7B, Qwen2-57B-A14B",
     notes="experts in every layer",
     tiny={

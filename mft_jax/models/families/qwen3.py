@@ -8,10 +8,15 @@ from mft_jax.models.families.qwen2 import EXPERT_NAMES, EXPERT_SIZES, every_laye
 from mft_jax.models.families.rotary import read_rope
 
 
-def _read(keys: Keys, kv_heads: int = 32) -> dict[str, Any]:
+def _read_dense(keys: Keys) -> dict[str, Any]:
+    keys = keys.otherwise(num_key_value_heads=32, head_dim=128)
+    return {**_read(keys), "head_width": keys.size("head_dim")}
+
+
+def _read(keys: Keys) -> dict[str, Any]:
+    keys = keys.otherwise(max_position_embeddings=32768)
     keys.refuse("attention_bias", (None, False), "biases beside norms of queries and keys")
-    settings = {**read_gated(keys, kv_heads=kv_heads), "rope": read_rope(keys), "qk_norm": True}
-    settings["head_width"] = keys.count("head_dim", 128, least=1)
+    settings = {**read_gated(keys), "rope": read_rope(keys), "qk_norm": True}
     return settings | read_window(keys, settings["num_layers"])
 
 
@@ -26,7 +31,7 @@ def _read_moe(keys: Keys) -> dict[str, Any]:
         width=keys.size("moe_intermediate_size"),
         renormalize=keys.flag("norm_topk_prob", False),
     )
-    return {**_read(keys, kv_heads=4), "experts": experts}
+    return {**_read(keys.otherwise(num_key_value_heads=4)), "experts": experts}
 
 
 YARN = {
@@ -39,7 +44,7 @@ YARN = {
 QWEN3 = Family(
     name="qwen3",
     architecture="Qwen3ForCausalLM",
-    read=_read,
+    read=_read_dense,
     names=GATED_NAMES,
     models="Qwen3 0.6B to 32B",
     notes="`yarn`; sliding window",
@@ -67,7 +72,6 @@ QWEN3_MOE = Family(
     read=_read_moe,
     names=EXPERT_NAMES,
     models="Qwen3-30B-A3B, Qwen3-Coder",
-    experts_in_peft=True,
     notes="experts in every layer",
     tiny={
         "": {**EXPERT_SIZES, "head_dim": 32, "norm_topk_prob": True},

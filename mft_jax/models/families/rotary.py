@@ -1,11 +1,11 @@
 """`Rope` from an HF config, in the words of transformers 4 and of transformers 5."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
-from mft_jax.models.families.base import Keys
+from mft_jax.models.families.base import Keys, is_positive
 from mft_jax.models.rope import Rope
+from mft_jax.types import MftError
 
 KINDS = {
     "default": "none",
@@ -33,17 +33,28 @@ READ: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 COMMON = {"type", "rope_type", "rope_theta", "partial_rotary_factor"}
 
 
-def read_rope(
-    keys: Keys, *, theta: float = 10000.0, turned: float = 1.0, part: str = "", **fixed: Any
-) -> Rope:
-    """From the top level and `rope_scaling` (transformers 4), or from `rope_parameters`
-    (transformers 5), where `part` may name a kind of layers. `theta` and the share `turned` hold
-    where the config is silent; `fixed` are fields of `Rope`.
+def rope_part(keys: Keys) -> Keys:
+    """`rope_scaling` (transformers 4) or `rope_parameters` (transformers 5). Where there are both
+    the first counts, as in transformers 5."""
+    return keys.part("rope_scaling" if keys.get("rope_scaling", None) else "rope_parameters")
+
+
+def rope(keys: Keys, **fields: Any) -> Rope:
+    """`Rope(**fields)`; what it refuses is listed with the config's other problems."""
+    try:
+        return Rope(**fields)
+    except MftError as error:
+        keys.problems.append(str(error))
+        return Rope()
+
+
+def read_rope(keys: Keys, *, theta: float = 10000.0, turned: float = 1.0, **fixed: Any) -> Rope:
+    """From the top level and `rope_part`. `theta` and the share `turned` hold where the config is
+    silent; `fixed` are fields of `Rope`.
     """
-    nested = keys.mapping("rope_parameters") or keys.mapping("rope_scaling")
-    nested = nested.get(part, nested)
-    named = nested.get("rope_type", nested.get("type", "default"))
-    if named not in KINDS:
+    nested = rope_part(keys)
+    named = nested.hf.get("rope_type", nested.hf.get("type", "default"))
+    if not isinstance(named, str) or named not in KINDS:
         keys.problems.append(
             f"rope scaling of type {named!r}; expected one of {', '.join(KINDS)}: positions would "
             "be turned by the wrong angles"
@@ -51,38 +62,41 @@ def read_rope(
         return Rope()
     kind = KINDS[named]
     needed, known = READ[kind]
-    missing = [key for key in needed if nested.get(key) is None]
-    unknown = sorted(nested.keys() - COMMON - {*needed, *known})
-    if nested.get("truncate") is True:
+    missing = [key for key in needed if nested.get(key, None) is None]
+    unknown = sorted(nested.hf.keys() - COMMON - {*needed, *known})
+    if nested.get("truncate", False) is True:
         unknown.remove("truncate")  # what is computed here
     keys.problems += [f"rope scaling {named!r} has no {key!r}" for key in missing]
-    keys.problems += [f"rope scaling {named!r}: {k}={nested[k]!r} is not known" for k in unknown]
+    keys.problems += [
+        f"rope scaling {named!r}: {key}={nested.hf[key]!r} is not known" for key in unknown
+    ]
     if missing or unknown:
         return Rope()
     fields: dict[str, Any] = {
-        "theta": keys.number("rope_theta", keys.number("rope_theta", theta), nested),
-        "fraction": keys.number(
-            "partial_rotary_factor", keys.number("partial_rotary_factor", turned), nested
+        "theta": nested.number("rope_theta", keys.number("rope_theta", theta)),
+        "fraction": nested.number(
+            "partial_rotary_factor", keys.number("partial_rotary_factor", turned)
         ),
         "scaling": kind,
     }
     if kind != "none":
-        fields["factor"] = keys.number("factor", 1.0, nested)
+        fields["factor"] = nested.number("factor", 1.0)
     read = {"wavelength": _llama3, "yarn": _yarn, "longrope": _longrope}.get(kind)
     fields |= read(keys, nested) if read else {}
-    return Rope(**fields | fixed)
+    return rope(keys, **fields | fixed)
 
 
-def _original(keys: Keys, nested: Mapping[str, Any]) -> int:
-    default = keys.count(ORIGINAL, keys.count("max_position_embeddings", 2048, least=1), least=1)
-    return int(keys.number(ORIGINAL, default, nested))
+def _original(keys: Keys, nested: Keys) -> int:
+    """In transformers the top level counts before the part. At least 2: its logarithm divides."""
+    inner = nested.count(ORIGINAL, keys.size("max_position_embeddings"), least=2)
+    return max(keys.count(ORIGINAL, inner, least=2), 2)
 
 
-def _llama3(keys: Keys, nested: Mapping[str, Any]) -> dict[str, Any]:
+def _llama3(keys: Keys, nested: Keys) -> dict[str, Any]:
     return {
         "original_positions": _original(keys, nested),
-        "low_frequency_factor": keys.number("low_freq_factor", 1.0, nested),
-        "high_frequency_factor": keys.number("high_freq_factor", 4.0, nested),
+        "low_frequency_factor": nested.number("low_freq_factor", 1.0),
+        "high_frequency_factor": nested.number("high_freq_factor", 4.0),
     }
 
 
@@ -91,37 +105,36 @@ def yarn_magnitude(factor: float, weight: float = 1.0) -> float:
     return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
-def _yarn(keys: Keys, nested: Mapping[str, Any]) -> dict[str, Any]:
-    factor = keys.number("factor", 1.0, nested)
+def _yarn(keys: Keys, nested: Keys) -> dict[str, Any]:
+    factor = nested.number("factor", 1.0)
     amplitude = yarn_magnitude(factor)
-    if nested.get("mscale") and nested.get("mscale_all_dim"):
-        own, all_channels = (keys.number(k, 1.0, nested) for k in ("mscale", "mscale_all_dim"))
+    if nested.get("mscale", 0) and nested.get("mscale_all_dim", 0):
+        own, all_channels = (nested.number(key, 1.0) for key in ("mscale", "mscale_all_dim"))
         amplitude = yarn_magnitude(factor, own) / yarn_magnitude(factor, all_channels)
     return {
         "original_positions": _original(keys, nested),
-        "beta_fast": keys.number("beta_fast", 32.0, nested),
-        "beta_slow": keys.number("beta_slow", 1.0, nested),
-        "amplitude": keys.number("attention_factor", amplitude, nested),
+        "beta_fast": nested.number("beta_fast", 32.0),
+        "beta_slow": nested.number("beta_slow", 1.0),
+        "amplitude": nested.number("attention_factor", amplitude),
     }
 
 
-def _longrope(keys: Keys, nested: Mapping[str, Any]) -> dict[str, Any]:
+def _longrope(keys: Keys, nested: Keys) -> dict[str, Any]:
     original = _original(keys, nested)
-    longest = keys.count("max_position_embeddings", original, least=1)
-    factor = keys.number("factor", longest / original, nested)
+    factor = nested.number("factor", keys.size("max_position_embeddings") / original)
     amplitude = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
     return {
         "factor": factor,
         "original_positions": original,
-        "short_factors": _factors(keys, nested, "short_factor"),
-        "long_factors": _factors(keys, nested, "long_factor"),
-        "amplitude": keys.number("attention_factor", amplitude, nested),
+        "short_factors": _factors(nested, "short_factor"),
+        "long_factors": _factors(nested, "long_factor"),
+        "amplitude": nested.number("attention_factor", amplitude),
     }
 
 
-def _factors(keys: Keys, nested: Mapping[str, Any], key: str) -> tuple[float, ...]:
-    value = nested[key]
-    if isinstance(value, list) and all(isinstance(x, int | float) and x > 0 for x in value):
+def _factors(nested: Keys, key: str) -> tuple[float, ...]:
+    value = nested.hf[key]
+    if isinstance(value, list) and all(map(is_positive, value)):
         return tuple(map(float, value))
-    keys.problems.append(f"{key}={value!r}; expected a list of numbers above 0")
+    nested.problems.append(f"{key}={value!r}; expected a list of finite numbers above 0")
     return ()

@@ -8,10 +8,11 @@ from mft_jax.models.families.rotary import read_rope
 
 
 def _read(keys: Keys) -> dict[str, Any]:
+    keys = keys.otherwise(max_position_embeddings=4096, num_key_value_heads=2)
     activation = keys.choose("hidden_act", ACTIVATIONS, "gelu_pytorch_tanh")
     biases = keys.flag("use_bias", True)
     return {
-        **read_gated(keys.but(hidden_act="silu"), kv_heads=2, tied=True),
+        **read_gated(keys.but(hidden_act="silu"), tied=True),
         "norm": "layer",
         "norm_epsilon": keys.number("norm_epsilon", 1e-5),
         "rope": read_rope(keys),
