@@ -75,6 +75,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         at_least("config", self, seed=0)
+        if self.finetune.method == "full" and self.optim.lora_plus_ratio != 1:
+            raise MftError(
+                f"optim.lora_plus_ratio={self.optim.lora_plus_ratio:g} is about the B of adapters, "
+                "but finetune.method='full' has none; expected 1"
+            )
         if self.data.tasks:
             self._check_tasks(TaskTable(tuple(task.name for task in self.data.tasks)))
 

@@ -1,6 +1,7 @@
 """AdamW with linear warm-up and cosine decay to a minimum rate. Steps are optimiser steps."""
 
 import dataclasses
+import math
 from typing import Any
 
 import optax
@@ -28,6 +29,9 @@ class OptimConfig:
         zero = ("learning_rate", "min_rate_fraction", "weight_decay", "beta1", "beta2", "epsilon")
         at_least("optim", self, **dict.fromkeys(zero, 0.0), clip_norm=1e-12)
         at_least("optim", self, lora_plus_ratio=1e-12)
+        for name in (*zero, "lora_plus_ratio"):
+            if getattr(self, name) == math.inf:
+                raise MftError(f"optim.{name}=inf; expected a finite number")
 
 
 def learning_rate(config: OptimConfig, total_steps: int) -> optax.Schedule:

@@ -100,3 +100,5 @@ def test_lora_plus_speeds_up_b_alone():
 def test_the_ratio_of_lora_plus_is_positive():
     with pytest.raises(MftError, match="lora_plus_ratio=0"):
         OptimConfig(lora_plus_ratio=0.0)
+    with pytest.raises(MftError, match="lora_plus_ratio=inf"):
+        OptimConfig(lora_plus_ratio=float("inf"))

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Float, Int
 from rich.console import Console
 from rich.filesize import decimal
@@ -28,7 +29,7 @@ from mft_jax.composition import count_parameters
 from mft_jax.config import TrainConfig
 from mft_jax.data.encoding import build_encoder, encode
 from mft_jax.data.records import Conversation, Message
-from mft_jax.data.templates import chat_form, render
+from mft_jax.data.templates import FAULTS, chat_form, render
 from mft_jax.finetune import FinetuneConfig
 from mft_jax.huggingface import checkpoint
 from mft_jax.huggingface.adapter_import import read_adapter
@@ -261,11 +262,14 @@ def transformers_logits(folder: Path, ids: Tokens) -> Logits:
             str(folder), dtype=torch.float32, attn_implementation="eager", trust_remote_code=False,
             local_files_only=True, output_loading_info=True,
         )  # fmt: skip
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise MftError(f"{folder}: transformers cannot load it: {error}") from error
-    model, info = loaded
-    if info["missing_keys"]:
-        raise MftError(f"{folder}: transformers finds no {sorted(info['missing_keys'])[:5]}")
-    with torch.no_grad():
-        logits = model.eval()(input_ids=torch.from_numpy(ids[None]).long()).logits[0]
+        model, info = loaded
+        if info["missing_keys"]:
+            raise MftError(f"{folder}: transformers finds no {sorted(info['missing_keys'])[:5]}")
+        with torch.no_grad():
+            logits = model.eval()(input_ids=torch.from_numpy(ids[None]).long()).logits[0]
+    except (OSError, ImportError, StrictDataclassError, *FAULTS) as error:
+        raise MftError(
+            f"{folder}: transformers cannot compute it ({type(error).__name__}: {error}), so there "
+            "is nothing to compare logits with; mend config.json, or use --headers_only"
+        ) from error
     return logits.double().numpy()

@@ -23,7 +23,9 @@ from mft_jax.types import MftError
 
 # Noncharacters, which Unicode keeps for a program's internal use: text hardly ever holds one.
 GUARDS = tuple(map(chr, range(0xFDD0, 0xFDF0)))
-FAULTS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+# What a program of others may raise on data that it did not expect, its depth of calls included.
+FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError,
+          ValueError)  # fmt: skip
 GUARD_PATTERN = re.compile(f"[{GUARDS[0]}-{GUARDS[-1]}]")
 
 

@@ -1,6 +1,8 @@
 """Where a model lies: in the package, in a folder of the user, or on the hub."""
 
+import json
 import re
+import shlex
 from pathlib import Path
 
 import huggingface_hub
@@ -15,6 +17,7 @@ from mft_jax.huggingface.tensors import INDEX_FILE, SINGLE_FILE
 from mft_jax.types import MftError
 
 BUILTIN_PREFIX = "builtin:"
+PICKLES = "pytorch_model*.bin"
 DOWNLOADED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "tokenizer.model"]
 
 
@@ -34,18 +37,40 @@ def model_folder(path: str) -> Path:
         folder = _downloaded(path)
     if not (folder / "config.json").is_file():
         raise MftError(f"{folder} has no config.json; expected a Hugging Face model folder")
-    pickled = sorted(folder.glob("*.bin"))
-    if pickled and not has_weights(folder):
-        code = (
-            f"from transformers import AutoModelForCausalLM as M; M.from_pretrained('{folder}', "
-            f"dtype='auto').save_pretrained('{folder}-safetensors')"
-        )
-        raise MftError(
-            f"{folder} has its weights as {pickled[0].name}, a pickle, which is never read; "
-            f'convert it once, where torch is installed (python -c "{code}"), copy the '
-            "tokenizer's files beside the result, and give the new folder"
-        )
+    if not has_weights(folder):
+        refuse_pickles(folder, PICKLES, INDEX_FILE)
     return folder
+
+
+def refuse_pickles(folder: Path, pickles: str, index: str = "") -> None:
+    """Raise `MftError` where `folder` has such files, with the command that converts them.
+
+    It needs no modelling file. Tensors are copied, since pickles share memory between them, and
+    safetensors files do not. `index` is written beside shards.
+    """
+    pickled = sorted(folder.glob(pickles))
+    if not pickled:
+        return
+    code = f"""
+import glob, json, os, safetensors.torch, torch
+os.chdir({json.dumps(str(folder.absolute()), ensure_ascii=False)})
+places = {{}}
+for old in sorted(glob.glob("{pickles}")):
+    new = old[:-3] + "safetensors"
+    tensors = torch.load(old, map_location="cpu", weights_only=True)
+    tensors = {{k: v.clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}}
+    safetensors.torch.save_file(tensors, new, {{"format": "pt"}})
+    places |= dict.fromkeys(tensors, new)
+"""
+    if index:
+        code += f"""with open("{index}", "w") as file:
+    json.dump({{"metadata": {{}}, "weight_map": places}}, file)
+"""
+    raise MftError(  # strings within have double quotes, for a shell's sake
+        f"{folder} has its weights as {pickled[0].name}, a pickle, which is never read; convert it "
+        "once, where torch is installed; this writes safetensors files beside it:"
+        f"\npython -c {shlex.quote(code)}"
+    )
 
 
 def _downloaded(name: str) -> Path:
@@ -71,3 +96,9 @@ def _downloaded(name: str) -> Path:
 
 def has_weights(folder: Path) -> bool:
     return (folder / SINGLE_FILE).is_file() or (folder / INDEX_FILE).is_file()
+
+
+def hub_name(path: str) -> str:
+    """`path` if it names a model on the hub, else nothing."""
+    local = path.startswith(BUILTIN_PREFIX) or Path(path).expanduser().is_dir()
+    return "" if local else path

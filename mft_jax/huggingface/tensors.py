@@ -27,6 +27,7 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 # The format's own limit; a larger length means that the file is no safetensors file.
 MAX_HEADER_BYTES = 100_000_000
+COMPARED_BYTES = 1 << 24  # at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,17 @@ def read(span: Span) -> np.ndarray:
     return np.memmap(span.file, dtype, mode="r", offset=span.offset, shape=span.shape)
 
 
+def same_values(span: Span, other: Span) -> bool:
+    """Whether both hold the same numbers, in the coarser of their dtypes. Reads block by block."""
+    if span.shape != other.shape:
+        return False
+    dtype = min(DTYPES[span.dtype], DTYPES[other.dtype], key=lambda dtype: dtype.itemsize)
+    one, two = read(span), read(other)
+    rows = max(1, COMPARED_BYTES * max(len(one), 1) // max(one.nbytes, 1))
+    blocks = (slice(start, start + rows) for start in range(0, len(one), rows))
+    return all(np.array_equal(one[b].astype(dtype), two[b].astype(dtype)) for b in blocks)
+
+
 def read_json(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_bytes())
@@ -55,6 +67,8 @@ def read_json(file: Path) -> dict[str, Any]:
         raise MftError(f"{file} is not UTF-8 text: {error}") from error
     except json.JSONDecodeError as error:
         raise MftError(f"{file}:{error.lineno}: invalid JSON ({error.msg})") from error
+    except RecursionError as error:
+        raise MftError(f"{file} is nested too deeply; the file is damaged") from error
     if not isinstance(value, dict):
         raise MftError(f"{file}: expected a JSON object, found {type(value).__name__}")
     return value
@@ -77,7 +91,14 @@ def weight_files(folder: Path) -> list[Path]:
             f"{index}: expected a `weight_map` from tensors to files; the checkpoint is damaged, "
             "download it again"
         )
-    return [folder / name for name in sorted(set(named.values()))]
+    files = [folder / name for name in sorted(set(named.values()))]
+    if missing := [file for file in files if not file.is_file()]:
+        first = {folder / place: name for name, place in sorted(named.items(), reverse=True)}
+        raise MftError(
+            f"{folder} lacks files that {INDEX_FILE} names; download them again:\n  "
+            + "\n  ".join(f"{file.name} is missing, the place of {first[file]}" for file in missing)
+        )
+    return files
 
 
 def read_spans(file: Path) -> dict[str, Span]:
@@ -98,7 +119,7 @@ def read_spans(file: Path) -> dict[str, Span]:
     try:
         header = json.loads(raw)
         spans = {k: _span(file, start, v) for k, v in header.items() if k != "__metadata__"}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise MftError(f"{file}: the safetensors header is damaged ({error!r})") from error
     expected = start
     for name, span in sorted(spans.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
@@ -118,9 +139,10 @@ def read_spans(file: Path) -> dict[str, Span]:
 
 def _span(file: Path, start: int, value: Mapping[str, Any]) -> Span:
     begin, end = value["data_offsets"]
-    if not (isinstance(begin, int) and isinstance(end, int) and 0 <= begin <= end):
-        raise ValueError(f"data_offsets {value['data_offsets']} are no places in the file")
-    shape = tuple(map(int, value["shape"]))
+    shape = tuple(value["shape"])
+    # type, not isinstance: true and false are ints in Python, but no numbers in JSON.
+    if not all(type(size) is int and size >= 0 for size in (begin, end, *shape)) or begin > end:
+        raise ValueError(f"data_offsets {[begin, end]}, shape {shape}: expected whole numbers")
     dtype = value["dtype"]
     if dtype in DTYPES and math.prod(shape) * DTYPES[dtype].itemsize != end - begin:
         raise ValueError(f"shape {shape} of {dtype} does not fill {end - begin} bytes")

@@ -1,45 +1,71 @@
 """The tokenizer of a model folder."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
+from mft_jax.data.templates import FAULTS
 from mft_jax.huggingface.tensors import read_json
 from mft_jax.types import MftError
+
+FILE = "tokenizer.json"
+SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 def load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
     """The folder's fast tokenizer, with an end token and a padding token.
 
+    It is tokenizer.json itself: the classes that AutoTokenizer picks by `tokenizer_class` and
+    config.json put their own normaliser and pre-tokeniser, even tokens, in place of the file's.
+
     `vocab_size` is the number of rows of the embedding. A tokenizer without padding token pads
     with its end token (`pad_token_id == eos_token_id`): padding carries no loss either way.
     """
-    file = folder / "tokenizer.json"
-    if not file.is_file():
+    settings = [folder / name for name in SETTINGS_FILES if (folder / name).is_file()]
+    contents = {file.name: read_json(file) for file in settings}
+    if not (folder / FILE).is_file():
         raise MftError(
-            f"{folder} has no tokenizer.json: only fast tokenizers are read; convert it once "
-            "(AutoTokenizer.from_pretrained(folder).save_pretrained(folder) of transformers)"
+            f"{folder} has no {FILE}: only fast tokenizers are read; {_remedy(contents)}"
         )
-    read_json(file)  # the tokenizers package reports damage with a bare Exception
+    read_json(folder / FILE)  # names the line of a mistake
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
-        raise MftError(f"{folder}: the tokenizer cannot be loaded: {error}") from error
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise MftError(f"{folder}: {type(tokenizer).__name__} is not a fast tokenizer")
+    except BaseException as error:
+        # The tokenizers package knows no errors of its own: they are Exception itself.
+        if type(error) is Exception or isinstance(error, (OSError, *FAULTS)):
+            raise MftError(
+                f"{folder}: the tokenizer cannot be loaded from {FILE} ({type(error).__name__}: "
+                f"{error}); mend that file, or download the tokenizer again"
+            ) from error
+        raise
     if tokenizer.eos_token_id is None:
         raise MftError(
             f"{folder}: the tokenizer has no end token, so answers would never stop; set "
             "eos_token in tokenizer_config.json"
         )
-    if len(tokenizer) > vocab_size:
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= vocab_size:
         raise MftError(
-            f"{folder}: the tokenizer knows {len(tokenizer)} tokens, but the embedding has "
-            f"{vocab_size} rows; tokenizer.json belongs to another model"
+            f"{folder}: the tokenizer knows {len(tokenizer)} tokens, the last with id {largest}, "
+            f"but the embedding has {vocab_size} rows; {FILE} belongs to another model"
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _remedy(settings: Mapping[str, Mapping[str, Any]]) -> str:
+    if "auto_map" in settings.get("tokenizer_config.json", {}):
+        return (
+            "this one is code of its own (auto_map in tokenizer_config.json), which is never run; "
+            f"put the {FILE} of a published conversion of the same model beside it, and its "
+            "tokenizer_config.json in place of this one"
+        )
+    return (
+        "convert it once (AutoTokenizer.from_pretrained(folder).save_pretrained(folder) of "
+        "transformers, with sentencepiece and protobuf where there is a tokenizer.model)"
+    )

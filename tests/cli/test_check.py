@@ -167,6 +167,13 @@ def drop_shard(folder):
     shard(folder, 3)[1].unlink()
 
 
+def index_names_an_absent_file(folder):
+    shard(folder, 3)
+    index = json.loads((folder / INDEX_FILE).read_text())["weight_map"]
+    index |= {"model.norm.weight": "part7.safetensors"}
+    (folder / INDEX_FILE).write_text(json.dumps({"weight_map": index}))
+
+
 def duplicate(folder):
     first, second, _ = shard(folder, 3)
     extra = dict(list(load_file(second).items())[:1])
@@ -203,8 +210,12 @@ def unexpected(folder):
         (lambda f: damage_config(f, vocab_size=4095), ["knows 4096 tokens", "has 4095 rows"]),
         (truncate, ["part1.safetensors is damaged"]),
         (drop_shard, ["part1.safetensors is missing"]),
+        (
+            index_names_an_absent_file,
+            ["part7.safetensors is missing, the place of model.norm.weight"],
+        ),
         (duplicate, ["is in part0.safetensors and in part1.safetensors"]),
-        (pickle_only, ["pytorch_model.bin, a pickle, which is never read", "save_pretrained"]),
+        (pickle_only, ["pytorch_model.bin, a pickle, which is never read", "weights_only=True"]),
         (other_dtype, ["model.norm.weight: dtype I8, expected one of BF16"]),
         (unexpected, ["unexpected: model.vision.weight (2, 2)"]),
         (lambda f: (f / "model.safetensors").unlink(), ["holds no weights"]),

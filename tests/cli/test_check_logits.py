@@ -25,6 +25,29 @@ def test_without_torch_the_remedy_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.parity
+@pytest.mark.parametrize("change", [{"hidden_act": "nope"}, {"pad_token_id": "x"}])
+def test_what_transformers_cannot_compute_is_said(tmp_path, change):
+    pytest.importorskip("torch", reason="needs the extra `parity` (torch)")
+    folder = tiny_checkpoint(tmp_path / "model", "llama")
+    edit_json(folder / "config.json", **change)
+    with pytest.raises(MftError, match="transformers cannot compute it"):
+        transformers_logits(folder, np.arange(3, dtype=np.int32))
+
+
+@pytest.mark.parity
+def test_a_forward_pass_that_fails_is_no_traceback(tmp_path, monkeypatch):
+    pytest.importorskip("torch", reason="needs the extra `parity` (torch)")
+    from transformers import LlamaForCausalLM
+
+    def forward(self, **inputs):
+        raise TypeError("no tensor")
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
+    with pytest.raises(MftError, match="TypeError: no tensor"):
+        transformers_logits(tiny_checkpoint(tmp_path / "m", "llama"), np.arange(3, dtype=np.int32))
+
+
+@pytest.mark.parity
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 def test_logits_are_those_of_transformers(tmp_path, check, family):
     pytest.importorskip("torch", reason="needs the extra `parity` (torch)")

@@ -105,6 +105,7 @@ def test_what_a_template_puts_between_prompt_and_answer_is_the_models_to_say(mak
             "{{ messages|length }}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}",
             "renders a message differently once another one follows it",
         ),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "refuses the record .*recursion"),
         ("{{ raise_exception('no system role') }}", r"refuses the record \(no system role\)"),
     ],
 )

@@ -1,6 +1,8 @@
+from pathlib import Path
+
 import pytest
 
-from mft_jax.huggingface.output import new_folder
+from mft_jax.huggingface.output import check_free, new_folder
 from mft_jax.types import MftError
 
 
@@ -40,6 +42,35 @@ def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "a").touch()
     with pytest.raises(MftError, match="is a file"), new_folder(tmp_path / "a", overwrite=True):
         pass
+
+
+@pytest.mark.parametrize("output", ["a/b/c", "/proc/nowhere/c", "x" * 300])
+def test_a_place_that_cannot_hold_a_folder_is_refused_before_the_work(
+    tmp_path, monkeypatch, output
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").touch()
+    with pytest.raises(MftError, match="cannot be made"):
+        check_free(Path(output))
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_the_current_folder_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MftError, match=f"choose a name in it, such as {tmp_path / 'model'}"):
+        check_free(Path("."))
+    with new_folder(Path("x/../a")) as partial:
+        (partial / "file").touch()
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_others_wrote_meanwhile_is_kept(tmp_path):
+    output = tmp_path / "a"
+    with pytest.raises(MftError, match="is not empty"), new_folder(output) as partial:
+        (partial / "mine").touch()
+        output.mkdir()
+        (output / "theirs").touch()
+    assert [p.name for p in tmp_path.rglob("*")] == ["a", "theirs"]
 
 
 def test_what_a_killed_process_left_is_swept_away(tmp_path):

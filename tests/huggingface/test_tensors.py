@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mft_jax.huggingface.tensors import TensorType, read, read_spans, write_tensors
+from mft_jax.huggingface.tensors import TensorType, read, read_json, read_spans, write_tensors
 from mft_jax.types import MftError
 
 TENSORS = {
@@ -51,9 +51,34 @@ def test_a_tensor_that_was_not_announced_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "header", [b"[1, 2]", b'{"a": 3}', b'{"a": {"dtype": "F32", "shape": [2]}}', b"{{{{"]
+    "header",
+    [
+        b"[1, 2]",
+        b'{"a": 3}',
+        b'{"a": {"dtype": "F32", "shape": [2]}}',
+        b"{{{{",
+        b'{"a":' * 100_000,
+        *(
+            b'{"a": {"dtype": "F32", "shape": %s, "data_offsets": %s}}' % parts
+            for parts in [
+                (b"[0.5]", b"[0, 0]"),
+                (b'["0"]', b"[0, 0]"),
+                (b"[false]", b"[0, 0]"),
+                (b"[-1, 0]", b"[0, 0]"),
+                (b"[0]", b"[false, 0]"),
+                (b"[0]", b"[1, 0]"),
+            ]
+        ),
+    ],
+    ids=lambda header: header[:60].decode(),
 )
 def test_a_damaged_header_is_refused(tmp_path, header):
     (tmp_path / "x").write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(MftError, match="header is damaged"):
         read_spans(tmp_path / "x")
+
+
+def test_json_without_an_end_is_refused(tmp_path):
+    (tmp_path / "x").write_bytes(b"[" * 100_000)
+    with pytest.raises(MftError, match="nested too deeply"):
+        read_json(tmp_path / "x")
