@@ -22,6 +22,7 @@ from mft_jax.models.decoder import Params
 from mft_jax.train_state import TrainState
 from mft_jax.types import MftError
 
+FOLDER = "checkpoints"
 # What orbax and tensorstore raise on a folder that lost files or bytes.
 DAMAGE = (ValueError, KeyError, OSError, TypeError, AttributeError)
 
@@ -58,11 +59,16 @@ class KeepLastAndBest(checkpoint_managers.PreservationPolicy):
         return [checkpoint.step in kept for checkpoint in checkpoints]
 
 
+def has_checkpoint(workdir: Path) -> bool:
+    """Without orbax, which would make the folder."""
+    return any(step.name.isdecimal() for step in (workdir / FOLDER).glob("*"))
+
+
 class Checkpoints:
     """One run's checkpoints. `save` returns at once; `close` waits for what is being written."""
 
     def __init__(self, workdir: Path, read_only: bool = False):
-        self.folder = (workdir / "checkpoints").absolute()
+        self.folder = (workdir / FOLDER).absolute()
         self.policy = KeepLastAndBest()
         self.manager = ocp.CheckpointManager(
             self.folder,

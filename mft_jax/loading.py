@@ -26,13 +26,14 @@ from mft_jax import finetune, sharding
 from mft_jax.config import TrainConfig
 from mft_jax.finetune import FinetuneConfig
 from mft_jax.huggingface.adapter_import import ImportedAdapter, read_adapter
+from mft_jax.huggingface.adapters import not_for_peft
 from mft_jax.huggingface.checkpoint import (
     checked_spans,
     load_params,
     random_params,
     read_model,
 )
-from mft_jax.huggingface.folders import model_folder
+from mft_jax.huggingface.folders import hub_name, model_folder
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.decoder import Params, param_shapes
 from mft_jax.models.families.base import Family
@@ -51,6 +52,7 @@ class Prepared:
     config: ModelConfig
     finetune: FinetuneConfig
     imported: ImportedAdapter | None
+    name: str  # what others can find the model by
 
     @property
     def adapted(self) -> frozenset[str]:
@@ -67,31 +69,41 @@ class Model(Prepared):
     start: Params
 
 
-def prepare(config: TrainConfig, console: Console) -> Prepared:
+def prepare(config: TrainConfig, console: Console, begun: FinetuneConfig | None = None) -> Prepared:
+    """`begun`: the settings of a run that goes on. Then an imported adapter is part of its
+    checkpoints, and the folder that it came from is not read again."""
     folder = model_folder(config.model.path)
     family, model = read_model(folder)
-    tuning, imported = config.finetune, None
-    if tuning.adapter:
-        adapter = Path(tuning.adapter).expanduser()
-        imported = read_adapter(adapter, tuning, family, model, param_shapes(model))
+    shapes = param_shapes(model)
+    pretrained = config.model.weights == "pretrained"
+    spans = checked_spans(folder, family, model) if pretrained else {}
+    tuning, imported = begun or config.finetune, None
+    if tuning.adapter and not begun:
+        imported = read_adapter(Path(tuning.adapter).expanduser(), tuning, family, model, shapes)
+        if pretrained:
+            imported.check_base(spans)
         tuning = imported.finetune
-        console.print(
+        _say(
+            console,
             f"going on from {imported.folder}: rank {tuning.rank}, alpha {tuning.alpha:g}, "
             f"trained on {imported.base_model}",
-            highlight=False,
-            soft_wrap=True,
         )
-    prepared = Prepared(folder, family, model, tuning, imported)
+    name = hub_name(config.model.path) or str(folder)
+    prepared = Prepared(folder, family, model, tuning, imported, name)
     check_model(config, model, prepared.adapted)
+    if note := not_for_peft(prepared.adapted, family, model):
+        _say(console, note)
     if model.tied_head and finetune.TABLES["embedding"] in prepared.adapted:
-        console.print(
+        _say(
+            console,
             "note: this model's embedding is its head as well, and the adapter changes only what "
             "is read in: it can be exported as an adapter, not merged",
-            soft_wrap=True,
         )
-    if config.model.weights == "pretrained":
-        checked_spans(folder, family, model)
     return prepared
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, soft_wrap=True)
 
 
 def load_model(config: TrainConfig, prepared: Prepared, mesh: Mesh, console: Console) -> Model:

@@ -19,7 +19,7 @@ from mft_jax.metrics import MetricsLog, Recorder
 from mft_jax.sharding import make_mesh
 from mft_jax.train_state import TrainState
 from mft_jax.types import Batch, TaskSums
-from mft_jax.workdir import claim, occupied, run_record
+from mft_jax.workdir import begun_with, claim, occupied, run_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +60,13 @@ def _train(config: TrainConfig, workdir: Path, console: Console) -> tuple[Run, O
     mesh = make_mesh(config.mesh)
     assembly.check_rows(config, mesh)
     # 2. what is trained, and on what: all that can be wrong, before a weight is read
-    prepared = prepare(config, console)
+    prepared = prepare(config, console, begun_with(workdir))
     data = assembly.build_data(config, prepared, console)
     assembly.check_steps(config, prepared, data)
     # 3. where it stands: a checkpoint, or a baseline before the first step
     checkpoints = Checkpoints(workdir)
     at = checkpoints.latest_step()
-    claim(workdir, config, data, has_checkpoint=at is not None)
+    claim(workdir, config, prepared, data, resumed=at is not None)
     # 4. the weights, and how they are trained: objective, balancer, optimiser, compiled step
     model = load_model(config, prepared, mesh, console)
     machinery = assembly.build_machinery(config, model, mesh, data)

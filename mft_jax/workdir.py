@@ -1,11 +1,13 @@
 """A run's folder: what it was started with, and whether it may be resumed.
 
-config.json      the resolved configuration and a fingerprint of the tokenized data
+config.json      the resolved configuration, what an imported adapter made of it, and fingerprints
+                 of the base weights and the tokenized data
 metrics.jsonl    the record          checkpoints/   see `checkpoints`
 report.html      the report          adapter/       the PEFT adapter, at the end
 """
 
 import contextlib
+import dataclasses
 import datetime
 import fcntl
 import json
@@ -21,13 +23,16 @@ from jax.sharding import Mesh
 
 from mft_jax import __version__
 from mft_jax.assembly import Data
+from mft_jax.checkpoints import has_checkpoint
 from mft_jax.composition import count_parameters
 from mft_jax.config import TrainConfig, differences, resolve, to_dict
 from mft_jax.data.loader import join_tasks
 from mft_jax.data.mixture import Mixture
 from mft_jax.data.packing import padding_report
 from mft_jax.data.tokenization import TokenizedData
-from mft_jax.loading import Model
+from mft_jax.finetune import FinetuneConfig
+from mft_jax.huggingface.checkpoint import fingerprint as base_fingerprint
+from mft_jax.loading import Model, Prepared
 from mft_jax.models.decoder import param_shapes
 from mft_jax.types import Batch, MftError
 
@@ -79,7 +84,7 @@ def _read(workdir: Path) -> dict[str, Any]:
     path = workdir / CONFIG_FILE
     try:
         started = json.loads(path.read_text(encoding="utf-8"))
-        if {"config", "data"} <= started.keys():
+        if {"config", "finetune", "base", "data"} <= started.keys():
             return started
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
         pass  # the same message as for a file that holds something else
@@ -98,11 +103,34 @@ def read_config(workdir: Path) -> TrainConfig:
     return resolve(_read(workdir)["config"])
 
 
-def claim(workdir: Path, config: TrainConfig, data: Data, has_checkpoint: bool) -> None:
+def begun_with(workdir: Path) -> FinetuneConfig | None:
+    """The settings of a run that has a checkpoint, what an imported adapter said included."""
+    if not has_checkpoint(workdir) or not (workdir / CONFIG_FILE).is_file():
+        return None
+    settings = _read(workdir)["finetune"]
+    return FinetuneConfig(**{**settings, "targets": tuple(settings["targets"])})
+
+
+def check_base(workdir: Path, model: Prepared) -> None:
+    """Raise `MftError` where a run's base weights are not those that it was trained on."""
+    if _read(workdir)["base"] != base_fingerprint(model.folder, model.config):
+        raise MftError(
+            f"{model.folder} does not hold the weights that {workdir} was trained on; put them back"
+        )
+
+
+def claim(
+    workdir: Path, config: TrainConfig, model: Prepared, data: Data, *, resumed: bool
+) -> None:
     """Write what the run is started with; on resumption hold it against what it was."""
     path = workdir / CONFIG_FILE
-    now: dict[str, Any] = {"config": to_dict(config), "data": fingerprint(data.tokenized)}
-    if has_checkpoint:
+    now: dict[str, Any] = {
+        "config": to_dict(config),
+        "finetune": dataclasses.asdict(model.finetune),
+        "base": base_fingerprint(model.folder, model.config),
+        "data": fingerprint(data.tokenized),
+    }
+    if resumed:
         if not path.exists():
             raise MftError(
                 f"{workdir} holds checkpoints, but no {CONFIG_FILE} that says what they are of; "
@@ -110,6 +138,8 @@ def claim(workdir: Path, config: TrainConfig, data: Data, has_checkpoint: bool) 
             )
         before = _read(workdir)
         changed = differences(before["config"], now["config"])
+        if before["base"] != now["base"]:
+            changed.append(f"the base weights in {model.folder} (they are not what they were)")
         changed += [
             f"data of task {name!r} (its tokens are not what they were)"
             for name, check in now["data"].items()

@@ -1,6 +1,8 @@
 """Every family: import, five steps, export, import again, from a user's side."""
 
 import json
+import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,6 +17,7 @@ from mft_jax.metrics import FILE_NAME
 from mft_jax.models.families import FAMILIES
 from mft_jax.sharding import make_mesh
 from mft_jax.testing import tiny_checkpoint, toy_config
+from mft_jax.types import MftError
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +95,7 @@ def test_what_was_trained_is_what_is_exported(name, tmp_path, capsys):
     assert 7.5 < first < 9.5, f"training starts at the base: ln(4096) = 8.3, got {first}"
 
 
-def test_training_goes_on_from_an_exported_adapter(tmp_path):
+def test_training_goes_on_from_an_adapter_whose_folder_may_go_then_but_not_its_base(tmp_path):
     first, _ = five_steps(tmp_path / "a", "qwen2", rank=8, alpha=12.0, targets=("attention/*",))
     export(tmp_path / "a" / "run", tmp_path / "adapter", "peft", "last", Console(quiet=True))
     base = first.config.model.path
@@ -111,3 +114,19 @@ def test_training_goes_on_from_an_exported_adapter(tmp_path):
     began = next(r for r in records(tmp_path / "b") if r["kind"] == "valid")
     assert began["step"] == 0 and ended["step"] == 5
     assert began["loss"] == pytest.approx(ended["loss"], rel=1e-4)
+
+    # From then on the run stands alone: what its folder was started from may go.
+    shutil.rmtree(tmp_path / "adapter")
+    again, _ = trainer.train(configs.resolve(config), tmp_path / "b" / "run", Console(quiet=True))
+    assert again.model.finetune == tuning
+    out = tmp_path / "second"
+    export(tmp_path / "b" / "run", out, "peft", "last", Console(quiet=True))
+    assert json.loads((out / "adapter_config.json").read_text())["lora_alpha"] == 12
+
+    # But not the weights that it was trained on.
+    shutil.rmtree(base)
+    tiny_checkpoint(Path(base), "qwen2", seed=1)  # of the same shapes
+    with pytest.raises(MftError, match="not hold the weights that .*run was trained on"):
+        export(tmp_path / "b" / "run", tmp_path / "x", "merged", "last", Console(quiet=True))
+    with pytest.raises(MftError, match="the base weights in .*qwen2"):
+        trainer.train(configs.resolve(config), tmp_path / "b" / "run", Console(quiet=True))

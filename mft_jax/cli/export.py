@@ -11,7 +11,7 @@ from mft_jax.checkpoints import Checkpoints, abstract
 from mft_jax.cli import arguments as args
 from mft_jax.composition import combine
 from mft_jax.data.templates import chat_form, stop_token
-from mft_jax.huggingface.adapters import not_for_peft, save_adapter
+from mft_jax.huggingface.adapters import save_adapter
 from mft_jax.huggingface.checkpoint import load_params
 from mft_jax.huggingface.export import save_merged
 from mft_jax.huggingface.logit_difference import logit_difference
@@ -21,7 +21,7 @@ from mft_jax.loading import Model, load_model, prepare
 from mft_jax.models.decoder import Params
 from mft_jax.sharding import MeshConfig, leaf_shardings, make_mesh
 from mft_jax.types import MftError
-from mft_jax.workdir import read_config, read_sample
+from mft_jax.workdir import begun_with, check_base, read_config, read_sample
 
 FORMATS = ("peft", "merged", "merged_dequantized")
 
@@ -63,7 +63,9 @@ def export(workdir: Path, output: Path, kind: str, which: str, console: Console)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     checkpoints = Checkpoints(workdir, read_only=True)
     step = checkpoints.chosen_step(which)
-    model = load_model(config, prepare(config, console), mesh, console)
+    prepared = prepare(config, console, begun_with(workdir))
+    check_base(workdir, prepared)
+    model = load_model(config, prepared, mesh, console)
     trainable = checkpoints.restore_trainable(step, abstract(model.trainable))
     checkpoints.close()
     parts = {
@@ -74,9 +76,7 @@ def export(workdir: Path, output: Path, kind: str, which: str, console: Console)
         "config": model.config,
     }
     if kind == "peft":
-        save_adapter(output, base_model=str(model.folder), **parts)
-        if note := not_for_peft(trainable, model.family, model.config):
-            console.print(note, highlight=False, soft_wrap=True)
+        save_adapter(output, base_model=model.name, **parts)
     else:
         tokenizer = load_tokenizer(model.folder, model.config.vocab_size)
         stop = tokenizer.get_vocab()[stop_token(chat_form(tokenizer))]

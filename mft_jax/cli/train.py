@@ -78,7 +78,7 @@ def _save_adapter(run: trainer.Run, outcome: trainer.Outcome) -> str:
         finetune_config=run.model.finetune,
         family=run.model.family,
         config=run.model.config,
-        base_model=str(run.model.folder),
+        base_model=run.model.name,
         overwrite=True,
     )
     return f"{folder} (step {step})"

@@ -7,6 +7,7 @@ Modules that are not adapted in every layer get zeros in the others, which stay 
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,14 +16,17 @@ from typing import Any
 import numpy as np
 
 from mft_jax.finetune import (
+    TABLES,
     FinetuneConfig,
     Shapes,
     adapted_paths,
     adapter_widths,
+    is_linear,
     layer_name,
 )
 from mft_jax.huggingface.adapters import CONFIG_FILE, PREFIX, WEIGHTS_FILE, module_name, part_names
-from mft_jax.huggingface.tensors import DTYPES, Span, read, read_json, read_spans
+from mft_jax.huggingface.folders import refuse_pickles
+from mft_jax.huggingface.tensors import DTYPES, Span, read, read_json, read_spans, same_values
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.decoder import Params
 from mft_jax.models.families.base import Family
@@ -73,6 +77,16 @@ class ImportedAdapter:
     base_model: str
     scales: Mapping[str, float]  # by module
     places: tuple[Place, ...]
+    carried: Mapping[str, Span]  # base tensors in the adapter's file, by HF name
+
+    def check_base(self, base: Mapping[str, Span]) -> None:
+        """Raise `MftError` where base tensors that came along are not those of `base`."""
+        changed = sorted(n for n, span in self.carried.items() if not same_values(span, base[n]))
+        if changed:
+            raise MftError(
+                f"{self.folder} carries base weights that are not this model's: "
+                f"{', '.join(changed)}; expected the adapter alone, of an unchanged base"
+            )
 
     def load(self, shapes: Shapes) -> Params:
         """{path: {"a", "b"[, "magnitude"]}} in float32, on the host."""
@@ -102,34 +116,36 @@ def read_adapter(
     """One `MftError` lists all that does not fit; no tensor is read."""
     problems: list[str] = []
     settings = _read_settings(folder, problems)
-    rank, alpha = settings.get("r"), settings.get("lora_alpha")
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float) or alpha <= 0:
-        problems.append(f"r={rank!r}, lora_alpha={alpha!r}; expected positive numbers")
-        rank, alpha = 1, 1.0
-    alphas = settings.get("alpha_pattern") or {}
-    if not _is_pattern(alphas):
-        problems.append(f"alpha_pattern={alphas!r}; expected numbers by regular expression")
-    dora, places = bool(settings.get("use_dora")), []
+    rank, alpha = _size(settings, problems)
+    ranks, alphas = (_pattern(settings, k, problems) for k in ("rank_pattern", "alpha_pattern"))
+    dora, rooted = (_flag(settings, key, problems) for key in ("use_dora", "use_rslora"))
+    places: list[Place] = []
+    carried: dict[str, Span] = {}
     try:
         spans = read_spans(folder / WEIGHTS_FILE)
     except MftError as error:  # it stays an error, listed beside the others
         problems.append(str(error))
     else:
-        places = _places(spans, family, config, shapes, problems)
+        places, carried = _places(spans, family, config, shapes, problems)
         problems += _incomplete(places, dora) + (_gaps(places, family, config) if dora else [])
+        problems += [
+            f"{p.module}: rank {p.span.shape[0]}, but {CONFIG_FILE} says {said}"
+            for p in places
+            if p.part == "a" and rank
+            if p.span.shape[0] != (said := _matching(ranks, p.module, rank))
+        ]
     if problems:
         shown = problems[:20] + [f"... and {len(problems) - 20} more"] * (len(problems) > 20)
         raise MftError(
             f"{folder} is no adapter for this model ({family.name}, width {config.width}, "
             f"{config.num_layers} layers):\n  " + "\n  ".join(shown)
         )
-    ranks = {p.module: p.span.shape[0] for p in places if p.part == "a"}
-    rooted = bool(settings.get("use_rslora"))
+    own = {p.module: p.span.shape[0] for p in places if p.part == "a"}
     scales = {
-        module: _matching(alphas, module, alpha) / (own**0.5 if rooted else own)
-        for module, own in ranks.items()
+        module: _matching(alphas, module, alpha) / (r**0.5 if rooted else r)
+        for module, r in own.items()
     }
-    usual, largest = alpha / (rank**0.5 if rooted else rank), max(ranks.values())
+    usual, largest = alpha / (rank**0.5 if rooted else rank), max(own.values())
     adopted = dataclasses.replace(
         finetune,
         rank=largest,
@@ -139,22 +155,15 @@ def read_adapter(
         targets=_targets({place.path for place in places}, finetune, shapes),
     )
     base_model = str(settings.get("base_model_name_or_path") or "an unnamed model")
-    return ImportedAdapter(folder, adopted, base_model, scales, tuple(places))
+    return ImportedAdapter(folder, adopted, base_model, scales, tuple(places), carried)
 
 
 def _read_settings(folder: Path, problems: list[str]) -> dict[str, Any]:
     if not (folder / CONFIG_FILE).is_file():
         raise MftError(f"{folder} has no {CONFIG_FILE}; expected a folder in PEFT's format")
     if not (folder / WEIGHTS_FILE).is_file():
-        pickled = sorted(folder.glob("*.bin"))
-        remedy = (
-            f"{pickled[0].name} is a pickle, which is never read; convert it once: "
-            f'python -c "import torch, safetensors.torch as s; s.save_file('
-            f"torch.load('{pickled[0].name}', weights_only=True), '{WEIGHTS_FILE}')\""
-            if pickled
-            else "save the adapter again with save_pretrained"
-        )
-        raise MftError(f"{folder} has no {WEIGHTS_FILE}; {remedy}")
+        refuse_pickles(folder, "adapter_model*.bin")
+        raise MftError(f"{folder} has no {WEIGHTS_FILE}; save the adapter again")
     settings = read_json(folder / CONFIG_FILE)
     if settings.get("peft_type") != "LORA":
         problems.append(f"peft_type={settings.get('peft_type')!r}; expected 'LORA'")
@@ -172,15 +181,22 @@ def _places(
     config: ModelConfig,
     shapes: Shapes,
     problems: list[str],
-) -> list[Place]:
-    known = {}
+) -> tuple[list[Place], dict[str, Span]]:
+    """Where tensors belong, and the base's among them: peft saves an adapted embedding or head."""
+    known, base = {}, {}
     for entry in family.entries(config):
-        if entry.path.endswith(("/kernel", "/table")):
-            for name, index in entry.tensors():
-                known[name.removesuffix(".weight")] = known[module_name(name)] = (entry.path, index)
-    found = []
+        for name, index in entry.tensors():
+            module, _, kind = name.rpartition(".")
+            for called in (module, module_name(module)):
+                base[f"{called}.base_layer.{kind}"] = name
+                if is_linear(entry.path) or entry.path in TABLES.values():
+                    known[called] = (entry.path, index)
+    found, carried = [], {}
     for name, span in spans.items():
-        module, ending = _split(name.removeprefix(PREFIX))
+        if (bare := name.removeprefix(PREFIX)) in base:
+            carried[base[bare]] = span
+            continue
+        module, ending = _split(bare)
         path, index = known.get(module, ("", ()))
         part = {end: part for part, end in part_names(path).items()}.get(ending)
         if not path or part is None:
@@ -195,7 +211,7 @@ def _places(
             problems.append(f"{name}: {span.dtype}{span.shape}, expected {expected}")
         else:
             found.append(Place(path, part, index, module, span))
-    return found
+    return found, carried
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -236,13 +252,34 @@ def _gaps(places: list[Place], family: Family, config: ModelConfig) -> list[str]
     ]
 
 
-def _is_pattern(pattern: Any) -> bool:
+def _size(settings: Mapping[str, Any], problems: list[str]) -> tuple[int, float]:
+    rank, alpha = settings.get("r"), settings.get("lora_alpha")
+    if isinstance(rank, int) and isinstance(alpha, int | float):
+        if rank >= 1 and 0 < alpha < math.inf:
+            return rank, alpha
+    problems.append(f"r={rank!r}, lora_alpha={alpha!r}; expected positive numbers")
+    return 0, 1.0
+
+
+def _flag(settings: Mapping[str, Any], key: str, problems: list[str]) -> bool:
+    value = settings.get(key)
+    if value not in (None, True, False):
+        problems.append(f"{key}={value!r}; expected true or false")
+    return value is True
+
+
+def _pattern(settings: Mapping[str, Any], key: str, problems: list[str]) -> dict[str, float]:
+    """Numbers by regular expression; empty where the key is absent or null."""
+    pattern = settings.get(key) or {}
     try:
-        return isinstance(pattern, dict) and all(
-            re.compile(key) and isinstance(value, int | float) for key, value in pattern.items()
-        )
+        if isinstance(pattern, dict) and all(
+            re.compile(name) and isinstance(value, int | float) for name, value in pattern.items()
+        ):
+            return pattern
     except re.error:
-        return False
+        pass  # the same problem as a pattern of another kind
+    problems.append(f"{key}={pattern!r}; expected numbers by regular expression")
+    return {}
 
 
 def _targets(paths: set[str], finetune: FinetuneConfig, shapes: Shapes) -> tuple[str, ...]:

@@ -3,14 +3,17 @@
     ours  layers/attention/q/kernel  a [N, in, R]                b [N, R, out]
     PEFT  ...layers.3.self_attn.q_proj.lora_A.weight [R, in]     ...lora_B.weight [out, R]
 
-Both scale the update by alpha / rank. An adapter that started from its weight (PiSSA, LoftQ) is
+Both scale the update by alpha / rank, also where it was trained with rslora: its alpha is written
+so that plain scaling gives the same, since not every reader knows the flag (peft itself loses it
+where it puts experts' matrices together). An adapter that started from its weight (PiSSA, LoftQ) is
 written as its change since then, with twice the rank, so that it fits the original weights:
 
     a b - a0 b0 = [a, a0] [b, -b0]
 """
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +70,18 @@ def save_adapter(
         (partial / CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
 
 
-def not_for_peft(trainable: Params, family: Family, config: ModelConfig) -> str:
+def not_for_peft(adapted: Collection[str], family: Family, config: ModelConfig) -> str:
     """What peft would leave out without a word, and the remedy; empty where it loads all."""
-    experts = sorted(path for path in trainable if config.is_expert(path))
-    if not experts or family.experts_in_peft:
+    lost = {path for path in adapted if re.fullmatch(family.lost_in_peft, path)}
+    experts = {path for path in adapted if config.is_expert(path)}
+    # It holds gate and up of the experts in one tensor, and loads that beside down alone.
+    if {path.split("/")[2] for path in experts} not in (set(), {"down"}, {"gate", "up", "down"}):
+        lost |= experts
+    if not lost:
         return ""
     return (
-        f"note: peft does not load the adapters of {family.name}'s experts ({', '.join(experts)}); "
-        "use a merged export where peft is in between"
+        f"note: peft does not load the adapters of {', '.join(sorted(lost))} of {family.name}; use "
+        "a merged export where peft is in between, or finetune.targets without them"
     )
 
 
@@ -139,7 +146,8 @@ def target_modules(trainable: Params, entries: tuple[Entry, ...]) -> list[str]:
 
 def peft_config(finetune_config: FinetuneConfig, grown: int, targets: list[str]) -> dict[str, Any]:
     """PEFT's adapter_config.json; ranks are `grown` times those that were trained."""
-    alpha = finetune_config.alpha * (grown**0.5 if finetune_config.rslora else grown)
+    rooted = finetune_config.rank**0.5 if finetune_config.rslora else 1
+    alpha = finetune_config.alpha * rooted * grown
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -150,7 +158,7 @@ def peft_config(finetune_config: FinetuneConfig, grown: int, targets: list[str])
         "target_modules": targets,
         "bias": "none",
         "fan_in_fan_out": False,
-        "use_rslora": finetune_config.rslora,
+        "use_rslora": False,
         "use_dora": finetune_config.dora,
         "modules_to_save": None,
         "rank_pattern": {},

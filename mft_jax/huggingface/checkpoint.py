@@ -10,6 +10,7 @@ so the host holds about one tensor, and the devices the stored leaves plus one d
 
 import difflib
 import functools
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from mft_jax.huggingface.folders import has_weights
 from mft_jax.huggingface.tensors import (
     DTYPES,
     INDEX_FILE,
@@ -27,6 +29,7 @@ from mft_jax.huggingface.tensors import (
     read,
     read_json,
     read_spans,
+    same_values,
     weight_files,
 )
 from mft_jax.models.config import ModelConfig
@@ -38,6 +41,8 @@ from mft_jax.types import MftError
 Freeze = Callable[[str, jax.Array], Any]
 Shardings = Callable[[str, Any], Any]
 Progress = Callable[[int, int], None]
+
+SAMPLED_BYTES = 65536
 
 
 def read_model(folder: Path) -> tuple[Family, ModelConfig]:
@@ -111,17 +116,37 @@ def _differences(
     config: ModelConfig,
 ) -> list[str]:
     problems = [f"missing: {name} {shape}" for name, shape in expected.items() if name not in found]
+    head, embedding = (f"{family.names[name]}.weight" for name in ("head", "embedding"))
     for name, span in found.items():
-        tied = config.tied_head and name == f"{family.names['head']}.weight"
-        if tied or name.endswith(family.ignored):  # constants that old checkpoints store
+        if name.endswith(family.ignored):  # constants that old checkpoints store
             continue
-        if name not in expected:
+        if name == head and config.tied_head:
+            table = found.get(embedding, span)
+            if {span.dtype, table.dtype} <= DTYPES.keys() and not same_values(span, table):
+                problems.append(
+                    f"{head} is not {embedding}, though config.json ties them; if the model has a "
+                    'head of its own, set "tie_word_embeddings": false'
+                )
+        elif name not in expected:
             problems.append(f"unexpected: {name} {span.shape}")
         elif span.shape != expected[name]:
             problems.append(f"{name}: shape {span.shape}, expected {expected[name]}")
         elif span.dtype not in DTYPES:
             problems.append(f"{name}: dtype {span.dtype}, expected one of {', '.join(DTYPES)}")
     return problems
+
+
+def fingerprint(folder: Path, config: ModelConfig) -> int:
+    """A checksum of what is computed and of the weights: the sizes and 16 blocks of every file."""
+    check = zlib.crc32(repr(config).encode())
+    for file in weight_files(folder) if has_weights(folder) else ():
+        size = file.stat().st_size
+        check = zlib.crc32(str(size).encode(), check)
+        with file.open("rb") as stream:
+            for start in np.linspace(0, max(size - SAMPLED_BYTES, 0), 16, dtype=np.int64):
+                stream.seek(int(start))
+                check = zlib.crc32(stream.read(SAMPLED_BYTES), check)
+    return check
 
 
 def load_params(

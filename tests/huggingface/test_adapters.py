@@ -1,14 +1,17 @@
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from mft_jax.finetune import FinetuneConfig, init_trainable
+from mft_jax.huggingface.adapter_import import read_adapter
 from mft_jax.huggingface.adapters import save_adapter
-from mft_jax.huggingface.checkpoint import read_model
+from mft_jax.huggingface.checkpoint import checked_spans, read_model
+from mft_jax.huggingface.tensors import read
 from mft_jax.models.decoder import param_shapes
 from mft_jax.sharding import MeshConfig, make_mesh, tree_shardings
 from mft_jax.types import MftError
@@ -76,3 +79,22 @@ def test_a_full_fine_tune_has_no_adapter(adapter, tmp_path):
     with pytest.raises(MftError, match="no adapter to save"):
         save_adapter(tmp_path / "x", **{**adapter, "finetune_config": FinetuneConfig("full")})
     assert not (tmp_path / "x").exists()
+
+
+def test_base_weights_that_came_along_must_be_the_bases(adapter, tmp_path):
+    folder, kept = Path(adapter["base_model"]), tmp_path / "adapter"
+    save_adapter(kept, **adapter)
+    family, config = adapter["family"], adapter["config"]
+    spans = checked_spans(folder, family, config)
+    table = np.array(read(spans["model.embed_tokens.weight"]))
+
+    def read_with(table):
+        tensors = load_file(kept / "adapter_model.safetensors")
+        tensors["base_model.model.model.embed_tokens.base_layer.weight"] = table
+        save_file(tensors, kept / "adapter_model.safetensors")
+        shapes = param_shapes(config)
+        read_adapter(kept, adapter["finetune_config"], family, config, shapes).check_base(spans)
+
+    read_with(table.astype(np.float16))  # in a coarser dtype it is still the same
+    with pytest.raises(MftError, match="base weights that are not .*model.embed_tokens.weight"):
+        read_with(table + 1)

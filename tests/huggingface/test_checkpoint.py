@@ -103,6 +103,16 @@ def test_constants_and_a_tied_head_are_ignored(write_checkpoint, one_device):
     assert "head/table" not in load(folder, one_device)
 
 
+def test_a_head_of_its_own_is_not_taken_for_a_tied_one(write_checkpoint, one_device):
+    def edit(tensors):
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+        tensors["lm_head.weight"][-1, -1] += 1
+
+    folder, _ = write_checkpoint("llama", edit=edit, tie_word_embeddings=True)
+    with pytest.raises(MftError, match='lm_head.weight is not model.embed_tokens.weight.*": false'):
+        load(folder, one_device)
+
+
 def test_progress_counts_the_bytes_read(write_checkpoint, one_device):
     folder, tensors = write_checkpoint()
     seen = []

@@ -1,6 +1,4 @@
-"""Adapters train and compute as peft's do, for every family that transformers has; QLoRA follows
-bitsandbytes.
-"""
+"""Adapters train and compute as peft's, in every family of transformers; QLoRA as bitsandbytes."""
 
 import copy
 import dataclasses
@@ -15,8 +13,8 @@ import pytest
 from mft_jax.composition import combine
 from mft_jax.finetune import FinetuneConfig, adapted_paths, freeze, init_trainable, split_start
 from mft_jax.huggingface.adapter_import import read_adapter
-from mft_jax.huggingface.adapters import module_name, part_names, save_adapter
-from mft_jax.huggingface.checkpoint import load_params, read_model
+from mft_jax.huggingface.adapters import module_name, not_for_peft, part_names, save_adapter
+from mft_jax.huggingface.checkpoint import checked_spans, load_params, read_model
 from mft_jax.models.decoder import bind, param_shapes
 from mft_jax.models.families import FAMILIES
 from mft_jax.models.nll import next_token_nll
@@ -41,29 +39,6 @@ TABLES = ("all_linear", "embedding", "head")
 
 def tokens(rows=2, length=LENGTH, seed=0):
     return np.random.default_rng(seed).integers(3, 4096, (rows, length))
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """`base(family) -> (folder, transformers' model)`; the model is to be copied."""
-    shelf = tmp_path_factory.mktemp("bases")
-
-    @functools.cache
-    def make(name):
-        options = FAMILIES[name].tiny_config()
-        options.pop("dtype")
-        hf_config = transformers.AutoConfig.for_model(options.pop("model_type"), **options)
-        torch.manual_seed(0)
-        model = transformers.AutoModelForCausalLM.from_config(
-            hf_config, dtype=torch.float32, attn_implementation="eager"
-        ).eval()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(0.1 * torch.randn_like(parameter))
-        model.save_pretrained(shelf / name)
-        return shelf / name, model
-
-    return make
 
 
 def load(folder, settings, adapted=()):
@@ -119,14 +94,14 @@ def their_loss(model, ids):
     )
 
 
-def wrapped(name, base, folder, trainable, settings, start=None):
+def wrapped(name, base, folder, trainable, settings, start=None, renamed=True):
     """peft's model with our adapter, through the folder that we write."""
     path, model = base(name)
     family, config = read_model(path)
     what = {"trainable": trainable, "start": start or {}, "finetune_config": settings}
     save_adapter(folder, **what, family=family, config=config, base_model=str(path))
     model = copy.deepcopy(model)
-    if name == "deepseek_v2":
+    if name == "deepseek_v2" and renamed:
         # By this name peft 0.21 takes shared experts for the routed ones, which it cannot load.
         model.config.model_type = "deepseek_v2 of transformers 4"
     return peft.PeftModel.from_pretrained(model, str(folder), is_trainable=True).eval()
@@ -206,6 +181,27 @@ def test_peft_computes_with_the_original_weights_what_started_from_them(case, ba
     np.testing.assert_allclose(ours, their_logits(theirs, tokens()), rtol=0, atol=1e-4)
 
 
+ALL, EXPERTS = ("all_linear",), ("all_linear", "mlp/*")
+BY_EXPERT = (ALL, EXPERTS, ("mlp/down",), ("mlp/gate", "mlp/up"), ("mlp/gate",))
+LOADED = [(name, targets) for name in ("mixtral", "qwen3_moe") for targets in BY_EXPERT]
+LOADED += [("qwen2_moe", ALL), ("qwen2_moe", EXPERTS), ("deepseek_v2", ALL)]
+
+
+@pytest.mark.parametrize("name, targets", [*LOADED, ("deepseek_v2", ("attention/*",))])
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")  # peft's
+def test_a_note_names_exactly_what_peft_does_not_load(name, targets, base, tmp_path):
+    settings = dataclasses.replace(NORMAL, targets=targets, rslora=True)
+    family, config, params, _ = load(base(name)[0], settings)
+    trainable = noise(init_trainable(settings, params, param_shapes(config), 0))
+    ours = logits(config, combine(settings, trainable, params, jnp.float32), tokens())
+    try:
+        theirs = wrapped(name, base, tmp_path / "a", trainable, settings, renamed=False)
+        same = np.abs(ours - their_logits(theirs, tokens())).max() < 1e-4
+    except (ValueError, RuntimeError):
+        same = False
+    assert same == (not_for_peft(trainable, family, config) == "")
+
+
 LINEAR = {"target_modules": ["q_proj", "v_proj", "o_proj", "up_proj"]}
 RANKS = {"q_proj": 7, r"layers\.1\.self_attn\.v_proj": 2}
 ALPHAS = {"up_proj": 9, r"model\.layers\.0\.self_attn\.q_proj": 30}
@@ -217,6 +213,7 @@ WRITTEN = {
     "dora": ("llama", {**LINEAR, "use_dora": True, "rank_pattern": {"o_proj": 2}}),
     "all linear": ("phi3", {"target_modules": "all-linear"}),
     "tables": ("gpt_neox", {"target_modules": ["embed_in", "lm_head", "query_key_value"]}),
+    "tables and what they are of": ("phi", {"target_modules": ["embed_tokens", "lm_head"]}),
     "experts beside": ("mixtral", {"target_modules": ["q_proj", "o_proj"]}),
 }
 
@@ -232,10 +229,13 @@ def test_what_peft_wrote_computes_the_same(case, base, tmp_path):
         for parameter in theirs.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.05 * torch.randn_like(parameter))
-    theirs.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    carried = "what they are of" in case  # as peft does unless told otherwise
+    theirs.save_pretrained(tmp_path / "adapter", save_embedding_layers=carried)
     family, config, params, _ = load(folder, NORMAL)
     shapes = param_shapes(config)
     found = read_adapter(tmp_path / "adapter", NORMAL, family, config, shapes)
+    assert bool(found.carried) == carried
+    found.check_base(checked_spans(folder, family, config))
     trainable = jax.tree.map(jnp.asarray, found.load(shapes))
     ours = logits(config, combine(found.finetune, trainable, params, jnp.float32), tokens())
     want = their_logits(theirs, tokens())
