@@ -20,10 +20,15 @@ install_import_hook(
     "mft_jax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 )
 
+import functools  # noqa: E402
+from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+from mft_jax.models.families import FAMILIES  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -43,3 +48,29 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared corpora at {folder}; set MFT_SHARED_DATA to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def transformers_model() -> Callable[..., Any]:
+    """`make(family, variant) -> model` of transformers, with random weights of a size that matters.
+
+    Made once: a test that changes it copies it.
+    """
+    torch = pytest.importorskip("torch", reason="parity needs the extra `parity` (torch)")
+    transformers = pytest.importorskip("transformers")
+
+    @functools.cache
+    def make(family: str, variant: str = "") -> Any:
+        options = FAMILIES[family].tiny_config(variant)
+        options.pop("dtype")
+        hf_config = transformers.AutoConfig.for_model(options.pop("model_type"), **options)
+        torch.manual_seed(0)
+        model = transformers.AutoModelForCausalLM.from_config(
+            hf_config, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        return model
+
+    return make

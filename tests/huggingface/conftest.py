@@ -13,7 +13,6 @@ from safetensors.numpy import save_file
 
 from mft_jax.huggingface.checkpoint import hf_shape, read_model
 from mft_jax.models.decoder import param_shapes
-from mft_jax.models.families import FAMILIES
 from mft_jax.sharding import MeshConfig, make_mesh
 
 HF_CONFIG = {
@@ -67,24 +66,15 @@ def one_device() -> jax.sharding.Mesh:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Any]]:
+def base(
+    transformers_model: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[Path, Any]]:
     """`base(family) -> (folder, transformers' model)`; the model is to be copied."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
     shelf = tmp_path_factory.mktemp("bases")
 
     @functools.cache
     def make(name: str) -> tuple[Path, Any]:
-        options = FAMILIES[name].tiny_config()
-        options.pop("dtype")
-        hf_config = transformers.AutoConfig.for_model(options.pop("model_type"), **options)
-        torch.manual_seed(0)
-        model = transformers.AutoModelForCausalLM.from_config(
-            hf_config, dtype=torch.float32, attn_implementation="eager"
-        ).eval()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(0.1 * torch.randn_like(parameter))
+        model = transformers_model(name)
         model.save_pretrained(shelf / name)
         return shelf / name, model
 

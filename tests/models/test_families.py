@@ -106,20 +106,9 @@ def numpy_reference(name, variant, folder):
     return lambda text: module.logits(hf_config, tensors, text[None])[0]
 
 
-def transformers_reference(name, variant, folder):
-    """The same of transformers; its model, with weights of a size that matters, fills `folder`."""
-    torch = pytest.importorskip("torch", reason="parity needs the extra `parity` (torch)")
-    transformers = pytest.importorskip("transformers")
-    options = FAMILIES[name].tiny_config(variant)
-    options.pop("dtype")
-    hf_config = transformers.AutoConfig.for_model(options.pop("model_type"), **options)
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(
-        hf_config, dtype=torch.float32, attn_implementation="eager"
-    ).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+def transformers_reference(model, folder):
+    """The same of transformers, whose model fills `folder`."""
+    torch = pytest.importorskip("torch")
     model.save_pretrained(folder)
 
     def logits(text):
@@ -138,13 +127,14 @@ BY_REFERENCE = [
 
 
 @pytest.mark.parametrize(("name", "variant"), BY_REFERENCE)
-def test_logits_equal_those_of_the_reference(name, variant, checkpoint, tmp_path):
+def test_logits_equal_those_of_the_reference(name, variant, checkpoint, request, tmp_path):
     if FAMILIES[name].reference == "numpy":
         folder = checkpoint(name, variant)
         reference = numpy_reference(name, variant, folder)
     else:
         folder = tmp_path / "model"
-        reference = transformers_reference(name, variant, folder)
+        model = request.getfixturevalue("transformers_model")(name, variant)
+        reference = transformers_reference(model, folder)
     _, config, params = loaded(folder)
     logits = forward(config, params)
     assert np.isfinite(logits).all()
