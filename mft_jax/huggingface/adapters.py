@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mft_jax.finetune import TABLES, FinetuneConfig
+from mft_jax.finetune import TABLES, FinetuneConfig, layer_name
 from mft_jax.huggingface.output import new_folder
 from mft_jax.huggingface.tensors import TensorType, write_tensors
 from mft_jax.models.config import ModelConfig
@@ -79,9 +79,10 @@ def not_for_peft(adapted: Collection[str], family: Family, config: ModelConfig) 
         lost |= experts
     if not lost:
         return ""
+    names = ", ".join(sorted({layer_name(path) for path in lost}))
     return (
-        f"note: peft does not load the adapters of {', '.join(sorted(lost))} of {family.name}; use "
-        "a merged export where peft is in between, or finetune.targets without them"
+        f"note: peft does not load the adapters of {names} of {family.name}; use a merged export "
+        "where peft is in between, or finetune.targets without them"
     )
 
 
