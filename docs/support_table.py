@@ -52,7 +52,8 @@ def row(family: Family) -> tuple[str, ...]:
         "numpy": "NumPy, from the published layout (transformers has no modelling file)",
     }
     experts = family.read_config(family.tiny_config()).experts
-    notes = [family.notes, "the mesh has no axis for experts" if experts else ""]
+    note = "experts of all tokens are computed on every device of data and fsdp"
+    notes = [family.notes, note if experts else ""]
     return (
         f"`{family.name}`",
         family.models,
