@@ -22,3 +22,19 @@ def check(tmp_path, capsys):
         return ended.value.code, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture
+def rows():
+    """`rows(out)`: the printed table as {label: value}, folded lines joined."""
+
+    def parse(out):
+        table, label = {}, ""
+        for line in out.splitlines():
+            cells = [cell.strip() for cell in line.strip("│").split("│")]
+            if line.startswith("│") and len(cells) == 2:
+                label = cells[0] or label
+                table[label] = f"{table[label]} {cells[1]}" if label in table else cells[1]
+        return table
+
+    return parse

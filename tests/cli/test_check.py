@@ -19,17 +19,6 @@ CHATML = (
 )
 
 
-def rows(out):
-    """The table as {label: value}, folded lines joined."""
-    table, label = {}, ""
-    for line in out.splitlines():
-        cells = [cell.strip() for cell in line.strip("│").split("│")]
-        if line.startswith("│") and len(cells) == 2:
-            label = cells[0] or label
-            table[label] = f"{table[label]} {cells[1]}" if label in table else cells[1]
-    return table
-
-
 def edit_json(file, **changes):
     value = {**json.loads(file.read_text()), **changes}
     file.write_text(json.dumps({k: v for k, v in value.items() if v is not None}))
@@ -54,7 +43,7 @@ def edit_tensors(file, edit):
     save_file(tensors, file)
 
 
-def test_the_table_says_what_is_there_and_what_becomes_of_it(tmp_path, check):
+def test_the_table_says_what_is_there_and_what_becomes_of_it(tmp_path, check, rows):
     folder = tiny_checkpoint(tmp_path / "model", "llama")
     code, out, err = check(folder, "--headers_only")
     assert (code, err) == (0, "")
@@ -89,14 +78,14 @@ def test_the_table_says_what_is_there_and_what_becomes_of_it(tmp_path, check):
         (["--config.mesh.fsdp=64"], "14 matrices as nf4"),  # more devices than are here
     ],
 )
-def test_every_way_to_finetune_can_be_checked(tmp_path, check, flags, expected):
+def test_every_way_to_finetune_can_be_checked(tmp_path, check, flags, expected, rows):
     folder = tiny_checkpoint(tmp_path / "model", "llama")
     code, out, err = check(folder, "--headers_only", *flags)
     assert code == 0, err
     assert rows(out)["loaded"].startswith(expected)
 
 
-def test_the_stop_token_is_what_the_template_puts_after_an_answer(tmp_path, check):
+def test_the_stop_token_is_what_the_template_puts_after_an_answer(tmp_path, check, rows):
     folder = tiny_checkpoint(tmp_path / "model")
     settings = folder / "tokenizer_config.json"
     edit_json(settings, chat_template=CHATML.replace("STOP", "<|pad|>"))
@@ -113,7 +102,9 @@ def test_the_stop_token_is_what_the_template_puts_after_an_answer(tmp_path, chec
     assert "puts no end token (a special token) after the answer" in err
 
 
-def test_missing_tensors_a_wrong_shape_and_a_truncated_shard_are_found_at_once(tmp_path, check):
+def test_missing_tensors_a_wrong_shape_and_a_truncated_shard_are_found_at_once(
+    tmp_path, check, rows
+):
     folder = tiny_checkpoint(tmp_path / "model", "llama")
     files = shard(folder, 4)
 
@@ -232,7 +223,7 @@ def test_a_fault_is_one_clear_message(tmp_path, check, damage, messages):
         assert err.count(message) == 1, err
 
 
-def test_a_family_without_a_reference_is_checked_by_headers_alone(tmp_path, check):
+def test_a_family_without_a_reference_is_checked_by_headers_alone(tmp_path, check, rows):
     folder = tiny_checkpoint(tmp_path / "model", "baichuan")
     code, out, err = check(folder, "--headers_only")
     assert code == 0, err

@@ -30,17 +30,6 @@ LLAMA_70B = {
 }
 
 
-def rows(out):
-    """The table as {label: value}, folded lines joined."""
-    table, label = {}, ""
-    for line in out.splitlines():
-        cells = [cell.strip() for cell in line.strip("│").split("│")]
-        if line.startswith("│") and len(cells) == 2:
-            label = cells[0] or label
-            table[label] = f"{table[label]} {cells[1]}" if label in table else cells[1]
-    return table
-
-
 def sparse_checkpoint(folder, hf_config, shards):
     """Headers, and holes where the weights would be. Returns the bytes announced."""
     tiny_checkpoint(folder, "llama")
@@ -65,7 +54,7 @@ def sparse_checkpoint(folder, hf_config, shards):
     return total
 
 
-def test_a_70b_checkpoint_is_checked_in_seconds_without_memory(tmp_path):
+def test_a_70b_checkpoint_is_checked_in_seconds_without_memory(tmp_path, rows):
     total = sparse_checkpoint(tmp_path / "big", LLAMA_70B, shards=15)
     assert total == 2 * 68_976_648_192
     script = (
