@@ -113,9 +113,10 @@ def begun_with(workdir: Path) -> FinetuneConfig | None:
 
 def check_base(workdir: Path, model: Prepared) -> None:
     """Raise `MftError` where a run's base weights are not those that it was trained on."""
-    if _read(workdir)["base"] != base_fingerprint(model.folder, model.config):
+    if _read(workdir)["base"] != base_fingerprint(model.folder):
         raise MftError(
-            f"{model.folder} does not hold the weights that {workdir} was trained on; put them back"
+            f"{model.folder} does not hold the model that {workdir} was trained on (config.json or "
+            "weights are others); put it back"
         )
 
 
@@ -127,7 +128,7 @@ def claim(
     now: dict[str, Any] = {
         "config": to_dict(config),
         "finetune": dataclasses.asdict(model.finetune),
-        "base": base_fingerprint(model.folder, model.config),
+        "base": base_fingerprint(model.folder),
         "data": fingerprint(data.tokenized),
     }
     if resumed:
@@ -139,7 +140,7 @@ def claim(
         before = _read(workdir)
         changed = differences(before["config"], now["config"])
         if before["base"] != now["base"]:
-            changed.append(f"the base weights in {model.folder} (they are not what they were)")
+            changed.append(f"the base model in {model.folder} (it is not what it was)")
         changed += [
             f"data of task {name!r} (its tokens are not what they were)"
             for name, check in now["data"].items()

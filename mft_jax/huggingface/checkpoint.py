@@ -10,6 +10,7 @@ so the host holds about one tensor, and the devices the stored leaves plus one d
 
 import difflib
 import functools
+import json
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -136,9 +137,9 @@ def _differences(
     return problems
 
 
-def fingerprint(folder: Path, config: ModelConfig) -> int:
-    """A checksum of what is computed and of the weights: the sizes and 16 blocks of every file."""
-    check = zlib.crc32(repr(config).encode())
+def fingerprint(folder: Path) -> int:
+    """A checksum of config.json and of the weights: the sizes and 16 blocks of every file."""
+    check = zlib.crc32(json.dumps(read_json(folder / "config.json"), sort_keys=True).encode())
     for file in weight_files(folder) if has_weights(folder) else ():
         size = file.stat().st_size
         check = zlib.crc32(str(size).encode(), check)
