@@ -74,7 +74,9 @@ def run(arguments: Sequence[str]) -> int:
     table, problems = overview(subject)
     console.print(table)
     if problems:
-        raise MftError("this checkpoint cannot be trained so:\n" + "\n".join(problems))
+        raise MftError(
+            "this checkpoint cannot be trained so:\n" + "\n".join(dict.fromkeys(problems))
+        )
     return 0 if values.headers_only or compare(subject, values.prompt or PROMPT, console) else 1
 
 
@@ -126,7 +128,9 @@ def storage_rows(subject: Subject) -> Rows:
     tuning, dtype = settings.finetune, settings.model.compute_dtype
     if tuning.adapter:
         where = Path(tuning.adapter).expanduser()
-        tuning = read_adapter(where, tuning, subject.family, subject.model, shapes).finetune
+        adapter = read_adapter(where, tuning, subject.family, subject.model, shapes)
+        adapter.check_base(checkpoint.checked_spans(subject.folder, subject.family, subject.model))
+        tuning = adapter.finetune
     adapted = frozenset(finetune.adapted_paths(tuning, shapes))
     check_model(settings, subject.model, adapted)
     read, start = finetune.split_start(stored_shapes(subject, tuning, adapted))

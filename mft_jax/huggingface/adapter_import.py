@@ -7,7 +7,6 @@ Modules that are not adapted in every layer get zeros in the others, which stay 
 """
 
 import dataclasses
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +28,7 @@ from mft_jax.huggingface.folders import refuse_pickles
 from mft_jax.huggingface.tensors import DTYPES, Span, read, read_json, read_spans, same_values
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.decoder import Params
-from mft_jax.models.families.base import Family
+from mft_jax.models.families.base import Family, is_positive
 from mft_jax.types import MftError
 
 # Settings whose adapters compute something else; each with the values that mean "not used".
@@ -254,31 +253,30 @@ def _gaps(places: list[Place], family: Family, config: ModelConfig) -> list[str]
 
 def _size(settings: Mapping[str, Any], problems: list[str]) -> tuple[int, float]:
     rank, alpha = settings.get("r"), settings.get("lora_alpha")
-    if isinstance(rank, int) and isinstance(alpha, int | float):
-        if rank >= 1 and 0 < alpha < math.inf:
-            return rank, alpha
+    if isinstance(rank, int) and rank >= 1 and is_positive(alpha):
+        return rank, float(alpha)
     problems.append(f"r={rank!r}, lora_alpha={alpha!r}; expected positive numbers")
     return 0, 1.0
 
 
 def _flag(settings: Mapping[str, Any], key: str, problems: list[str]) -> bool:
     value = settings.get(key)
-    if value not in (None, True, False):
+    if value is not None and not isinstance(value, bool):
         problems.append(f"{key}={value!r}; expected true or false")
     return value is True
 
 
 def _pattern(settings: Mapping[str, Any], key: str, problems: list[str]) -> dict[str, float]:
-    """Numbers by regular expression; empty where the key is absent or null."""
+    """Positive numbers by regular expression; empty where the key is absent or null."""
     pattern = settings.get(key) or {}
     try:
         if isinstance(pattern, dict) and all(
-            re.compile(name) and isinstance(value, int | float) for name, value in pattern.items()
+            re.compile(name) and is_positive(value) for name, value in pattern.items()
         ):
             return pattern
     except re.error:
         pass  # the same problem as a pattern of another kind
-    problems.append(f"{key}={pattern!r}; expected numbers by regular expression")
+    problems.append(f"{key}={pattern!r}; expected positive numbers by regular expression")
     return {}
 
 

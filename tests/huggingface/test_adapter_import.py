@@ -257,6 +257,8 @@ def test_a_long_list_is_cut_and_counted(folder, model):
         ({"alpha_pattern": {"q_(proj": 2}}, "alpha_pattern"),
         ({"rank_pattern": ["q_proj"]}, "rank_pattern=['q_proj']"),
         ({"lora_alpha": float("inf")}, "lora_alpha=inf"),
+        ({"use_rslora": 1}, "use_rslora=1; expected true or false"),
+        ({"alpha_pattern": {"q_proj": float("inf")}}, "alpha_pattern"),
         ({"use_rslora": "false"}, "use_rslora='false'; expected true or false"),
         ({"r": 8}, "q_proj: rank 3, but adapter_config.json says 8"),
         ({"rank_pattern": {"o_proj": 2}}, "o_proj: rank 3, but adapter_config.json says 2"),

@@ -5,7 +5,7 @@ import functools
 import itertools
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import jax
 
@@ -17,7 +17,7 @@ Layout = Literal["same", "transposed"]
 LIMIT = 2**31  # places and sizes are counted in int32
 
 
-def is_positive(value: Any) -> bool:
+def is_positive(value: Any) -> TypeGuard[float]:
     """Whether it is a finite number above 0 (a JSON integer may be too large for a float)."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
