@@ -45,7 +45,10 @@ def losses(folder):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_tiny_checkpoint_is_imported_trained_and_exported(family, tmp_path, capsys):
-    run, outcome = five_steps(tmp_path, family, targets=("attention/*",))
+    # Of the others peft compares the adapters of every layer (test_peft_parity).
+    alone = FAMILIES[family].reference == "numpy"
+    targets = ("all_linear",) if alone else ("attention/*",)
+    run, outcome = five_steps(tmp_path, family, targets=targets)
     assert len(losses(tmp_path)) == 5
     assert all(np.isfinite(record["loss"]) for record in losses(tmp_path))
     trained = [adapter["b"] for adapter in outcome.state.trainable.values()]
@@ -126,7 +129,7 @@ def test_training_goes_on_from_an_adapter_whose_folder_may_go_then_but_not_its_b
     # But not the weights that it was trained on.
     shutil.rmtree(base)
     tiny_checkpoint(Path(base), "qwen2", seed=1)  # of the same shapes
-    with pytest.raises(MftError, match="not hold the weights that .*run was trained on"):
+    with pytest.raises(MftError, match="not hold the model that .*run was trained on"):
         export(tmp_path / "b" / "run", tmp_path / "x", "merged", "last", Console(quiet=True))
-    with pytest.raises(MftError, match="the base weights in .*qwen2"):
+    with pytest.raises(MftError, match="the base model in .*qwen2"):
         trainer.train(configs.resolve(config), tmp_path / "b" / "run", Console(quiet=True))
