@@ -130,7 +130,7 @@ def _sources(
 ) -> dict[str, Source]:
     """Every tensor to write, by HF name."""
     hf_config = read_json(base_folder / "config.json")
-    named = hf_config.get("dtype") or hf_config.get("torch_dtype") or "float32"
+    named = str(hf_config.get("dtype") or hf_config.get("torch_dtype") or "float32")
     if not spans and named not in CONFIG_DTYPES:
         raise MftError(
             f"{base_folder / 'config.json'}: dtype={named!r} cannot be written; expected one of "
