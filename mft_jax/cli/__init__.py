@@ -1,6 +1,7 @@
 """The door: `mft COMMAND --flag=value`, the same as `python -m mft_jax`."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -39,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(2)
     # Orbax warns of its own defaults at every start; what goes wrong is raised.
     logging.set_verbosity(logging.ERROR)
+    # Transformers advises at its import to install torch, which is not needed.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     command = importlib.import_module(f"mft_jax.cli.{name}")
     try:
         sys.exit(command.run(rest))
