@@ -8,7 +8,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from mft_jax.finetune import FinetuneConfig, freeze, is_linear
+from mft_jax.finetune.attach import store_weight
+from mft_jax.finetune.tuning import FinetuneConfig, is_linear
 from mft_jax.models.decoder import logical_axes, param_shapes
 from mft_jax.models.families import FAMILIES
 from mft_jax.models.families.base import Family
@@ -28,7 +29,7 @@ def quantisations(family: Family) -> list[str]:
     """Those that every matrix of the family's tiny models takes."""
     found = []
     for name in ("nf4", "int4", "int8"):
-        store = functools.partial(freeze, FinetuneConfig("qlora", name), dtype=jnp.bfloat16)
+        store = functools.partial(store_weight, FinetuneConfig("qlora", name), dtype=jnp.bfloat16)
         for variant in family.tiny:
             shapes = param_shapes(family.read_config(family.tiny_config(variant)))
             for path, shape in shapes.items():

@@ -1,6 +1,6 @@
 """Multi-task fine-tuning of code LLMs in JAX.
 
-Reading path, one sitting: cli/train -> trainer -> train_step -> losses -> balancers/coba ->
+Reading path, one sitting: cli/train -> run/loop -> train_step -> losses -> balancers/coba ->
 data/packing. The house is described in README.md.
 """
 

@@ -18,7 +18,7 @@ from ml_collections import config_dict
 
 from mft_jax.balancers.registry import BY_GRADIENTS, BalancerConfig
 from mft_jax.data.tasks import DataConfig
-from mft_jax.finetune import FinetuneConfig
+from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.losses import ObjectiveConfig
 from mft_jax.optim import OptimConfig
 from mft_jax.sharding import MeshConfig

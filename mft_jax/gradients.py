@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from mft_jax import composition
 from mft_jax.balancers.base import Subset
-from mft_jax.finetune import FinetuneConfig
+from mft_jax.finetune import combine
+from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.losses import (
     FORMS,
     Objective,
@@ -28,7 +28,7 @@ from mft_jax.losses import (
     unit_counts,
 )
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import ANYWHERE, Params, Placement, bind
+from mft_jax.models.decoder import UNSHARDED, ActivationSharding, Params, bind
 from mft_jax.models.nll import next_token_nll
 from mft_jax.types import Batch, TaskSums
 
@@ -37,7 +37,7 @@ Chosen = TypeVar("Chosen")
 
 
 @dataclasses.dataclass(frozen=True)
-class Computation:
+class StepSpec:
     """What is computed on a batch: the model, how it is fine-tuned, in which precision."""
 
     model: ModelConfig
@@ -46,10 +46,10 @@ class Computation:
     dtype: str
     remat: bool
     seed: int = 0  # of dropout
-    placement: Placement = ANYWHERE
+    placement: ActivationSharding = UNSHARDED
 
 
-def measure(compute: Computation, params: Params, batch: Batch) -> Statistics:
+def measure(compute: StepSpec, params: Params, batch: Batch) -> Statistics:
     """Statistics of a batch [B, L] under the combined parameters."""
     model, dtype = bind(compute.model, params), jnp.dtype(compute.dtype)
     hidden, router = model(
@@ -65,18 +65,18 @@ def measure(compute: Computation, params: Params, batch: Batch) -> Statistics:
     return statistics(compute.objective, nll, batch, router)
 
 
-def measurer(compute: Computation, frozen: Params, key: Key[Array, ""] | None = None) -> Measure:
+def measurer(compute: StepSpec, frozen: Params, key: Key[Array, ""] | None = None) -> Measure:
     """`(trainable, batch) -> Statistics`. With a `key` adapters drop out."""
 
     def run(trainable: Params, batch: Batch) -> Statistics:
         own, dtype = _own_key(key, batch), jnp.dtype(compute.dtype)
-        params = composition.combine(compute.finetune, trainable, frozen, dtype, own)
+        params = combine.combine(compute.finetune, trainable, frozen, dtype, own)
         return measure(compute, params, batch)
 
     return run
 
 
-def step_key(compute: Computation, step: Int[Array, ""]) -> Key[Array, ""] | None:
+def step_key(compute: StepSpec, step: Int[Array, ""]) -> Key[Array, ""] | None:
     """What adapters drop out by in a step; None where they do not."""
     if not compute.finetune.dropout:
         return None
@@ -91,7 +91,7 @@ def _own_key(key: Key[Array, ""] | None, batch: Batch) -> Key[Array, ""] | None:
     return jax.random.fold_in(key, jnp.sum(batch.tokens.astype(jnp.uint32) * place))
 
 
-def task_nll(compute: Computation, trainable: Params, frozen: Params, batch: Batch) -> TaskSums:
+def task_nll(compute: StepSpec, trainable: Params, frozen: Params, batch: Batch) -> TaskSums:
     """Nll sums and counts per task of a batch [B, L], under the combined parameters."""
     stats = measurer(compute, frozen)(trainable, batch)
     return TaskSums(stats.nll, task_counts(batch, compute.objective.num_tasks))
@@ -188,7 +188,7 @@ class TaskGradients(NamedTuple):
 
 
 def task_gradients(
-    compute: Computation,
+    compute: StepSpec,
     trainable: Params,
     frozen: Params,
     batch: Batch,
@@ -220,7 +220,7 @@ def task_gradients(
         return stats, TaskGradients(rows, counts)
 
     def run(repeated: Params, micro: Batch) -> Statistics:
-        params = composition.combine_by_task(
+        params = combine.combine_by_task(
             compute.finetune,
             repeated,
             frozen,
@@ -230,14 +230,12 @@ def task_gradients(
         )
         return measure(compute, params, micro)
 
-    repeated = composition.repeat_by_task(trainable, num_tasks)
+    repeated = combine.repeat_by_task(trainable, num_tasks)
     stats, grads, _ = backward(run, repeated, batch, choose, ahead=objective.linear)
-    return stats, TaskGradients(composition.tasks_first(grads), counts)
+    return stats, TaskGradients(combine.tasks_first(grads), counts)
 
 
-def valid_gradients(
-    compute: Computation, trainable: Params, frozen: Params, batch: Batch
-) -> Params:
+def valid_gradients(compute: StepSpec, trainable: Params, frozen: Params, batch: Batch) -> Params:
     """Rows [T, ...]: the gradient of each task's mean nll on a validation batch [B, L]."""
     objective = compute.objective
     mean_nll = objective._replace(
@@ -252,7 +250,7 @@ def valid_gradients(
 
 
 def diagnose(
-    compute: Computation, trainable: Params, frozen: Params, batch: Batch
+    compute: StepSpec, trainable: Params, frozen: Params, batch: Batch
 ) -> Float[Array, "T T"]:
     """The Gramian of the task gradients: their norms, and which tasks pull against each other."""
     rows = task_gradients(compute, trainable, frozen, batch)[1].rows

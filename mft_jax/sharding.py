@@ -20,7 +20,7 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from mft_jax.models.decoder import ANYWHERE, Placement, logical_axes
+from mft_jax.models.decoder import UNSHARDED, ActivationSharding, logical_axes
 from mft_jax.types import MftError
 from mft_jax.weights.lora import LoraArray, TaskLoraArray
 from mft_jax.weights.quantized import IntArray, NF4Array
@@ -112,14 +112,14 @@ def tree_shardings(mesh: Mesh, tree: dict[str, Any]) -> dict[str, Any]:
     return {path: leaf_shardings(mesh, path, leaf) for path, leaf in tree.items()}
 
 
-def placement(mesh: Mesh) -> Placement:
+def placement(mesh: Mesh) -> ActivationSharding:
     """Every device computes its own rows, and weights come to it: quantised ones as codes.
 
     Left to itself the compiler keeps what lies over `fsdp` where it is and moves the activations
     of all rows instead.
     """
     if mesh.size == 1:
-        return ANYWHERE
+        return UNSHARDED
     rows = batch_sharding(mesh)
 
     def gathered(stored: NamedSharding) -> NamedSharding:
@@ -134,7 +134,7 @@ def placement(mesh: Mesh) -> Placement:
         target = jax.tree.map(gathered, leaf_shardings(mesh, path, leaf))
         return jax.lax.with_sharding_constraint(leaf, target)
 
-    return Placement(lambda x: jax.lax.with_sharding_constraint(x, rows), weight)
+    return ActivationSharding(lambda x: jax.lax.with_sharding_constraint(x, rows), weight)
 
 
 def _sharding(

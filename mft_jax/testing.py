@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from mft_jax import config as configs
-from mft_jax.huggingface.checkpoint import hf_shape, read_model
+from mft_jax.huggingface.base_weights import hf_shape, read_model
 from mft_jax.huggingface.folders import model_folder
 from mft_jax.models.decoder import param_shapes
 from mft_jax.models.families import FAMILIES

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from mft_jax import gradients
 from mft_jax.balancers.base import Balancer, Signals
-from mft_jax.gradients import Computation, task_nll
+from mft_jax.gradients import StepSpec, task_nll
 from mft_jax.losses import Statistics, mean_losses, sum_by_task, task_counts, total_loss
 from mft_jax.models.decoder import Params
 from mft_jax.train_state import TrainState
@@ -33,7 +33,7 @@ class StepMetrics(NamedTuple):
 
 
 def make_train_step(
-    compute: Computation,
+    compute: StepSpec,
     balancer: Balancer,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
@@ -75,7 +75,7 @@ class Weighted(NamedTuple):
 
 
 def weighted_gradients(
-    compute: Computation,
+    compute: StepSpec,
     balancer: Balancer,
     state: TrainState,
     frozen: Params,
@@ -122,7 +122,7 @@ def weighted_gradients(
 
 
 def _valid_losses(
-    compute: Computation, balancer: Balancer, state: TrainState, frozen: Params, batch: Batch
+    compute: StepSpec, balancer: Balancer, state: TrainState, frozen: Params, batch: Batch
 ) -> TaskSums:
     """Before the update; absent in the steps between two looks."""
     measured = functools.partial(task_nll, compute, state.trainable, frozen, batch)
@@ -134,7 +134,7 @@ def _valid_losses(
 
 
 def _losses_after(
-    compute: Computation,
+    compute: StepSpec,
     balancer: Balancer,
     state: TrainState,
     frozen: Params,

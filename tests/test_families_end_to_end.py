@@ -11,10 +11,10 @@ from rich.console import Console
 from transformers import AutoTokenizer
 
 from mft_jax import config as configs
-from mft_jax import trainer
 from mft_jax.cli.export import export
-from mft_jax.metrics import FILE_NAME
 from mft_jax.models.families import FAMILIES
+from mft_jax.run import loop
+from mft_jax.run.recorder import FILE_NAME
 from mft_jax.sharding import make_mesh
 from mft_jax.testing import tiny_checkpoint, toy_config
 from mft_jax.types import MftError
@@ -23,7 +23,7 @@ from mft_jax.types import MftError
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
     """Programs for one device compile twice as fast; other tests have meshes."""
-    monkeypatch.setattr(trainer, "make_mesh", lambda mesh: make_mesh(mesh, jax.devices()[:1]))
+    monkeypatch.setattr(loop, "make_mesh", lambda mesh: make_mesh(mesh, jax.devices()[:1]))
 
 
 def five_steps(folder, family, **finetune):
@@ -31,7 +31,7 @@ def five_steps(folder, family, **finetune):
     config.model.path = str(tiny_checkpoint(folder / family, family))
     config.balancer.name = "uniform"
     config.finetune.update(finetune)
-    return trainer.train(configs.resolve(config), folder / "run", Console(quiet=True))
+    return loop.train(configs.resolve(config), folder / "run", Console(quiet=True))
 
 
 def records(folder):
@@ -106,7 +106,7 @@ def test_training_goes_on_from_an_adapter_whose_folder_may_go_then_but_not_its_b
     config.model.path = base
     config.balancer.name = "uniform"
     config.finetune.adapter = str(tmp_path / "adapter")
-    second, _ = trainer.train(configs.resolve(config), tmp_path / "b" / "run", Console(quiet=True))
+    second, _ = loop.train(configs.resolve(config), tmp_path / "b" / "run", Console(quiet=True))
     tuning = second.model.finetune
     assert (tuning.rank, tuning.alpha, tuning.targets) == (
         8,
@@ -120,7 +120,7 @@ def test_training_goes_on_from_an_adapter_whose_folder_may_go_then_but_not_its_b
 
     # From then on the run stands alone: what its folder was started from may go.
     shutil.rmtree(tmp_path / "adapter")
-    again, _ = trainer.train(configs.resolve(config), tmp_path / "b" / "run", Console(quiet=True))
+    again, _ = loop.train(configs.resolve(config), tmp_path / "b" / "run", Console(quiet=True))
     assert again.model.finetune == tuning
     out = tmp_path / "second"
     export(tmp_path / "b" / "run", out, "peft", "last", Console(quiet=True))
@@ -132,4 +132,4 @@ def test_training_goes_on_from_an_adapter_whose_folder_may_go_then_but_not_its_b
     with pytest.raises(MftError, match="not hold the model that .*run was trained on"):
         export(tmp_path / "b" / "run", tmp_path / "x", "merged", "last", Console(quiet=True))
     with pytest.raises(MftError, match="the base model in .*qwen2"):
-        trainer.train(configs.resolve(config), tmp_path / "b" / "run", Console(quiet=True))
+        loop.train(configs.resolve(config), tmp_path / "b" / "run", Console(quiet=True))

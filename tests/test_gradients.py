@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mft_jax import composition, gradients, losses
+from mft_jax import gradients, losses
 from mft_jax.data.packing import fill_row
-from mft_jax.finetune import FinetuneConfig, freeze, init_frozen, init_trainable
-from mft_jax.gradients import Computation
+from mft_jax.finetune import combine
+from mft_jax.finetune.attach import init_frozen, init_trainable, store_weight
+from mft_jax.finetune.tuning import FinetuneConfig
+from mft_jax.gradients import StepSpec
 from mft_jax.losses import ObjectiveConfig, make_objective
 from mft_jax.models import decoder
 from mft_jax.models.attention import segment_mask
@@ -42,17 +44,17 @@ def tuning_for(method) -> FinetuneConfig:
     return FinetuneConfig(method=method, rank=4, alpha=8.0)
 
 
-def compute_for(method="qlora", **objective) -> Computation:
+def compute_for(method="qlora", **objective) -> StepSpec:
     tuning = tuning_for(method)
     made = make_objective(ObjectiveConfig(vocab_chunk=40, **objective), TABLE, EXPECTED)
-    return Computation(MODEL, tuning, made, "float64", remat=True)
+    return StepSpec(MODEL, tuning, made, "float64", remat=True)
 
 
 def start(method="qlora"):
     """(trainable, frozen) in float64: adapters with a B that is not zero."""
     tuning = tuning_for(method)
     params = {path: 3 * w for path, w in jax.jit(lambda: init_params(MODEL, 0))().items()}
-    put = functools.partial(freeze, tuning, dtype=jnp.float64)
+    put = functools.partial(store_weight, tuning, dtype=jnp.float64)
     stored = {
         path: jax.vmap(functools.partial(put, "layers/any/kernel"))(w)
         if path.endswith("/kernel")
@@ -231,9 +233,9 @@ def test_combined_adapters_compute_what_lora_computes():
     path = "layers/mlp/up/kernel"
     x = jax.random.normal(jax.random.key(0), (2, 3, 64), jnp.float64)
     ids = jnp.array([[0, 1, 2], [3, 0, 0]])
-    repeated = composition.repeat_by_task(trainable, TASKS)
+    repeated = combine.repeat_by_task(trainable, TASKS)
     assert repeated[path]["a"].shape == (2, TASKS, 64, 4)
-    plain = composition.combine(tuning, trainable, frozen, jnp.float64)[path]
-    split = composition.combine_by_task(tuning, repeated, frozen, jnp.float64, ids)[path]
+    plain = combine.combine(tuning, trainable, frozen, jnp.float64)[path]
+    split = combine.combine_by_task(tuning, repeated, frozen, jnp.float64, ids)[path]
     first = [jax.tree.map(lambda w: w[0], weight) for weight in (plain, split)]
     np.testing.assert_array_equal(x @ first[0], x @ first[1])

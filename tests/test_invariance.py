@@ -15,11 +15,12 @@ import pytest
 
 from mft_jax.balancers.registry import BALANCERS, BalancerConfig, make_balancer
 from mft_jax.data.packing import fill_row
-from mft_jax.finetune import FinetuneConfig, freeze, init_frozen, init_trainable
-from mft_jax.gradients import Computation
+from mft_jax.finetune.attach import init_frozen, init_trainable, store_weight
+from mft_jax.finetune.tuning import FinetuneConfig
+from mft_jax.gradients import StepSpec
 from mft_jax.losses import FORMS, ObjectiveConfig, make_objective
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import ANYWHERE, init_params, param_shapes
+from mft_jax.models.decoder import UNSHARDED, init_params, param_shapes
 from mft_jax.sharding import MeshConfig, batch_sharding, make_mesh, placement, tree_shardings
 from mft_jax.train_state import TrainState
 from mft_jax.train_step import make_train_step
@@ -55,7 +56,7 @@ def rows_of(content, samples_per_row):
 def start(dtype):
     """(trainable, frozen): random base, adapters with a B that is not zero."""
     params = {path: 3 * w for path, w in jax.jit(lambda: init_params(MODEL, 0))().items()}
-    put = functools.partial(freeze, TUNING, dtype=dtype)
+    put = functools.partial(store_weight, TUNING, dtype=dtype)
     put_stack = jax.jit(jax.vmap(functools.partial(put, "layers/any/kernel")))
     stored = {
         path: put_stack(w) if path.endswith("/kernel") else put(path, w)
@@ -70,12 +71,12 @@ def start(dtype):
 
 
 def make_step(
-    balancer_name, objective_name, normalization="batch", dtype="float64", placement=ANYWHERE
+    balancer_name, objective_name, normalization="batch", dtype="float64", placement=UNSHARDED
 ):
     config = ObjectiveConfig(objective_name, normalization, vocab_chunk=40)
     expected = {"token": np.array([80.0, 40, 10, 3]), "sample": np.array([10.0, 5, 1, 0.5])}
     objective = make_objective(config, TABLE, expected)
-    compute = Computation(MODEL, TUNING, objective, dtype, True, placement=placement)
+    compute = StepSpec(MODEL, TUNING, objective, dtype, True, placement=placement)
     balancer = make_balancer(
         BalancerConfig(name=balancer_name), TABLE, total_steps=8, valid_micro_batches=1
     )
@@ -85,7 +86,7 @@ def make_step(
 def two_steps(names, parts=1, mesh_sizes=(), samples_per_row=2):
     """(losses, weights, update) of two steps, so that every state has been through one."""
     mesh = make_mesh(MeshConfig(*mesh_sizes)) if mesh_sizes else None
-    balancer, step = make_step(*names, placement=placement(mesh) if mesh else ANYWHERE)
+    balancer, step = make_step(*names, placement=placement(mesh) if mesh else UNSHARDED)
     trainable, frozen = start(jnp.float32 if len(names) > 3 else jnp.float64)
     ones = np.full(TASKS, 4.0)
     state = TrainState(

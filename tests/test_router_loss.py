@@ -9,13 +9,14 @@ import pytest
 from rich.console import Console
 
 from mft_jax import config as configs
-from mft_jax import gradients, losses, trainer
+from mft_jax import gradients, losses
 from mft_jax.data.packing import fill_row
-from mft_jax.finetune import FinetuneConfig
-from mft_jax.gradients import Computation
+from mft_jax.finetune.tuning import FinetuneConfig
+from mft_jax.gradients import StepSpec
 from mft_jax.losses import ObjectiveConfig, make_objective
 from mft_jax.models.config import Experts, ModelConfig
 from mft_jax.models.decoder import init_params
+from mft_jax.run import loop
 from mft_jax.testing import tiny_checkpoint, toy_config
 from mft_jax.types import MftError, TaskTable
 
@@ -25,7 +26,7 @@ TABLE = TaskTable(("a", "b"))
 
 def compute_for(router_loss):
     objective = make_objective(ObjectiveConfig(router_loss=router_loss), TABLE, {})
-    return Computation(MODEL, FinetuneConfig("full"), objective, "float64", remat=True)
+    return StepSpec(MODEL, FinetuneConfig("full"), objective, "float64", remat=True)
 
 
 def batch_of(micro_batches):
@@ -102,4 +103,4 @@ def test_it_is_refused_where_it_has_no_meaning(family, settings, said, tmp_path)
     config.objective.router_loss = 0.01
     config.update_from_flattened_dict(settings)
     with pytest.raises(MftError, match=said):
-        trainer.train(configs.resolve(config), tmp_path / "run", Console(quiet=True))
+        loop.train(configs.resolve(config), tmp_path / "run", Console(quiet=True))

@@ -10,10 +10,11 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from mft_jax import sharding
-from mft_jax.composition import combine
-from mft_jax.finetune import FinetuneConfig, adapted_paths, freeze, trainable_shapes
+from mft_jax.finetune.attach import store_weight, trainable_shapes
+from mft_jax.finetune.combine import combine
+from mft_jax.finetune.tuning import FinetuneConfig, adapted_paths
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import ANYWHERE, bind, logical_axes, param_shapes
+from mft_jax.models.decoder import UNSHARDED, bind, logical_axes, param_shapes
 from mft_jax.sharding import (
     MeshConfig,
     batch_sharding,
@@ -122,7 +123,7 @@ def moved(mesh, where):
     adapted = frozenset(adapted_paths(tuning, shapes))
 
     def store(path, leaf):
-        one = functools.partial(freeze, tuning, path, dtype="bfloat16", adapted=adapted)
+        one = functools.partial(store_weight, tuning, path, dtype="bfloat16", adapted=adapted)
         return jax.eval_shape(jax.vmap(one) if path.startswith("layers/") else one, leaf)
 
     frozen = {path: store(path, leaf) for path, leaf in shapes.items()}
@@ -163,7 +164,7 @@ def of_other_rows(mesh, shapes):
 def test_activations_stay_with_their_rows_and_frozen_weights_travel_as_codes(sizes):
     mesh = make_mesh(MeshConfig(*sizes))
     assert of_other_rows(
-        mesh, moved(mesh, lambda mesh: ANYWHERE)
+        mesh, moved(mesh, lambda mesh: UNSHARDED)
     )  # what the compiler does by itself
     shapes = moved(mesh, placement)
     assert not of_other_rows(mesh, shapes)

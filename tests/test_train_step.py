@@ -9,12 +9,13 @@ import numpy as np
 import optax
 import pytest
 
-from mft_jax import composition
 from mft_jax.balancers.base import Balancer
 from mft_jax.balancers.uniform import uniform
 from mft_jax.data.packing import fill_row
-from mft_jax.finetune import FinetuneConfig, freeze, init_frozen, init_trainable
-from mft_jax.gradients import Computation, task_nll
+from mft_jax.finetune import combine
+from mft_jax.finetune.attach import init_frozen, init_trainable, store_weight
+from mft_jax.finetune.tuning import FinetuneConfig
+from mft_jax.gradients import StepSpec, task_nll
 from mft_jax.losses import ObjectiveConfig, make_objective
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.decoder import bind, init_params, param_shapes
@@ -28,11 +29,11 @@ LENGTH, ROWS = 32, 8
 RATE = 0.5
 
 
-def compute_for(method: str) -> Computation:
+def compute_for(method: str) -> StepSpec:
     tuning = FinetuneConfig(method=method, rank=4, alpha=8.0)
     config = ObjectiveConfig("task_token_mean", vocab_chunk=20)
     objective = make_objective(config, TaskTable(("a", "b", "c", "d")), {})
-    return Computation(MODEL, tuning, objective, "float32", remat=method != "qlora")
+    return StepSpec(MODEL, tuning, objective, "float32", remat=method != "qlora")
 
 
 class Sample(NamedTuple):
@@ -75,7 +76,7 @@ def base() -> dict[str, jax.Array]:
 def start(method: str):
     """(trainable, frozen): random base, adapters with a B that is not zero."""
     tuning = compute_for(method).finetune
-    put = functools.partial(freeze, tuning, dtype=jnp.float32)
+    put = functools.partial(store_weight, tuning, dtype=jnp.float32)
     put_stack = jax.jit(jax.vmap(functools.partial(put, "layers/any/kernel")))
     stored = {
         path: put_stack(weight) if path.endswith("/kernel") else put(path, weight)
@@ -125,7 +126,7 @@ def test_loss_and_gradient_are_those_of_the_equation_over_whole_logits(method):
     @jax.value_and_grad
     def equation_1(trainable):
         tuning = compute_for(method).finetune
-        model = bind(MODEL, composition.combine(tuning, trainable, frozen, jnp.float32))
+        model = bind(MODEL, combine.combine(tuning, trainable, frozen, jnp.float32))
         hidden = model(batch.tokens, batch.positions, batch.segment_ids).states
         log_probability = jax.nn.log_softmax(hidden @ model.logit_head().table.T)
         nll = -jnp.take_along_axis(log_probability, batch.targets[..., None], axis=-1)[..., 0]

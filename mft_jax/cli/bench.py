@@ -16,12 +16,12 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from mft_jax import assembly
 from mft_jax.balancers.base import Balancer
 from mft_jax.balancers.registry import BALANCERS, BalancerConfig
 from mft_jax.cli import arguments as args
 from mft_jax.config import TrainConfig
-from mft_jax.loading import Model, load_model, prepare
+from mft_jax.run import parts
+from mft_jax.run.base_model import Model, load_model, prepare
 from mft_jax.sharding import make_mesh
 from mft_jax.types import Batch, MftError, TaskSums, TaskTable
 
@@ -77,26 +77,26 @@ def measure(
     another order in every round, since a step's memory is warm or cold by the one before it.
     """
     mesh = make_mesh(config.mesh)
-    assembly.check_rows(config, mesh)
+    parts.check_rows(config, mesh)
     model = load_model(config, prepare(config, console), mesh, console)
-    data = assembly.build_data(config, model, console)
+    data = parts.build_data(config, model, console)
     loader_rate = _loader_rate(data, repeats)
     batch, valid = next(data.train), next(data.valid)
     if num_tasks is not None:
         data = _with_tasks(data, num_tasks)
         batch, valid = (_deal_out(rows, num_tasks) for rows in (batch, valid))
-    batch, valid = (assembly.place_batch(rows, mesh) for rows in (batch, valid))
+    batch, valid = (parts.place_batch(rows, mesh) for rows in (batch, valid))
     tokens = int((np.asarray(batch.segment_ids) > 0).sum())
     count = len(data.tokenized.tasks)
     timed: dict[str, Timed] = {}
     for name in dict.fromkeys(["uniform", *names]):
         console.print(f"compiling {name}", highlight=False)
         balanced = dataclasses.replace(config, balancer=_dearest(config.balancer, name))
-        assembly.check_steps(balanced, model, data)
-        machinery = assembly.build_machinery(balanced, model, mesh, data)
-        timed[name] = _stepper(machinery, model, batch, valid, count)
+        parts.check_steps(balanced, model, data)
+        functions = parts.build_step_functions(balanced, model, mesh, data)
+        timed[name] = _stepper(functions, model, batch, valid, count)
         if name == "uniform":
-            evaluate = functools.partial(machinery.evaluate, model.trainable, model.frozen, valid)
+            evaluate = functools.partial(functions.evaluate, model.trainable, model.frozen, valid)
             timed["validation forward"] = Timed("", lambda call=evaluate: _wait(call()), 0)
     order = np.random.default_rng(0)
     rounds = [
@@ -109,7 +109,7 @@ def measure(
     ]
 
 
-def _with_tasks(data: assembly.Data, num_tasks: int) -> assembly.Data:
+def _with_tasks(data: parts.Data, num_tasks: int) -> parts.Data:
     tasks = TaskTable(tuple(f"task_{i}" for i in range(num_tasks)))
     tokenized = dataclasses.replace(data.tokenized, tasks=tasks)
     expected = {unit: np.full(num_tasks, 1.0) for unit in data.expected_counts}
@@ -132,20 +132,20 @@ def _dearest(config: BalancerConfig, name: str) -> BalancerConfig:
 
 
 def _stepper(
-    machinery: assembly.Machinery, model: Model, batch: Batch, valid: Batch, num_tasks: int
+    functions: parts.StepFunctions, model: Model, batch: Batch, valid: Batch, num_tasks: int
 ) -> Timed:
     ones = TaskSums(*(np.ones(num_tasks, np.float32) for _ in range(2)))
     # The step donates its state, so it gets a copy and not the model's own parameters.
-    state = machinery.init_state(jax.tree.map(jax.numpy.copy, model.trainable), ones)
-    analysis = machinery.step.lower(state, model.frozen, batch, valid).compile().memory_analysis()
+    state = functions.init_state(jax.tree.map(jax.numpy.copy, model.trainable), ones)
+    analysis = functions.step.lower(state, model.frozen, batch, valid).compile().memory_analysis()
 
     def call() -> None:
         nonlocal state
-        state, metrics = machinery.step(state, model.frozen, batch, valid)
+        state, metrics = functions.step(state, model.frozen, batch, valid)
         _wait((state, metrics))
 
     memory = 0 if analysis is None else analysis.temp_size_in_bytes
-    return Timed(_needs(machinery.balancer), call, memory)
+    return Timed(_needs(functions.balancer), call, memory)
 
 
 def _needs(balancer: Balancer) -> str:
@@ -172,7 +172,7 @@ def _seconds(call: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-def _loader_rate(data: assembly.Data, repeats: int) -> float:
+def _loader_rate(data: parts.Data, repeats: int) -> float:
     """Non-padding tokens per second of the loader alone, after its first batch."""
     next(data.train)
     start, tokens = time.perf_counter(), 0

@@ -23,22 +23,23 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from mft_jax import finetune, sharding
+from mft_jax import sharding
 from mft_jax.cli import arguments as args
-from mft_jax.composition import count_parameters
 from mft_jax.config import TrainConfig
 from mft_jax.data.encoding import build_encoder, encode
-from mft_jax.data.records import Conversation, Message
-from mft_jax.data.templates import FAULTS, chat_form, render
-from mft_jax.finetune import FinetuneConfig
-from mft_jax.huggingface import checkpoint
+from mft_jax.data.samples import Conversation, Message
+from mft_jax.data.templates import FAULTS, chat_tokenizer, render
+from mft_jax.finetune.attach import init_trainable, split_initial_adapters, store_weight
+from mft_jax.finetune.combine import count_parameters
+from mft_jax.finetune.tuning import FinetuneConfig, adapted_paths, is_linear
+from mft_jax.huggingface import base_weights
 from mft_jax.huggingface.adapter_import import read_adapter
 from mft_jax.huggingface.folders import model_folder
 from mft_jax.huggingface.tokenizers import load_tokenizer
-from mft_jax.loading import check_model, loading
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.decoder import Params, bind, param_shapes
 from mft_jax.models.families.base import Family
+from mft_jax.run.base_model import check_model, loading
 from mft_jax.types import MftError
 
 Rows = list[tuple[str, str]]
@@ -70,7 +71,7 @@ def run(arguments: Sequence[str]) -> int:
     if settings.model.weights == "random":
         raise MftError("model.weights='random' reads no checkpoint; expected 'pretrained'")
     folder = model_folder(settings.model.path)
-    subject = Subject(settings, folder, *checkpoint.read_model(folder))
+    subject = Subject(settings, folder, *base_weights.read_model(folder))
     table, problems = overview(subject)
     console.print(table)
     if problems:
@@ -107,7 +108,7 @@ def overview(subject: Subject) -> tuple[Table, list[str]]:
 
 
 def tensor_rows(subject: Subject) -> Rows:
-    spans = checkpoint.checked_spans(subject.folder, subject.family, subject.model)
+    spans = base_weights.checked_spans(subject.folder, subject.family, subject.model)
     sizes: Counter[str] = Counter()
     for span in spans.values():
         sizes[span.dtype] += span.nbytes
@@ -129,16 +130,18 @@ def storage_rows(subject: Subject) -> Rows:
     if tuning.adapter:
         where = Path(tuning.adapter).expanduser()
         adapter = read_adapter(where, tuning, subject.family, subject.model, shapes)
-        adapter.check_base(checkpoint.checked_spans(subject.folder, subject.family, subject.model))
+        adapter.check_base(
+            base_weights.checked_spans(subject.folder, subject.family, subject.model)
+        )
         tuning = adapter.finetune
-    adapted = frozenset(finetune.adapted_paths(tuning, shapes))
+    adapted = frozenset(adapted_paths(tuning, shapes))
     check_model(settings, subject.model, adapted)
-    read, start = finetune.split_start(stored_shapes(subject, tuning, adapted))
+    read, start = split_initial_adapters(stored_shapes(subject, tuning, adapted))
     trainable = jax.eval_shape(
-        lambda read, start: finetune.init_trainable(tuning, read, shapes, 0, start), read, start
+        lambda read, start: init_trainable(tuning, read, shapes, 0, start), read, start
     )
     count = count_parameters(tuning, shapes, trainable, dtype)
-    matrices = sum(math.prod(s.shape[:-2]) for p, s in shapes.items() if finetune.is_linear(p))
+    matrices = sum(math.prod(s.shape[:-2]) for p, s in shapes.items() if is_linear(p))
     forms = f"{matrices:,} matrices as {tuning.stored or dtype}, the rest as {dtype}"
     if tuning.method == "full":
         forms = "all as float32" + f", matrices used as {tuning.stored}" * bool(tuning.stored)
@@ -151,8 +154,8 @@ def storage_rows(subject: Subject) -> Rows:
 
 
 def stored_shapes(subject: Subject, tuning: FinetuneConfig, adapted: frozenset[str]) -> Params:
-    """Every parameter as `freeze` stores it, in shapes. One `MftError` lists those that cannot be
-    quantised, and those that the mesh does not divide."""
+    """Every parameter as `store_weight` stores it, in shapes. One `MftError` lists those that
+    cannot be quantised, and those that the mesh does not divide."""
     settings, stored = subject.settings, {}
     how = {"dtype": settings.model.compute_dtype, "adapted": adapted}
     problems: list[str] = []
@@ -162,7 +165,7 @@ def stored_shapes(subject: Subject, tuning: FinetuneConfig, adapted: frozenset[s
     dense = param_shapes(subject.model)
     for entry in subject.family.entries(subject.model):
         path = entry.path
-        store: Callable = functools.partial(finetune.freeze, tuning, path, **how)
+        store: Callable = functools.partial(store_weight, tuning, path, **how)
         for _ in entry.stack:
             store = jax.vmap(store)
         try:
@@ -179,7 +182,7 @@ def stored_shapes(subject: Subject, tuning: FinetuneConfig, adapted: frozenset[s
 def tokenizer_rows(subject: Subject) -> Rows:
     folder, size = subject.folder, subject.model.vocab_size
     tokenizer = load_tokenizer(folder, size)
-    form = chat_form(tokenizer)
+    form = chat_tokenizer(tokenizer)
     sample = Conversation((Message("user", "Hi"), Message("assistant", "Hello")), str(folder))
     pieces = render(sample, form)
     if not encode([pieces], build_encoder(tokenizer, form))[0][1].any():
@@ -233,9 +236,9 @@ def compare(subject: Subject, prompt: str, console: Console) -> bool:
 def our_logits(subject: Subject, ids: Tokens, console: Console) -> Logits:
     mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
     with loading(console, subject.folder.name) as progress:
-        params = checkpoint.load_params(
-            subject.folder, subject.family, subject.model, progress=progress,
-            freeze=lambda path, weight: weight.astype(jnp.float32),
+        params = base_weights.load_params(
+            subject.folder, subject.family, subject.model, on_bytes=progress,
+            store_weight=lambda path, weight: weight.astype(jnp.float32),
             shardings=functools.partial(sharding.leaf_shardings, mesh),
         )  # fmt: skip
 

@@ -9,14 +9,14 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from mft_jax import trainer
 from mft_jax.cli import arguments as args
 from mft_jax.cli.train import conclude
 from mft_jax.config import TrainConfig, to_dict
 from mft_jax.report.comparison import final_ratios, write_comparison
 from mft_jax.report.record import read_record
+from mft_jax.run import loop
+from mft_jax.run.folder import read_config
 from mft_jax.types import MftError
-from mft_jax.workdir import read_config
 
 EXAMPLE = "--vary=balancer.name=uniform,coba,famo"
 
@@ -97,7 +97,7 @@ def _is_finished(folder: Path, config: TrainConfig) -> bool:
 def _train(variation: Variation, folder: Path, console: Console) -> bool:
     """False where the user stopped it."""
     try:
-        run, outcome = trainer.train(variation.config, folder, console)
+        run, outcome = loop.train(variation.config, folder, console)
     except MftError as error:
         raise MftError(f"{variation.name}: {error}") from error
     if jax.process_index() == 0:

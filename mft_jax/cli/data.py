@@ -7,11 +7,11 @@ from rich.console import Console
 
 from mft_jax.cli import arguments as args
 from mft_jax.data.tokenization import load_data, task_mixture
-from mft_jax.display import data_table, packing_line
-from mft_jax.huggingface.checkpoint import read_model
+from mft_jax.huggingface.base_weights import read_model
 from mft_jax.huggingface.folders import model_folder
 from mft_jax.huggingface.tokenizers import load_tokenizer
-from mft_jax.workdir import data_record, packing_record
+from mft_jax.run.display import data_table, packing_line
+from mft_jax.run.folder import data_record, packing_record
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -7,21 +7,21 @@ import jax
 from absl import flags
 from rich.console import Console
 
-from mft_jax.checkpoints import Checkpoints, abstract
 from mft_jax.cli import arguments as args
-from mft_jax.composition import combine
-from mft_jax.data.templates import chat_form, stop_token
-from mft_jax.huggingface.adapters import save_adapter
-from mft_jax.huggingface.checkpoint import load_params
+from mft_jax.data.templates import chat_tokenizer, stop_token
+from mft_jax.finetune.combine import combine
+from mft_jax.huggingface.adapter_export import save_adapter
+from mft_jax.huggingface.base_weights import load_params
 from mft_jax.huggingface.export import save_merged
 from mft_jax.huggingface.logit_difference import logit_difference
 from mft_jax.huggingface.output import check_free
 from mft_jax.huggingface.tokenizers import load_tokenizer
-from mft_jax.loading import Model, load_model, prepare
 from mft_jax.models.decoder import Params
+from mft_jax.run.base_model import Model, load_model, prepare
+from mft_jax.run.checkpoints import Checkpoints, abstract
+from mft_jax.run.folder import check_base, read_config, read_sample, saved_tuning
 from mft_jax.sharding import MeshConfig, leaf_shardings, make_mesh
 from mft_jax.types import MftError
-from mft_jax.workdir import begun_with, check_base, read_config, read_sample
 
 FORMATS = ("peft", "merged", "merged_dequantized")
 
@@ -63,7 +63,7 @@ def export(workdir: Path, output: Path, kind: str, which: str, console: Console)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     checkpoints = Checkpoints(workdir, read_only=True)
     step = checkpoints.chosen_step(which)
-    prepared = prepare(config, console, begun_with(workdir))
+    prepared = prepare(config, console, saved_tuning(workdir))
     check_base(workdir, prepared)
     model = load_model(config, prepared, mesh, console)
     trainable = checkpoints.restore_trainable(step, abstract(model.trainable))
@@ -71,7 +71,7 @@ def export(workdir: Path, output: Path, kind: str, which: str, console: Console)
     parts = {
         "trainable": trainable,
         "start": model.start,
-        "finetune_config": model.finetune,
+        "tuning": model.finetune,
         "family": model.family,
         "config": model.config,
     }
@@ -79,7 +79,7 @@ def export(workdir: Path, output: Path, kind: str, which: str, console: Console)
         save_adapter(output, base_model=model.name, **parts)
     else:
         tokenizer = load_tokenizer(model.folder, model.config.vocab_size)
-        stop = tokenizer.get_vocab()[stop_token(chat_form(tokenizer))]
+        stop = tokenizer.get_vocab()[stop_token(chat_tokenizer(tokenizer))]
         save_merged(
             output,
             base_folder=model.folder,
@@ -103,7 +103,7 @@ def report_difference(
         output,
         model.family,
         model.config,
-        freeze=lambda path, weight: weight.astype("float32"),
+        store_weight=lambda path, weight: weight.astype("float32"),
         shardings=lambda path, leaf: leaf_shardings(mesh, path, leaf),
     )
     batch = read_sample(workdir)

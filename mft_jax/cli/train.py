@@ -7,13 +7,13 @@ import jax
 from absl import flags
 from rich.console import Console
 
-from mft_jax import metrics, trainer
-from mft_jax.checkpoints import Checkpoints, abstract
 from mft_jax.cli import arguments as args
-from mft_jax.display import final_table
-from mft_jax.huggingface.adapters import save_adapter
+from mft_jax.huggingface.adapter_export import save_adapter
 from mft_jax.report.page import write_report
 from mft_jax.report.record import read_record
+from mft_jax.run import loop, recorder
+from mft_jax.run.checkpoints import Checkpoints, abstract
+from mft_jax.run.display import final_table
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -25,13 +25,13 @@ def run(arguments: Sequence[str]) -> int:
     args.parse("train", "fine-tune, or resume, as --config says", arguments, values)
     config, workdir = args.resolved(values), Path(args.required_flag(values, "workdir"))
     console = Console(markup=False)
-    run, outcome = trainer.train(config, workdir, console)
+    run, outcome = loop.train(config, workdir, console)
     if jax.process_index() == 0:
         conclude(run, outcome, console)
     return 0
 
 
-def conclude(run: trainer.Run, outcome: trainer.Outcome, console: Console) -> None:
+def conclude(run: loop.Run, outcome: loop.Outcome, console: Console) -> None:
     """The table, and where everything lies. An interrupted run says how to go on."""
     workdir = run.workdir
     report = write_report(workdir)
@@ -45,7 +45,7 @@ def conclude(run: trainer.Run, outcome: trainer.Outcome, console: Console) -> No
             soft_wrap=True,
         )
         return
-    record = read_record(workdir / metrics.FILE_NAME)
+    record = read_record(workdir / recorder.FILE_NAME)
     console.print(final_table(record))
     lines = [f"report      {report}"]
     best = outcome.progress.best_step
@@ -62,7 +62,7 @@ def conclude(run: trainer.Run, outcome: trainer.Outcome, console: Console) -> No
     console.print(*lines, sep="\n", highlight=False, soft_wrap=True)
 
 
-def _save_adapter(run: trainer.Run, outcome: trainer.Outcome) -> str:
+def _save_adapter(run: loop.Run, outcome: loop.Outcome) -> str:
     """The adapter of the best step, as `mft export` would write it; returns where it lies."""
     folder = run.workdir / "adapter"
     checkpoints = Checkpoints(run.workdir, read_only=True)
@@ -75,7 +75,7 @@ def _save_adapter(run: trainer.Run, outcome: trainer.Outcome) -> str:
         folder,
         trainable=trainable,
         start=run.model.start,
-        finetune_config=run.model.finetune,
+        tuning=run.model.finetune,
         family=run.model.family,
         config=run.model.config,
         base_model=run.model.name,

@@ -19,10 +19,10 @@ from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from mft_jax.data.templates import ChatForm, Piece
+from mft_jax.data.templates import ChatTokenizer, Piece
 from mft_jax.types import MftError
 
-Place = Literal["first", "after_special", "continuing"]
+PiecePosition = Literal["first", "after_special", "continuing"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Encoder:
     """`plain[place]` encodes a plain piece that stands at that place of the whole text."""
 
     special_ids: dict[str, int]
-    plain: dict[Place, Tokenizer]
+    plain: dict[PiecePosition, Tokenizer]
 
 
-def build_encoder(tokenizer: PreTrainedTokenizerFast, form: ChatForm) -> Encoder:
+def build_encoder(tokenizer: PreTrainedTokenizerFast, form: ChatTokenizer) -> Encoder:
     """Raises where a special token's text, read as plain text, would still become that token."""
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     never = json.dumps(_without_space_before(spec))
-    plain: dict[Place, Tokenizer] = {
+    plain: dict[PiecePosition, Tokenizer] = {
         "first": Tokenizer.from_str(json.dumps(spec)),
         "after_special": Tokenizer.from_str(never if _first_only(spec) else json.dumps(spec)),
         "continuing": Tokenizer.from_str(never),
@@ -64,7 +64,7 @@ def encode(
     samples: Sequence[Sequence[Piece]], encoder: Encoder
 ) -> list[tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]]:
     """(token ids, loss weight of each as a target) of every sample; see `TokenizedTask`."""
-    texts: dict[Place, list[str]] = {place: [] for place in encoder.plain}
+    texts: dict[PiecePosition, list[str]] = {place: [] for place in encoder.plain}
     for pieces in samples:
         for place, piece in _places(pieces):
             if not piece.special:
@@ -89,8 +89,8 @@ def encode(
     return results
 
 
-def _places(pieces: Sequence[Piece]) -> Iterable[tuple[Place, Piece]]:
-    place: Place = "first"
+def _places(pieces: Sequence[Piece]) -> Iterable[tuple[PiecePosition, Piece]]:
+    place: PiecePosition = "first"
     for piece in pieces:
         yield place, piece
         place = "after_special" if piece.special else "continuing"

@@ -9,7 +9,7 @@ import numpy as np
 
 from mft_jax.data.mixture import Sampling
 from mft_jax.data.python_code import python_records
-from mft_jax.data.records import Sample, to_sample
+from mft_jax.data.samples import Sample, to_sample
 from mft_jax.data.sources import SourceRecord, read_records
 from mft_jax.types import MftError, at_least
 

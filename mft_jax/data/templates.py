@@ -18,7 +18,7 @@ from typing import NoReturn
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from mft_jax.data.records import Conversation, Document, Message, Sample
+from mft_jax.data.samples import Conversation, Document, Message, Sample
 from mft_jax.types import MftError
 
 # Noncharacters, which Unicode keeps for a program's internal use: text hardly ever holds one.
@@ -39,7 +39,7 @@ class Piece:
 
 
 @dataclasses.dataclass(frozen=True)
-class ChatForm:
+class ChatTokenizer:
     """A tokenizer with its special tokens; `special` finds them, the longest first.
 
     Tokens in `strip_left` (`strip_right`) swallow the white space before (after) them.
@@ -62,7 +62,7 @@ class _Guards:
     answer: str
 
 
-def chat_form(tokenizer: PreTrainedTokenizerBase) -> ChatForm:
+def chat_tokenizer(tokenizer: PreTrainedTokenizerBase) -> ChatTokenizer:
     eos = tokenizer.eos_token
     if not isinstance(eos, str):
         raise MftError(
@@ -71,7 +71,7 @@ def chat_form(tokenizer: PreTrainedTokenizerBase) -> ChatForm:
         )
     added = [token for token in tokenizer.added_tokens_decoder.values() if token.special]
     texts = sorted({token.content for token in added} | {eos}, key=lambda text: (-len(text), text))
-    return ChatForm(
+    return ChatTokenizer(
         tokenizer=tokenizer,
         eos=eos,
         special_tokens=tuple(texts),
@@ -81,7 +81,7 @@ def chat_form(tokenizer: PreTrainedTokenizerBase) -> ChatForm:
     )
 
 
-def render(sample: Sample, form: ChatForm) -> list[Piece]:
+def render(sample: Sample, form: ChatTokenizer) -> list[Piece]:
     """The pieces of a sample in order; joined, their texts are what the model reads.
 
     Special tokens come from the template alone: one that a message spells out stays plain text. A
@@ -105,13 +105,13 @@ def render(sample: Sample, form: ChatForm) -> list[Piece]:
     return [piece for text, trained in spans for piece in _cut(text, trained, guards.token, form)]
 
 
-def example(form: ChatForm) -> list[Piece]:
+def example(form: ChatTokenizer) -> list[Piece]:
     """A short exchange as the model would read it: what it is trained on, and where it stops."""
     where = f"an example in the form of {form.tokenizer.name_or_path!r}"
     return render(Conversation((Message("user", "Hi"), Message("assistant", "Hello")), where), form)
 
 
-def stop_token(form: ChatForm) -> str:
+def stop_token(form: ChatTokenizer) -> str:
     """The special token that ends an answer: where generation must stop."""
     return [piece.text for piece in example(form) if piece.trained and piece.special][-1]
 
@@ -127,17 +127,17 @@ def _guards(texts: list[str], where: str) -> _Guards:
     return _Guards(*free[:2])
 
 
-def _mask(text: str, guard: str, form: ChatForm) -> str:
+def _mask(text: str, guard: str, form: ChatTokenizer) -> str:
     return form.special.sub(lambda m: f"{guard}{form.special_tokens.index(m[0])}{guard}", text)
 
 
-def _unmask(text: str, guard: str, form: ChatForm) -> str:
+def _unmask(text: str, guard: str, form: ChatTokenizer) -> str:
     if guard not in text:
         return text
     return re.sub(f"{guard}(\\d+){guard}", lambda m: form.special_tokens[int(m[1])], text)
 
 
-def _cut(text: str, trained: bool, guard: str, form: ChatForm) -> list[Piece]:
+def _cut(text: str, trained: bool, guard: str, form: ChatTokenizer) -> list[Piece]:
     """Cuts a span at its special tokens and gives masked ones their text back."""
     pieces: list[Piece] = []
     start, strip_right = 0, False
@@ -153,7 +153,7 @@ def _cut(text: str, trained: bool, guard: str, form: ChatForm) -> list[Piece]:
     return pieces
 
 
-def _mftcoder_spans(messages: list[Message], form: ChatForm) -> list[tuple[str, bool]]:
+def _mftcoder_spans(messages: list[Message], form: ChatTokenizer) -> list[tuple[str, bool]]:
     spans: list[tuple[str, bool]] = []
     prompt = ""
     for message in messages:
@@ -169,7 +169,7 @@ def _mftcoder_spans(messages: list[Message], form: ChatForm) -> list[tuple[str, 
 
 
 def _template_spans(
-    messages: list[Message], guard: str, where: str, form: ChatForm
+    messages: list[Message], guard: str, where: str, form: ChatTokenizer
 ) -> list[tuple[str, bool]]:
     r"""For every answer: the text up to the generation prompt's end, then the answer's own.
 
@@ -208,7 +208,7 @@ def _template_spans(
     return spans
 
 
-def _apply(messages: list[Message], ask: bool, where: str, form: ChatForm) -> str:
+def _apply(messages: list[Message], ask: bool, where: str, form: ChatTokenizer) -> str:
     try:
         text = form.tokenizer.apply_chat_template(
             [dataclasses.asdict(message) for message in messages],
@@ -225,7 +225,7 @@ def _apply(messages: list[Message], ask: bool, where: str, form: ChatForm) -> st
     return text
 
 
-def _refuse(where: str, fault: str, form: ChatForm) -> NoReturn:
+def _refuse(where: str, fault: str, form: ChatTokenizer) -> NoReturn:
     raise MftError(
         f"{where}: the chat template of {form.tokenizer.name_or_path!r} {fault}; expected one that "
         "keeps earlier text, keeps the answer and ends it with a special token; use another "

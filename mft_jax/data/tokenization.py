@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerFast
 
 from mft_jax.data.encoding import build_encoder, encode
 from mft_jax.data.mixture import Mixture, make_mixture
-from mft_jax.data.records import Sample
+from mft_jax.data.samples import Sample
 from mft_jax.data.tasks import DataConfig, load_task
-from mft_jax.data.templates import chat_form, render
+from mft_jax.data.templates import chat_tokenizer, render
 from mft_jax.types import MftError, TaskTable
 
 SAMPLES_PER_CALL = 1024
@@ -93,7 +93,7 @@ def tokenize(
     place: str,
 ) -> tuple[TokenizedTask, TaskStats]:
     """`place` names the samples in an error message. Raises where nothing is left to train on."""
-    form = chat_form(tokenizer)
+    form = chat_tokenizer(tokenizer)
     encoder = build_encoder(tokenizer, form)
     counts = dict.fromkeys(("dropped", "truncated", "split", "untrainable"), 0)
     tokens: list[np.ndarray] = []

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mft_jax.finetune import (
+from mft_jax.finetune.tuning import (
     TABLES,
     FinetuneConfig,
     Shapes,
@@ -23,7 +23,13 @@ from mft_jax.finetune import (
     is_linear,
     layer_name,
 )
-from mft_jax.huggingface.adapters import CONFIG_FILE, PREFIX, WEIGHTS_FILE, module_name, part_names
+from mft_jax.huggingface.adapter_export import (
+    CONFIG_FILE,
+    PREFIX,
+    WEIGHTS_FILE,
+    module_name,
+    part_names,
+)
 from mft_jax.huggingface.folders import refuse_pickles
 from mft_jax.huggingface.tensors import DTYPES, Span, read, read_json, read_spans, same_values
 from mft_jax.models.config import ModelConfig
@@ -54,7 +60,7 @@ PARTS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magni
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class TensorSlot:
     """Where a tensor of the file belongs."""
 
     path: str
@@ -68,14 +74,14 @@ class Place:
 class ImportedAdapter:
     """An adapter whose headers were read and fit the model; `load` reads the rest.
 
-    `finetune` are the run's settings with what the adapter says in place of what they said.
+    `finetune` are the run's settings with what the adapter says in slot of what they said.
     """
 
     folder: Path
     finetune: FinetuneConfig
     base_model: str
     scales: Mapping[str, float]  # by module
-    places: tuple[Place, ...]
+    slots: tuple[TensorSlot, ...]
     carried: Mapping[str, Span]  # base tensors in the adapter's file, by HF name
 
     def check_base(self, base: Mapping[str, Span]) -> None:
@@ -91,7 +97,7 @@ class ImportedAdapter:
         """{path: {"a", "b"[, "magnitude"]}} in float32, on the host."""
         rank, scale = self.finetune.rank, self.finetune.scale
         trainable: Params = {}
-        for path in sorted({place.path for place in self.places}):
+        for path in sorted({slot.path for slot in self.slots}):
             shape = shapes[path].shape
             d_in, d_out = adapter_widths(path, shape)
             parts: dict[str, tuple[int, ...]] = {"a": (d_in, rank), "b": (rank, d_out)}
@@ -100,12 +106,12 @@ class ImportedAdapter:
             trainable[path] = {
                 part: np.zeros((*shape[:-2], *size), np.float32) for part, size in parts.items()
             }
-        for place in self.places:
-            value = np.asarray(read(place.span), np.float32).T
-            leaf = trainable[place.path][place.part]
-            if place.part == "b":
-                value = value * np.float32(self.scales[place.module] / scale)
-            leaf[place.index][tuple(map(slice, value.shape))] = value
+        for slot in self.slots:
+            value = np.asarray(read(slot.span), np.float32).T
+            leaf = trainable[slot.path][slot.part]
+            if slot.part == "b":
+                value = value * np.float32(self.scales[slot.module] / scale)
+            leaf[slot.index][tuple(map(slice, value.shape))] = value
         return trainable
 
 
@@ -117,19 +123,19 @@ def read_adapter(
     settings = _read_settings(folder, problems)
     rank, alpha = _size(settings, problems)
     ranks, alphas = (_pattern(settings, k, problems) for k in ("rank_pattern", "alpha_pattern"))
-    dora, rooted = (_flag(settings, key, problems) for key in ("use_dora", "use_rslora"))
-    places: list[Place] = []
+    dora, rslora = (_flag(settings, key, problems) for key in ("use_dora", "use_rslora"))
+    slots: list[TensorSlot] = []
     carried: dict[str, Span] = {}
     try:
         spans = read_spans(folder / WEIGHTS_FILE)
     except MftError as error:  # it stays an error, listed beside the others
         problems.append(str(error))
     else:
-        places, carried = _places(spans, family, config, shapes, problems)
-        problems += _incomplete(places, dora) + (_gaps(places, family, config) if dora else [])
+        slots, carried = _slots(spans, family, config, shapes, problems)
+        problems += _incomplete(slots, dora) + (_gaps(slots, family, config) if dora else [])
         problems += [
             f"{p.module}: rank {p.span.shape[0]}, but {CONFIG_FILE} says {said}"
-            for p in places
+            for p in slots
             if p.part == "a" and rank
             if p.span.shape[0] != (said := _matching(ranks, p.module, rank))
         ]
@@ -139,22 +145,22 @@ def read_adapter(
             f"{folder} is no adapter for this model ({family.name}, width {config.width}, "
             f"{config.num_layers} layers):\n  " + "\n  ".join(shown)
         )
-    own = {p.module: p.span.shape[0] for p in places if p.part == "a"}
+    own = {p.module: p.span.shape[0] for p in slots if p.part == "a"}
     scales = {
-        module: _matching(alphas, module, alpha) / (r**0.5 if rooted else r)
+        module: _matching(alphas, module, alpha) / (r**0.5 if rslora else r)
         for module, r in own.items()
     }
-    usual, largest = alpha / (rank**0.5 if rooted else rank), max(own.values())
+    usual, largest = alpha / (rank**0.5 if rslora else rank), max(own.values())
     adopted = dataclasses.replace(
         finetune,
         rank=largest,
-        alpha=usual * (largest**0.5 if rooted else largest),
-        rslora=rooted,
+        alpha=usual * (largest**0.5 if rslora else largest),
+        rslora=rslora,
         dora=dora,
-        targets=_targets({place.path for place in places}, finetune, shapes),
+        targets=_targets({slot.path for slot in slots}, finetune, shapes),
     )
     base_model = str(settings.get("base_model_name_or_path") or "an unnamed model")
-    return ImportedAdapter(folder, adopted, base_model, scales, tuple(places), carried)
+    return ImportedAdapter(folder, adopted, base_model, scales, tuple(slots), carried)
 
 
 def _read_settings(folder: Path, problems: list[str]) -> dict[str, Any]:
@@ -174,13 +180,13 @@ def _read_settings(folder: Path, problems: list[str]) -> dict[str, Any]:
     return settings
 
 
-def _places(
+def _slots(
     spans: Mapping[str, Span],
     family: Family,
     config: ModelConfig,
     shapes: Shapes,
     problems: list[str],
-) -> tuple[list[Place], dict[str, Span]]:
+) -> tuple[list[TensorSlot], dict[str, Span]]:
     """Where tensors belong, and the base's among them: peft saves an adapted embedding or head."""
     known, base = {}, {}
     for entry in family.entries(config):
@@ -209,7 +215,7 @@ def _places(
         if not fits or span.dtype not in DTYPES:
             problems.append(f"{name}: {span.dtype}{span.shape}, expected {expected}")
         else:
-            found.append(Place(path, part, index, module, span))
+            found.append(TensorSlot(path, part, index, module, span))
     return found, carried
 
 
@@ -222,13 +228,13 @@ def _split(name: str) -> tuple[str, str]:
     return name, ""
 
 
-def _incomplete(places: list[Place], dora: bool) -> list[str]:
+def _incomplete(slots: list[TensorSlot], dora: bool) -> list[str]:
     """Modules that lack a part, or whose a and b differ in rank."""
     parts: dict[str, dict[str, Span]] = {}
-    for place in places:
-        parts.setdefault(place.module, {})[place.part] = place.span
+    for slot in slots:
+        parts.setdefault(slot.module, {})[slot.part] = slot.span
     expected = {"a", "b"} | ({"magnitude"} if dora else set())
-    problems = [] if places else ["the file holds no tensor of an adapter"]
+    problems = [] if slots else ["the file holds no tensor of an adapter"]
     for module, spans in parts.items():
         if set(spans) != expected:
             problems.append(f"{module} has {', '.join(sorted(spans))}; expected {sorted(expected)}")
@@ -239,10 +245,10 @@ def _incomplete(places: list[Place], dora: bool) -> list[str]:
     return problems
 
 
-def _gaps(places: list[Place], family: Family, config: ModelConfig) -> list[str]:
+def _gaps(slots: list[TensorSlot], family: Family, config: ModelConfig) -> list[str]:
     """Layers that other layers' magnitudes leave out: they have none that changes nothing."""
-    adapted = {place.module for place in places}
-    paths = {place.path for place in places}
+    adapted = {slot.module for slot in slots}
+    paths = {slot.path for slot in slots}
     return [
         f"use_dora: {module} is not adapted, though other layers are; expected all or none"
         for entry in family.entries(config)

@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from mft_jax.finetune import TABLES, FinetuneConfig, is_linear
-from mft_jax.huggingface.checkpoint import checked_spans, hf_shape
+from mft_jax.finetune.tuning import TABLES, FinetuneConfig, is_linear
+from mft_jax.huggingface.base_weights import checked_spans, hf_shape
 from mft_jax.huggingface.folders import has_weights
 from mft_jax.huggingface.output import new_folder
 from mft_jax.huggingface.tensors import (
@@ -76,7 +76,7 @@ def save_merged(
     trainable: Params,
     start: Params,
     frozen: Params,
-    finetune_config: FinetuneConfig,
+    tuning: FinetuneConfig,
     family: Family,
     config: ModelConfig,
     dequantized: bool,
@@ -92,7 +92,7 @@ def save_merged(
     One process must hold all shards of the parameters. Raises `MftError`, before anything is
     written, where `output` is not free or `base_folder` is incomplete.
     """
-    full = finetune_config.method == "full"
+    full = tuning.method == "full"
     if config.tied_head and not full and TABLES["embedding"] in trainable:
         raise MftError(
             "the adapter of an embedding that is also the head cannot be merged: it changes what "
@@ -101,7 +101,7 @@ def save_merged(
     scratch = full and not has_weights(base_folder)
     spans = {} if scratch else checked_spans(base_folder, family, config)
     sources = _sources(base_folder, spans, family, config)
-    merging = Merging(finetune_config, trainable, start, frozen, spans, dequantized)
+    merging = Merging(tuning, trainable, start, frozen, spans, dequantized)
     with new_folder(output) as partial:
         _write_shards(partial, sources, merging.weight, max_shard_bytes)
         hf_config = read_json(base_folder / "config.json")

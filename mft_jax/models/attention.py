@@ -82,45 +82,45 @@ def attend(
 
 
 class Attention(nnx.Module):
-    def __init__(self, config: ModelConfig, *, stack: tuple[int, ...], rngs: nnx.Rngs):
-        d, c = config.width, config.head_width
-        q_width, kv_width = config.num_heads * c, config.num_kv_heads * c
-        packed = config.qkv != "separate"
+    def __init__(self, model_config: ModelConfig, *, stack: tuple[int, ...], rngs: nnx.Rngs):
+        d, c = model_config.width, model_config.head_width
+        q_width, kv_width = model_config.num_heads * c, model_config.num_kv_heads * c
+        packed = model_config.qkv != "separate"
 
         def linear(width: int) -> Linear:
-            return Linear(d, width, bias=config.qkv_bias, stack=stack, rngs=rngs)
+            return Linear(d, width, bias=model_config.qkv_bias, stack=stack, rngs=rngs)
 
         self.qkv = linear(q_width + 2 * kv_width) if packed else None
         self.q = None if packed else linear(q_width)
         self.k = None if packed else linear(kv_width)
         self.v = None if packed else linear(kv_width)
-        self.o = Linear(q_width, d, bias=config.out_bias, stack=stack, rngs=rngs)
-        normed = config.qk_norm
-        self.q_norm = Norm(config, width=c, stack=stack) if normed else None
-        self.k_norm = Norm(config, width=c, stack=stack) if normed else None
-        self.config = config
+        self.o = Linear(q_width, d, bias=model_config.out_bias, stack=stack, rngs=rngs)
+        normed = model_config.qk_norm
+        self.q_norm = Norm(model_config, width=c, stack=stack) if normed else None
+        self.k_norm = Norm(model_config, width=c, stack=stack) if normed else None
+        self.config = model_config
 
     def __call__(self, x: Float[Array, "B L D"], view: View) -> Float[Array, "B L D"]:
-        config = self.config
+        model_config = self.config
         q, k, v = self._heads(x)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        if config.positions == "rotary":
-            turns = {"cos": view.cos, "sin": view.sin, "interleaved": config.rope.interleaved}
+        if model_config.positions == "rotary":
+            turns = {"cos": view.cos, "sin": view.sin, "interleaved": model_config.rope.interleaved}
             q, k = rotate(q, **turns), rotate(k, **turns)
-        slopes = alibi_slopes(config.num_heads) if config.positions == "alibi" else None
-        scale, softcap = config.score_scale, config.attention_softcap
+        slopes = alibi_slopes(model_config.num_heads) if model_config.positions == "alibi" else None
+        scale, softcap = model_config.score_scale, model_config.attention_softcap
         y = attend(q, k, v, view.mask, scale=scale, softcap=softcap, slopes=slopes)
         return self.o(y.reshape(*x.shape[:2], -1))
 
     def _heads(self, x: Float[Array, "B L D"]) -> list[Float[Array, "B L _ C"]]:
-        config = self.config
-        heads = (*x.shape[:2], -1, config.head_width)
+        model_config = self.config
+        heads = (*x.shape[:2], -1, model_config.head_width)
         separate = [layer(x).reshape(heads) for layer in (self.q, self.k, self.v) if layer]
         if self.qkv is None:
             return separate
         qkv = self.qkv(x).reshape(heads)
-        if config.qkv == "packed_by_head":
+        if model_config.qkv == "packed_by_head":
             return [qkv[:, :, i::3] for i in range(3)]
-        keys = config.num_heads + config.num_kv_heads
-        return jnp.split(qkv, [config.num_heads, keys], axis=2)
+        keys = model_config.num_heads + model_config.num_kv_heads
+        return jnp.split(qkv, [model_config.num_heads, keys], axis=2)

@@ -21,20 +21,24 @@ class Block(nnx.Module):
     """
 
     def __init__(
-        self, config: ModelConfig, *, sparse: bool, stack: tuple[int, ...], rngs: nnx.Rngs
+        self, model_config: ModelConfig, *, sparse: bool, stack: tuple[int, ...], rngs: nnx.Rngs
     ):
         shape = {"stack": stack, "rngs": rngs}
-        one_norm, after = config.block == "parallel_one_norm", config.post_norms
-        self.attention_norm = Norm(config, stack=stack)
-        latent, experts = config.latent, config.experts if sparse else None
+        one_norm, after = model_config.block == "parallel_one_norm", model_config.post_norms
+        self.attention_norm = Norm(model_config, stack=stack)
+        latent, experts = model_config.latent, model_config.experts if sparse else None
         self.attention = (
-            LatentAttention(config, latent, **shape) if latent else Attention(config, **shape)
+            LatentAttention(model_config, latent, **shape)
+            if latent
+            else Attention(model_config, **shape)
         )
-        self.attention_post_norm = Norm(config, stack=stack) if after else None
-        self.mlp_norm = None if one_norm else Norm(config, stack=stack)
-        self.mlp = ExpertMlp(config, experts, **shape) if experts else Mlp(config, **shape)
-        self.mlp_post_norm = Norm(config, stack=stack) if after else None
-        self.parallel = config.block != "sequential"
+        self.attention_post_norm = Norm(model_config, stack=stack) if after else None
+        self.mlp_norm = None if one_norm else Norm(model_config, stack=stack)
+        self.mlp = (
+            ExpertMlp(model_config, experts, **shape) if experts else Mlp(model_config, **shape)
+        )
+        self.mlp_post_norm = Norm(model_config, stack=stack) if after else None
+        self.parallel = model_config.block != "sequential"
 
     def __call__(
         self, x: Float[Array, "B L D"], view: View, real: Bool[Array, "B L"]

@@ -11,7 +11,7 @@ from mft_jax.types import MftError
 
 BOTH = (False, True)
 
-FORMS: dict[str, dict[str, tuple[Any, ...]]] = {
+SUPPORTED: dict[str, dict[str, tuple[Any, ...]]] = {
     "gated, root-mean-square norms, rotary": {
         "qkv_bias": BOTH,
         "tied_head": BOTH,
@@ -164,7 +164,7 @@ DEFAULTS: dict[str, Any] = {
 
 def departures(traits: Mapping[str, Any], form: str) -> list[str]:
     """What `form` does not have and a decoder of these traits asks for."""
-    allowed = {name: (value,) for name, value in DEFAULTS.items()} | FORMS[form]
+    allowed = {name: (value,) for name, value in DEFAULTS.items()} | SUPPORTED[form]
     return [
         f"{name}={value!r} (expected {' or '.join(map(repr, allowed[name]))})"
         for name, value in traits.items()
@@ -174,7 +174,7 @@ def departures(traits: Mapping[str, Any], form: str) -> list[str]:
 
 def check_combination(traits: Mapping[str, Any]) -> None:
     """Raise `MftError` where no family combines these traits, naming the nearest form."""
-    found = {form: departures(traits, form) for form in FORMS}
+    found = {form: departures(traits, form) for form in SUPPORTED}
     nearest = min(found, key=lambda form: len(found[form]))
     if found[nearest]:
         raise MftError(

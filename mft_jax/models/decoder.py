@@ -61,31 +61,31 @@ class Hidden(NamedTuple):
     router: RouterSums | None
 
 
-class Placement(NamedTuple):
+class ActivationSharding(NamedTuple):
     """Where things lie while a layer is computed; both functions return what they are given."""
 
     rows: Callable[[Array], Array]  # activations [B, L, D]
     weight: Callable[[str, Any], Any]  # what is stored at a path, without its layer axis
 
 
-ANYWHERE = Placement(lambda x: x, lambda path, leaf: leaf)
+UNSHARDED = ActivationSharding(lambda x: x, lambda path, leaf: leaf)
 
 
 class Decoder(nnx.Module):
     """Tokens to final hidden states; `logit_head` turns those into logits."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        v, d = config.vocab_size, config.width
-        learned = config.positions == "learned"
+    def __init__(self, model_config: ModelConfig, *, rngs: nnx.Rngs):
+        v, d = model_config.vocab_size, model_config.width
+        learned = model_config.positions == "learned"
         self.embedding = Embedding(v, d, rngs=rngs)
-        self.positions = Embedding(config.max_positions, d, rngs=rngs) if learned else None
-        for name, layers in config.stacks.items():
-            block = Block(config, sparse=name == "layers", stack=(len(layers),), rngs=rngs)
+        self.positions = Embedding(model_config.max_positions, d, rngs=rngs) if learned else None
+        for name, layers in model_config.stacks.items():
+            block = Block(model_config, sparse=name == "layers", stack=(len(layers),), rngs=rngs)
             setattr(self, name, block)
-        self.final_norm = Norm(config)
-        tied = config.tied_head
-        self.head = None if tied else OutputTable(v, d, bias=config.head_bias, rngs=rngs)
-        self.config = config
+        self.final_norm = Norm(model_config)
+        tied = model_config.tied_head
+        self.head = None if tied else OutputTable(v, d, bias=model_config.head_bias, rngs=rngs)
+        self.config = model_config
 
     def __call__(
         self,
@@ -95,19 +95,19 @@ class Decoder(nnx.Module):
         *,
         dtype: jax.typing.DTypeLike = jnp.float32,
         remat: bool = True,
-        placement: Placement = ANYWHERE,
+        placement: ActivationSharding = UNSHARDED,
     ) -> Hidden:
-        config = self.config
+        model_config = self.config
         x = placement.rows(self.embedding(tokens, dtype))
-        if config.embedding_scale != 1.0:
-            x *= jnp.asarray(config.embedding_scale, x.dtype)
+        if model_config.embedding_scale != 1.0:
+            x *= jnp.asarray(model_config.embedding_scale, x.dtype)
         if self.positions is not None:
             x += self.positions(positions, dtype)
-        local = config.window_layers or (config.window > 0,) * config.num_layers
-        views = [_view(config, kind, positions, segment_ids) for kind in sorted(set(local))]
+        local = model_config.window_layers or (model_config.window > 0,) * model_config.num_layers
+        views = [_view(model_config, kind, positions, segment_ids) for kind in sorted(set(local))]
         real = segment_ids > 0
         router = None
-        for name, layers in config.stacks.items():
+        for name, layers in model_config.stacks.items():
             graph, weights = nnx.split(getattr(self, name))
 
             def layer(x, item, graph=graph, name=name):
@@ -133,7 +133,7 @@ class Decoder(nnx.Module):
         return self.head.as_head(self.config)
 
 
-def _placed(placement: Placement, name: str, weights: nnx.State) -> nnx.State:
+def _placed(placement: ActivationSharding, name: str, weights: nnx.State) -> nnx.State:
     """One layer's weights, as they are multiplied."""
 
     def place(path: tuple[Any, ...], param: nnx.Variable) -> nnx.Variable:
@@ -143,31 +143,31 @@ def _placed(placement: Placement, name: str, weights: nnx.State) -> nnx.State:
 
 
 def _view(
-    config: ModelConfig,
+    model_config: ModelConfig,
     is_local: bool,
     positions: Int[Array, "B L"],
     segment_ids: Int[Array, "B L"],
 ) -> View:
     """Of the layers that look through the window, or of the others."""
-    rope = config.local_rope if is_local and config.local_rope else config.rope
-    width = config.turned_width if config.positions == "rotary" else 0
-    mask = segment_mask(segment_ids, config.window if is_local else 0)
+    rope = model_config.local_rope if is_local and model_config.local_rope else model_config.rope
+    width = model_config.turned_width if model_config.positions == "rotary" else 0
+    mask = segment_mask(segment_ids, model_config.window if is_local else 0)
     return View(mask, *rotation(positions, segment_ids, rope, width))
 
 
-def init_params(config: ModelConfig, seed: int) -> Params:
+def init_params(model_config: ModelConfig, seed: int) -> Params:
     """Random parameters, normal(0, 0.02). Call under `jit` to place them as they are made."""
-    return _flatten(nnx.split(Decoder(config, rngs=nnx.Rngs(seed)))[1])
+    return _flatten(nnx.split(Decoder(model_config, rngs=nnx.Rngs(seed)))[1])
 
 
-def param_shapes(config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
+def param_shapes(model_config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Shape and dtype of every parameter; nothing is allocated."""
-    return jax.eval_shape(lambda: init_params(config, 0))
+    return jax.eval_shape(lambda: init_params(model_config, 0))
 
 
-def bind(config: ModelConfig, params: Params) -> Decoder:
+def bind(model_config: ModelConfig, params: Params) -> Decoder:
     """The decoder that computes with `params`; cheap, made anew inside every trace."""
-    graph, _ = nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
+    graph, _ = nnx.split(nnx.eval_shape(lambda: Decoder(model_config, rngs=nnx.Rngs(0))))
     flat = [(tuple(path.split("/")), nnx.Param(value)) for path, value in sorted(params.items())]
     return nnx.merge(graph, nnx.from_flat_state(flat))
 

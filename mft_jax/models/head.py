@@ -57,14 +57,14 @@ class OutputTable(nnx.Module):
         self.table = nnx.Param(INIT(rngs.params(), (vocab_size, width), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((vocab_size,), jnp.float32)) if bias else None
 
-    def as_head(self, config: ModelConfig) -> Head:
+    def as_head(self, model_config: ModelConfig) -> Head:
         table = self.table.get_value()
         bias = None if self.bias is None else self.bias.get_value()
-        head = Head(table, bias, softcap=config.final_softcap)
+        head = Head(table, bias, softcap=model_config.final_softcap)
         if isinstance(table, LoraTable):
             b = table.scale * table.b.T
             head = head._replace(table=table.base, a=table.a, b=b, key=table.key, rate=table.rate)
-        if config.normalized_head:
+        if model_config.normalized_head:
             dtype = jnp.promote_types(head.table.dtype, jnp.float32)
             norm = jnp.linalg.norm(head.table.astype(dtype), axis=1, keepdims=True)
             head = head._replace(

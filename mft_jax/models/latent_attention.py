@@ -13,9 +13,9 @@ from mft_jax.models.rope import rotate
 
 class LatentAttention(nnx.Module):
     def __init__(
-        self, config: ModelConfig, latent: Latent, *, stack: tuple[int, ...], rngs: nnx.Rngs
+        self, model_config: ModelConfig, latent: Latent, *, stack: tuple[int, ...], rngs: nnx.Rngs
     ):
-        d, heads = config.width, config.num_heads
+        d, heads = model_config.width, model_config.num_heads
         q_width = heads * (latent.plain_width + latent.rope_width)
 
         def linear(d_in: int, d_out: int) -> Linear:
@@ -24,13 +24,13 @@ class LatentAttention(nnx.Module):
         rank = latent.q_rank
         self.q = None if rank else linear(d, q_width)
         self.q_down = linear(d, rank) if rank else None
-        self.q_down_norm = Norm(config, width=rank, stack=stack) if rank else None
+        self.q_down_norm = Norm(model_config, width=rank, stack=stack) if rank else None
         self.q_up = linear(rank, q_width) if rank else None
         self.kv_down = linear(d, latent.kv_rank + latent.rope_width)
-        self.kv_down_norm = Norm(config, width=latent.kv_rank, stack=stack)
+        self.kv_down_norm = Norm(model_config, width=latent.kv_rank, stack=stack)
         self.kv_up = linear(latent.kv_rank, heads * (latent.plain_width + latent.v_width))
         self.o = linear(heads * latent.v_width, d)
-        self.config, self.latent = config, latent
+        self.config, self.latent = model_config, latent
 
     def __call__(self, x: Float[Array, "B L D"], view: View) -> Float[Array, "B L D"]:
         latent = self.latent

@@ -35,13 +35,13 @@ class Norm(nnx.Module):
     """Root-mean-square norm (arXiv 1910.07467) or layer norm (arXiv 1607.06450), computed in at
     least float32."""
 
-    def __init__(self, config: ModelConfig, *, width: int = 0, stack: tuple[int, ...] = ()):
-        shape = (*stack, width or config.width)
-        offset = config.norm_offset
+    def __init__(self, model_config: ModelConfig, *, width: int = 0, stack: tuple[int, ...] = ()):
+        shape = (*stack, width or model_config.width)
+        offset = model_config.norm_offset
         self.scale = nnx.Param((jnp.zeros if offset else jnp.ones)(shape, jnp.float32))
-        centred = config.norm == "layer"
+        centred = model_config.norm == "layer"
         self.bias = nnx.Param(jnp.zeros(shape, jnp.float32)) if centred else None
-        self.epsilon, self.offset = config.norm_epsilon, offset
+        self.epsilon, self.offset = model_config.norm_epsilon, offset
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         dtype = jnp.promote_types(x.dtype, jnp.float32)

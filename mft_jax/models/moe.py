@@ -61,17 +61,17 @@ class ExpertMlp(nnx.Module):
     """Returns its output and `RouterSums` of the tokens in `real`."""
 
     def __init__(
-        self, config: ModelConfig, experts: Experts, *, stack: tuple[int, ...], rngs: nnx.Rngs
+        self, model_config: ModelConfig, experts: Experts, *, stack: tuple[int, ...], rngs: nnx.Rngs
     ):
-        d, f, num = config.width, experts.width, experts.num
+        d, f, num = model_config.width, experts.width, experts.num
         self.router = Table(num, d, stack=stack, rngs=rngs)
         self.gate = ExpertLayer(num, d, f, stack=stack, rngs=rngs)
         self.up = ExpertLayer(num, d, f, stack=stack, rngs=rngs)
         self.down = ExpertLayer(num, f, d, stack=stack, rngs=rngs)
         shared, gated = experts.shared_width, experts.shared_gate
-        self.shared = Mlp(config, width=shared, stack=stack, rngs=rngs) if shared else None
+        self.shared = Mlp(model_config, width=shared, stack=stack, rngs=rngs) if shared else None
         self.shared_gate = Table(1, d, stack=stack, rngs=rngs) if gated else None
-        self.experts, self.activation = experts, config.activation
+        self.experts, self.activation = experts, model_config.activation
 
     def __call__(
         self, x: Float[Array, "B L D"], real: Bool[Array, "B L"]

@@ -1,4 +1,4 @@
-"""Which figures a run has, in reading order: outcome, balance, data, machinery."""
+"""Which figures a run has, in reading order: outcome, balance, data, functions."""
 
 from typing import Any
 

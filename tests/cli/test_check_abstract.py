@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mft_jax.huggingface.checkpoint import hf_shape, read_model
+from mft_jax.huggingface.base_weights import hf_shape, read_model
 from mft_jax.huggingface.tensors import DTYPES, INDEX_FILE
 from mft_jax.models.decoder import param_shapes
 from mft_jax.testing import tiny_checkpoint

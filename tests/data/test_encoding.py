@@ -4,12 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mft_jax.data.encoding import build_encoder, encode
-from mft_jax.data.templates import Piece, chat_form
+from mft_jax.data.templates import Piece, chat_tokenizer
 from mft_jax.types import MftError
 
 
 def encoded(pieces, tokenizer):
-    [(tokens, weights)] = encode([pieces], build_encoder(tokenizer, chat_form(tokenizer)))
+    [(tokens, weights)] = encode([pieces], build_encoder(tokenizer, chat_tokenizer(tokenizer)))
     return tokens.tolist(), weights.tolist()
 
 
@@ -64,7 +64,7 @@ def test_bytes_come_back_whatever_the_text(byte_tokenizer, texts):
 
 
 def test_many_samples_at_once_are_the_same_as_one_by_one(byte_tokenizer):
-    encoder = build_encoder(byte_tokenizer, chat_form(byte_tokenizer))
+    encoder = build_encoder(byte_tokenizer, chat_tokenizer(byte_tokenizer))
     samples = [told("<s>", "a", "b", "<s>"), told("c", "<s>", "d"), [], told("<s>", "e")]
     for sample, together in zip(samples, encode(samples, encoder), strict=True):
         for alone, joined in zip(encode([sample], encoder)[0], together, strict=True):

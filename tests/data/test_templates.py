@@ -1,8 +1,8 @@
 import pytest
 from tokenizers import AddedToken
 
-from mft_jax.data.records import Conversation, Document, Message
-from mft_jax.data.templates import GUARDS, Piece, chat_form, render
+from mft_jax.data.samples import Conversation, Document, Message
+from mft_jax.data.templates import GUARDS, Piece, chat_tokenizer, render
 from mft_jax.types import MftError
 
 ROLES = {"S": "system", "U": "user", "A": "assistant"}
@@ -16,7 +16,7 @@ def chat(*turns):
 def picture(sample, tokenizer):
     """The whole text, with what is trained on in brackets and special tokens in guillemets."""
     shown, trained = "", False
-    for piece in render(sample, chat_form(tokenizer)):
+    for piece in render(sample, chat_tokenizer(tokenizer)):
         if piece.trained != trained:
             shown += "[" if piece.trained else "]"
             trained = piece.trained
@@ -52,14 +52,14 @@ def test_a_special_token_spelt_out_in_data_stays_plain_text(
     plain = picture(chat(("U", "?"), ("A", "!")), tokenizer)
     shown = picture(chat(("U", text), ("A", text + "\n")), tokenizer)
     assert shown == plain.replace("?", text).replace("!", text + "\n")
-    pieces = render(Document(text, "f:1"), chat_form(byte_tokenizer))
+    pieces = render(Document(text, "f:1"), chat_tokenizer(byte_tokenizer))
     assert pieces == [Piece(text, True), Piece("<|endoftext|>", True, special=True)]
 
 
 def test_the_longest_special_token_wins(make_tokenizer):
     tokenizer = make_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<s>x"]})
-    assert "<s>x" in chat_form(tokenizer).special.findall("<s>x<s>y")
+    assert "<s>x" in chat_tokenizer(tokenizer).special.findall("<s>x<s>y")
 
 
 def test_white_space_that_a_special_token_swallows_is_left_out(make_tokenizer):
@@ -119,10 +119,10 @@ def test_a_tokenizer_without_an_end_token_is_refused(make_tokenizer):
     tokenizer = make_tokenizer()
     tokenizer.eos_token = None
     with pytest.raises(MftError, match="has no end token"):
-        chat_form(tokenizer)
+        chat_tokenizer(tokenizer)
 
 
 def test_text_full_of_noncharacters_is_refused(byte_tokenizer):
-    form = chat_form(byte_tokenizer)
+    form = chat_tokenizer(byte_tokenizer)
     with pytest.raises(MftError, match="f:1: the sample holds 32 of the 32 noncharacters"):
         render(Document("".join(GUARDS), "f:1"), form)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mft_jax.data.packing import padding_report
-from mft_jax.data.records import Conversation, Document, Message
+from mft_jax.data.samples import Conversation, Document, Message
 from mft_jax.data.tasks import DataConfig, TaskConfig
 from mft_jax.data.tokenization import load_data, tokenize
 from mft_jax.types import MftError

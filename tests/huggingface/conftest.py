@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from mft_jax.huggingface.checkpoint import hf_shape, read_model
+from mft_jax.huggingface.base_weights import hf_shape, read_model
 from mft_jax.models.decoder import param_shapes
 from mft_jax.sharding import MeshConfig, make_mesh
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mft_jax.finetune import FinetuneConfig, adapted_paths, freeze, init_trainable
+from mft_jax.finetune.attach import init_trainable, store_weight
+from mft_jax.finetune.tuning import FinetuneConfig, adapted_paths
+from mft_jax.huggingface.adapter_export import save_adapter
 from mft_jax.huggingface.adapter_import import read_adapter
-from mft_jax.huggingface.adapters import save_adapter
-from mft_jax.huggingface.checkpoint import load_params, read_model
+from mft_jax.huggingface.base_weights import load_params, read_model
 from mft_jax.models.decoder import param_shapes
 from mft_jax.sharding import MeshConfig, leaf_shardings, make_mesh
 from mft_jax.testing import tiny_checkpoint
@@ -34,9 +35,9 @@ def model(tmp_path_factory):
     def make(name):
         folder = tiny_checkpoint(shelf / name, name)
         family, config = read_model(folder)
-        put = functools.partial(freeze, FinetuneConfig("lora"), dtype=jnp.float32)
+        put = functools.partial(store_weight, FinetuneConfig("lora"), dtype=jnp.float32)
         where = functools.partial(leaf_shardings, mesh)
-        params = load_params(folder, family, config, freeze=put, shardings=where)
+        params = load_params(folder, family, config, store_weight=put, shardings=where)
         return folder, family, config, params
 
     return make
@@ -58,7 +59,7 @@ def saved(model, name, settings, folder, start=None):
         folder,
         trainable=trainable,
         start=start or {},
-        finetune_config=settings,
+        tuning=settings,
         family=family,
         config=config,
         base_model="the/base",

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from mft_jax import finetune
-from mft_jax.finetune import FinetuneConfig, init_frozen, init_trainable
-from mft_jax.huggingface.checkpoint import load_params, random_params, read_model
+from mft_jax.finetune.attach import init_frozen, init_trainable, store_weight
+from mft_jax.finetune.tuning import FinetuneConfig
+from mft_jax.huggingface.base_weights import load_params, random_params, read_model
 from mft_jax.huggingface.export import save_merged
 from mft_jax.huggingface.logit_difference import logit_difference
 from mft_jax.models.decoder import init_params, param_shapes
@@ -25,9 +25,9 @@ EMBEDDING = "model.embed_tokens.weight"
 def loaded(folder, mesh, settings, dtype=jnp.float32):
     """The arguments of `save_merged`, with an adapter whose B is not zero."""
     family, config = read_model(folder)
-    freeze = functools.partial(finetune.freeze, settings, dtype=dtype)
+    store = functools.partial(store_weight, settings, dtype=dtype)
     placed = functools.partial(leaf_shardings, mesh)
-    params = load_params(folder, family, config, freeze=freeze, shardings=placed)
+    params = load_params(folder, family, config, store_weight=store, shardings=placed)
     trainable = init_trainable(settings, params, param_shapes(config), seed=0)
     if settings.method != "full":
         key = jax.random.key(1)
@@ -37,7 +37,7 @@ def loaded(folder, mesh, settings, dtype=jnp.float32):
         "trainable": trainable,
         "start": {},
         "frozen": init_frozen(settings, params),
-        "finetune_config": settings,
+        "tuning": settings,
         "family": family,
         "config": config,
     }
@@ -46,7 +46,7 @@ def loaded(folder, mesh, settings, dtype=jnp.float32):
 def delta(model, layer):
     ab = jax.tree.map(lambda x: np.asarray(x[layer]), model["trainable"])
     ab = ab["layers/attention/v/kernel"]
-    return model["finetune_config"].scale * (ab["a"] @ ab["b"]).T
+    return model["tuning"].scale * (ab["a"] @ ab["b"]).T
 
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
@@ -119,15 +119,15 @@ def test_a_model_trained_from_scratch_is_exported(write_checkpoint, one_device, 
     (folder / "model.safetensors").unlink()
     family, config = read_model(folder)
     settings = FinetuneConfig("full")
-    freeze = functools.partial(finetune.freeze, settings, dtype=jnp.float32)
+    store = functools.partial(store_weight, settings, dtype=jnp.float32)
     placed = functools.partial(leaf_shardings, one_device)
-    params = random_params(family, config, 0, freeze=freeze, shardings=placed)
+    params = random_params(family, config, 0, store_weight=store, shardings=placed)
     model = {
         "base_folder": folder,
         "trainable": params,
         "start": {},
         "frozen": {},
-        "finetune_config": settings,
+        "tuning": settings,
         "family": family,
         "config": config,
     }
@@ -139,7 +139,7 @@ def test_a_model_trained_from_scratch_is_exported(write_checkpoint, one_device, 
         np.testing.assert_array_equal(again[path], weight.astype(jnp.bfloat16).astype(jnp.float32))
 
     with pytest.raises(MftError, match="holds no weights"):
-        lora = {**model, "finetune_config": FinetuneConfig("lora")}
+        lora = {**model, "tuning": FinetuneConfig("lora")}
         save_merged(tmp_path / "lora", **lora, dequantized=False)
     assert not (tmp_path / "lora").exists()
 

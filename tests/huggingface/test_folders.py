@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from mft_jax.cli.check import transformers_logits
-from mft_jax.huggingface.checkpoint import checked_spans, read_model
+from mft_jax.huggingface.base_weights import checked_spans, read_model
 from mft_jax.huggingface.folders import model_folder
 from mft_jax.huggingface.tensors import read
 from mft_jax.testing import tiny_checkpoint

@@ -10,11 +10,12 @@ import numpy as np
 import optax
 import pytest
 
-from mft_jax.composition import combine
-from mft_jax.finetune import FinetuneConfig, adapted_paths, freeze, init_trainable, split_start
+from mft_jax.finetune.attach import init_trainable, split_initial_adapters, store_weight
+from mft_jax.finetune.combine import combine
+from mft_jax.finetune.tuning import FinetuneConfig, adapted_paths
+from mft_jax.huggingface.adapter_export import module_name, not_for_peft, part_names, save_adapter
 from mft_jax.huggingface.adapter_import import read_adapter
-from mft_jax.huggingface.adapters import module_name, not_for_peft, part_names, save_adapter
-from mft_jax.huggingface.checkpoint import checked_spans, load_params, read_model
+from mft_jax.huggingface.base_weights import checked_spans, load_params, read_model
 from mft_jax.models.decoder import bind, param_shapes
 from mft_jax.models.families import FAMILIES
 from mft_jax.models.nll import next_token_nll
@@ -45,10 +46,10 @@ def load(folder, settings, adapted=()):
     """(family, config, params, start)"""
     mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
     family, config = read_model(folder)
-    put = functools.partial(freeze, settings, dtype=jnp.float32, adapted=adapted)
+    put = functools.partial(store_weight, settings, dtype=jnp.float32, adapted=adapted)
     where = functools.partial(leaf_shardings, mesh)
-    params = load_params(folder, family, config, freeze=put, shardings=where)
-    return family, config, *split_start(params)
+    params = load_params(folder, family, config, store_weight=put, shardings=where)
+    return family, config, *split_initial_adapters(params)
 
 
 def noise(tree, size=0.05):
@@ -98,7 +99,7 @@ def wrapped(name, base, folder, trainable, settings, start=None, renamed=True):
     """peft's model with our adapter, through the folder that we write."""
     path, model = base(name)
     family, config = read_model(path)
-    what = {"trainable": trainable, "start": start or {}, "finetune_config": settings}
+    what = {"trainable": trainable, "start": start or {}, "tuning": settings}
     save_adapter(folder, **what, family=family, config=config, base_model=str(path))
     model = copy.deepcopy(model)
     if name == "deepseek_v2" and renamed:

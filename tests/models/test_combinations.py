@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from mft_jax.models.combinations import DEFAULTS, FORMS, departures
+from mft_jax.models.combinations import DEFAULTS, SUPPORTED, departures
 from mft_jax.models.config import Experts, ModelConfig
 from mft_jax.models.families import FAMILIES
 from mft_jax.models.rope import Rope
@@ -18,16 +18,16 @@ CONFIGS = [
 ]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", SUPPORTED)
 def test_every_value_that_a_form_allows_is_one_that_a_family_has(form):
     members = [config.traits for config in CONFIGS if not departures(config.traits, form)]
-    for name, values in FORMS[form].items():
+    for name, values in SUPPORTED[form].items():
         had = {member[name] for member in members}
         assert had == set(values), f"{name}: {set(values) - had} is had by none"
 
 
 def test_every_capability_is_spoken_of():
-    spoken = set(DEFAULTS) | {name for form in FORMS.values() for name in form}
+    spoken = set(DEFAULTS) | {name for form in SUPPORTED.values() for name in form}
     sizes = {
         *("vocab_size", "width", "mlp_width", "num_layers", "num_heads", "num_kv_heads"),
         *("head_width", "max_positions", "norm_epsilon", "rope", "window_layers", "bounded"),

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from mft_jax.finetune import FinetuneConfig, freeze
-from mft_jax.huggingface.checkpoint import load_params, read_model
+from mft_jax.finetune.attach import store_weight
+from mft_jax.finetune.tuning import FinetuneConfig
+from mft_jax.huggingface.base_weights import load_params, read_model
 from mft_jax.huggingface.export import save_merged
 from mft_jax.models.decoder import bind
 from mft_jax.models.families import FAMILIES
@@ -68,7 +69,7 @@ def loaded(folder: Path, method: str = "full"):
         folder,
         family,
         config,
-        freeze=functools.partial(freeze, settings, dtype=jnp.float32),
+        store_weight=functools.partial(store_weight, settings, dtype=jnp.float32),
         shardings=functools.partial(leaf_shardings, mesh),
     )
     return family, config, params
@@ -155,7 +156,7 @@ def test_export_of_an_import_is_value_equal(name, variant, checkpoint, tmp_path)
         trainable=params,
         start={},
         frozen={},
-        finetune_config=FinetuneConfig("full"),
+        tuning=FinetuneConfig("full"),
         family=family,
         config=config,
         dequantized=False,

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from mft_jax.models.families.base import GATED_NAMES, LAYER, SIZES, Family, Keys, read_gated
+from mft_jax.models.families.base import GATED_NAMES, LAYER, SIZES, ConfigReader, Family, read_gated
 
 BAICHUAN2_VOCAB = 125696
 
 
-def _read(keys: Keys) -> dict[str, Any]:
+def _read(keys: ConfigReader) -> dict[str, Any]:
     # The 13B models have no rotary embedding; their configs name their length otherwise.
     rotary = "max_position_embeddings" in keys.hf
     length = "max_position_embeddings" if rotary else "model_max_length"
@@ -15,7 +15,7 @@ def _read(keys: Keys) -> dict[str, Any]:
     keys.refuse("rope_scaling", (None,), "the published model has none")
     positions = keys.size(length)
     return {
-        **read_gated(keys.but(max_position_embeddings=positions)),
+        **read_gated(keys.replace(max_position_embeddings=positions)),
         "positions": "rotary" if rotary else "alibi",
         "qkv": "packed",
         "normalized_head": second,

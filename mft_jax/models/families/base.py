@@ -1,4 +1,4 @@
-"""`Keys`, `Entry` and `Family`: what a family's file consists of."""
+"""`ConfigReader`, `Entry` and `Family`: what a family's file consists of."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ def is_positive(value: Any) -> TypeGuard[float]:
     return 0 < value <= sys.float_info.max
 
 
-class Keys:
+class ConfigReader:
     """An HF config while it is read. Problems are collected, and raised together by `finish`."""
 
     def __init__(self, hf: Mapping[str, Any]):
@@ -75,7 +75,7 @@ class Keys:
             return value
         return self._wrong(f"{key}={value!r}; expected settings by name", {})
 
-    def part(self, key: str) -> "Keys":
+    def part(self, key: str) -> "ConfigReader":
         """The same to be read; problems come to the same list."""
         return self._other(self.mapping(key))
 
@@ -103,17 +103,17 @@ class Keys:
         expected = ", ".join(map(repr, meanings))
         return self._wrong(f"{key}={value!r}; expected one of {expected}", [*meanings.values()][0])
 
-    def but(self, **changes: Any) -> "Keys":
+    def replace(self, **changes: Any) -> "ConfigReader":
         """The same config with other values; problems come to the same list."""
         return self._other({**self.hf, **changes})
 
-    def otherwise(self, **defaults: Any) -> "Keys":
+    def with_defaults(self, **defaults: Any) -> "ConfigReader":
         """The same config with values for keys that it lacks: transformers' own, of the family.
         A null stays, since it may mean something else or nothing."""
         return self._other({**defaults, **self.hf})
 
-    def _other(self, hf: Mapping[str, Any]) -> "Keys":
-        other = Keys(hf)
+    def _other(self, hf: Mapping[str, Any]) -> "ConfigReader":
+        other = ConfigReader(hf)
         other.problems = self.problems
         return other
 
@@ -168,7 +168,7 @@ class Family:
 
     name: str
     architecture: str
-    read: Callable[[Keys], dict[str, Any]]
+    read: Callable[[ConfigReader], dict[str, Any]]
     names: Mapping[str, str]
     models: str
     tiny: Mapping[str, Mapping[str, Any]]
@@ -178,7 +178,7 @@ class Family:
     lost_in_peft: str = ""
 
     def read_config(self, hf: Mapping[str, Any]) -> ModelConfig:
-        keys = Keys(hf)
+        keys = ConfigReader(hf)
         settings = self.read(keys)
         try:
             config = ModelConfig(**settings)
@@ -242,7 +242,7 @@ GATED_NAMES: Mapping[str, str] = {
 }
 
 
-def read_gated(keys: Keys, *, epsilon: float = 1e-6, tied: bool = False) -> dict[str, Any]:
+def read_gated(keys: ConfigReader, *, epsilon: float = 1e-6, tied: bool = False) -> dict[str, Any]:
     """What the gated decoders with root-mean-square norms share. The defaults are those that
     transformers' config class of the family has for a key that is absent or null; `keys` brings
     those of keys whose null means something else."""
@@ -262,7 +262,7 @@ def read_gated(keys: Keys, *, epsilon: float = 1e-6, tied: bool = False) -> dict
     }
 
 
-def read_window(keys: Keys, num_layers: int) -> dict[str, Any]:
+def read_window(keys: ConfigReader, num_layers: int) -> dict[str, Any]:
     """`use_sliding_window`: the layers from `max_window_layers` on, or those in `layer_types`."""
     used = keys.flag("use_sliding_window", False)
     window = keys.unless_null("sliding_window", 4096) if used else 0
@@ -276,7 +276,7 @@ def read_window(keys: Keys, num_layers: int) -> dict[str, Any]:
     return {"window": window, "window_layers": local} if any(local) else {}
 
 
-def read_layer_types(keys: Keys, otherwise: list[bool]) -> tuple[bool, ...]:
+def read_layer_types(keys: ConfigReader, otherwise: list[bool]) -> tuple[bool, ...]:
     """Which layers look through the window: by `layer_types`, or else `otherwise`."""
     local, everywhere = kinds = ("sliding_attention", "full_attention")
     types = keys.get("layer_types", [local if window else everywhere for window in otherwise])

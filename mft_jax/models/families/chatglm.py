@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from mft_jax.models.families.base import Family, Keys
+from mft_jax.models.families.base import ConfigReader, Family
 from mft_jax.models.families.rotary import rope
 
 
-def _read(keys: Keys) -> dict[str, Any]:
+def _read(keys: ConfigReader) -> dict[str, Any]:
     keys.refuse("rmsnorm", (None, True), "norms are root-mean-square")
     keys.refuse("add_bias_linear", (None, False), "biases are in queries, keys and values alone")
     keys.refuse("post_layer_norm", (None, True), "the last layer is followed by a norm")

@@ -3,12 +3,12 @@
 from typing import Any
 
 from mft_jax.models.config import Experts, Latent
-from mft_jax.models.families.base import GATED_NAMES, LAYER, SIZES, Family, Keys, read_gated
+from mft_jax.models.families.base import GATED_NAMES, LAYER, SIZES, ConfigReader, Family, read_gated
 from mft_jax.models.families.rotary import read_rope, rope_part, yarn_magnitude
 
 
-def _read(keys: Keys) -> dict[str, Any]:
-    keys = keys.otherwise(max_position_embeddings=2048)
+def _read(keys: ConfigReader) -> dict[str, Any]:
+    keys = keys.with_defaults(max_position_embeddings=2048)
     keys.refuse("attention_bias", (None, False), "biases in attention")
     keys.refuse("mlp_bias", (None, False), "biases in the feed-forward")
     keys.refuse("norm_topk_prob", (None, False), "weights of experts are not renormalised")
@@ -38,7 +38,7 @@ def _read(keys: Keys) -> dict[str, Any]:
     rope, nested = read_rope(keys, interleaved=True), rope_part(keys)
     weight = nested.number("mscale_all_dim", 1.0) if nested.get("mscale_all_dim", 0) else 0.0
     growth = yarn_magnitude(rope.factor, weight)
-    settings = read_gated(keys.but(head_dim=head_width))
+    settings = read_gated(keys.replace(head_dim=head_width))
     return {
         **settings,
         "num_kv_heads": settings["num_heads"],

@@ -6,8 +6,8 @@ from mft_jax.models.families.base import (
     GATED_NAMES,
     LAYER,
     SIZES,
+    ConfigReader,
     Family,
-    Keys,
     read_gated,
     read_layer_types,
 )
@@ -17,14 +17,14 @@ from mft_jax.models.families.rotary import read_rope
 TANH = (None, *(name for name, meaning in ACTIVATIONS.items() if meaning == "gelu_tanh"))
 
 
-def _read(keys: Keys, theta: float = 10000.0) -> dict[str, Any]:
-    keys = keys.otherwise(max_position_embeddings=8192, num_key_value_heads=16, head_dim=256)
+def _read(keys: ConfigReader, theta: float = 10000.0) -> dict[str, Any]:
+    keys = keys.with_defaults(max_position_embeddings=8192, num_key_value_heads=16, head_dim=256)
     keys.refuse("attention_bias", (None, False), "biases in attention")
     keys.refuse("use_bidirectional_attention", (None, False), "attention is causal")
     # Checkpoints of Gemma 1 say "gelu" in `hidden_act` and mean the tanh form.
     keys.refuse("hidden_act", (*TANH, "gelu"), "the feed-forward is gated by GELU's tanh form")
     keys.refuse("hidden_activation", TANH, "the feed-forward is gated by GELU's tanh form")
-    settings = read_gated(keys.but(hidden_act="silu"), tied=True)
+    settings = read_gated(keys.replace(hidden_act="silu"), tied=True)
     return {
         **settings,
         "head_width": keys.size("head_dim"),
@@ -35,16 +35,16 @@ def _read(keys: Keys, theta: float = 10000.0) -> dict[str, Any]:
     }
 
 
-def _softcap(keys: Keys, key: str, default: float) -> float:
+def _softcap(keys: ConfigReader, key: str, default: float) -> float:
     off = key in keys.hf and keys.hf[key] is None
     return 0.0 if off or not (default or key in keys.hf) else keys.number(key, default)
 
 
 def _read2(
-    keys: Keys, softcaps: tuple[float, float] = (50.0, 30.0), theta: float = 10000.0
+    keys: ConfigReader, softcaps: tuple[float, float] = (50.0, 30.0), theta: float = 10000.0
 ) -> dict[str, Any]:
     # Null is refused, as in transformers: some layers always look through a window.
-    keys = keys.otherwise(num_key_value_heads=4, sliding_window=4096)
+    keys = keys.with_defaults(num_key_value_heads=4, sliding_window=4096)
     settings = _read(keys, theta)
     every_other = [not layer % 2 for layer in range(settings["num_layers"])]
     return {
@@ -61,7 +61,7 @@ def _read2(
 KINDS = ("full_attention", "sliding_attention")
 
 
-def _by_kind(keys: Keys) -> tuple[Keys, Keys]:
+def _by_kind(keys: ConfigReader) -> tuple[ConfigReader, ConfigReader]:
     """The config for full and for local layers. `rope_scaling` speaks of the full ones, on top of
     their part of `rope_parameters`."""
     parts = keys.part("rope_parameters")
@@ -76,13 +76,13 @@ def _by_kind(keys: Keys) -> tuple[Keys, Keys]:
     scaling.refuse("type", (scaling.get("rope_type", None),), why)
     base = keys.get("rope_local_base_freq", None)
     return (
-        keys.but(rope_parameters={**full, **scaling.hf}, rope_scaling=None),
-        keys.but(rope_parameters=local, rope_scaling=None, rope_theta=base),
+        keys.replace(rope_parameters={**full, **scaling.hf}, rope_scaling=None),
+        keys.replace(rope_parameters=local, rope_scaling=None, rope_theta=base),
     )
 
 
-def _read3(keys: Keys) -> dict[str, Any]:
-    keys, local = _by_kind(keys.otherwise(max_position_embeddings=131072))
+def _read3(keys: ConfigReader) -> dict[str, Any]:
+    keys, local = _by_kind(keys.with_defaults(max_position_embeddings=131072))
     keys.refuse("attn_logit_softcapping", (None,), "scores are not capped")
     settings = _read2(keys, softcaps=(0.0, 0.0), theta=1e6)
     every = keys.count("sliding_window_pattern", 6, least=1)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mft_jax.models.families.base import Family, Keys
+from mft_jax.models.families.base import ConfigReader, Family
 
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -12,8 +12,8 @@ ACTIVATIONS = {
 }
 
 
-def _read(keys: Keys) -> dict[str, Any]:
-    keys = keys.otherwise(n_positions=1024)
+def _read(keys: ConfigReader) -> dict[str, Any]:
+    keys = keys.with_defaults(n_positions=1024)
     keys.refuse("scale_attn_weights", (None, True), "scores are divided by sqrt(head width)")
     keys.refuse("add_cross_attention", (None, False), "this is a decoder alone")
     width, num_heads = keys.size("n_embd"), keys.size("n_head")

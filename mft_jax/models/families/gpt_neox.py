@@ -2,19 +2,19 @@
 
 from typing import Any
 
-from mft_jax.models.families.base import SIZES, Family, Keys
+from mft_jax.models.families.base import SIZES, ConfigReader, Family
 from mft_jax.models.families.gpt_bigcode import ACTIVATIONS
 from mft_jax.models.families.rotary import read_rope
 
 
-def _read(keys: Keys) -> dict[str, Any]:
-    keys = keys.otherwise(max_position_embeddings=2048)
+def _read(keys: ConfigReader) -> dict[str, Any]:
+    keys = keys.with_defaults(max_position_embeddings=2048)
     width, num_heads = keys.size("hidden_size"), keys.size("num_attention_heads")
     biases = keys.flag("attention_bias", True)
     head_width = max(width // num_heads, 1)
     # The names of other families are known to transformers inside of `rope_parameters` alone.
     rope = read_rope(
-        keys.but(rope_theta=None, partial_rotary_factor=None),
+        keys.replace(rope_theta=None, partial_rotary_factor=None),
         theta=keys.number("rotary_emb_base", 10000.0),
         turned=keys.number("rotary_pct", 0.25),
     )

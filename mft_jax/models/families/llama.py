@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from mft_jax.models.families.base import GATED_NAMES, SIZES, Family, Keys, read_gated
+from mft_jax.models.families.base import GATED_NAMES, SIZES, ConfigReader, Family, read_gated
 from mft_jax.models.families.rotary import read_rope
 
 
-def _read(keys: Keys) -> dict[str, Any]:
-    keys = keys.otherwise(max_position_embeddings=2048)
+def _read(keys: ConfigReader) -> dict[str, Any]:
+    keys = keys.with_defaults(max_position_embeddings=2048)
     biases = keys.flag("attention_bias", False)
     return {
         **read_gated(keys),

@@ -3,20 +3,20 @@
 from typing import Any
 
 from mft_jax.models.config import Experts
-from mft_jax.models.families.base import GATED_NAMES, LAYER, SIZES, Family, Keys, read_gated
+from mft_jax.models.families.base import GATED_NAMES, LAYER, SIZES, ConfigReader, Family, read_gated
 from mft_jax.models.families.rotary import read_rope
 
 ABSENT = {"max_position_embeddings": 131072, "num_key_value_heads": 8}
 
 
-def _read(keys: Keys) -> dict[str, Any]:
-    keys = keys.otherwise(**ABSENT)
+def _read(keys: ConfigReader) -> dict[str, Any]:
+    keys = keys.with_defaults(**ABSENT)
     window = keys.unless_null("sliding_window", 4096)
     return {**read_gated(keys), "rope": read_rope(keys), "window": window}
 
 
-def _read_experts(keys: Keys) -> dict[str, Any]:
-    keys = keys.otherwise(**ABSENT)
+def _read_experts(keys: ConfigReader) -> dict[str, Any]:
+    keys = keys.with_defaults(**ABSENT)
     settings = read_gated(keys, epsilon=1e-5)
     settings["rope"] = read_rope(keys, theta=1e6)
     settings["window"] = keys.unless_null("sliding_window", 0)

@@ -2,17 +2,17 @@
 
 from typing import Any
 
-from mft_jax.models.families.base import GATED_NAMES, LAYER, SIZES, Family, Keys, read_gated
+from mft_jax.models.families.base import GATED_NAMES, LAYER, SIZES, ConfigReader, Family, read_gated
 from mft_jax.models.families.gpt_bigcode import ACTIVATIONS
 from mft_jax.models.families.rotary import read_rope
 
 
-def _read(keys: Keys) -> dict[str, Any]:
-    keys = keys.otherwise(max_position_embeddings=2048)
+def _read(keys: ConfigReader) -> dict[str, Any]:
+    keys = keys.with_defaults(max_position_embeddings=2048)
     keys.refuse("qk_layernorm", (None, False), "norms of queries and keys")
     activation = keys.choose("hidden_act", ACTIVATIONS, "gelu_new")
     return {
-        **read_gated(keys.but(hidden_act="silu")),
+        **read_gated(keys.replace(hidden_act="silu")),
         "norm": "layer",
         "norm_epsilon": keys.number("layer_norm_eps", 1e-5),
         "rope": read_rope(keys, turned=0.5),

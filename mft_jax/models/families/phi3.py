@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from mft_jax.models.families.base import GATED_NAMES, LAYER, SIZES, Family, Keys, read_gated
+from mft_jax.models.families.base import GATED_NAMES, LAYER, SIZES, ConfigReader, Family, read_gated
 from mft_jax.models.families.rotary import read_rope
 
 
-def _read(keys: Keys) -> dict[str, Any]:
-    keys = keys.otherwise(
+def _read(keys: ConfigReader) -> dict[str, Any]:
+    keys = keys.with_defaults(
         max_position_embeddings=4096,
         original_max_position_embeddings=4096,  # counts before that in `rope_scaling`
     )

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from mft_jax.models.families.base import Family, Keys
+from mft_jax.models.families.base import ConfigReader, Family
 from mft_jax.models.families.rotary import rope
 
 
-def _read(keys: Keys) -> dict[str, Any]:
+def _read(keys: ConfigReader) -> dict[str, Any]:
     keys.refuse("no_bias", (None, True), "biases are in queries, keys and values alone")
     keys.refuse("rotary_pct", (None, 1, 1.0), "all channels of a head are turned")
     num_heads = keys.size("num_attention_heads")

@@ -7,27 +7,27 @@ from mft_jax.models.families.base import (
     GATED_NAMES,
     LAYER,
     SIZES,
+    ConfigReader,
     Family,
-    Keys,
     read_gated,
     read_window,
 )
 from mft_jax.models.families.rotary import read_rope
 
 
-def _read(keys: Keys) -> dict[str, Any]:
-    keys = keys.otherwise(max_position_embeddings=32768, num_key_value_heads=32)
+def _read(keys: ConfigReader) -> dict[str, Any]:
+    keys = keys.with_defaults(max_position_embeddings=32768, num_key_value_heads=32)
     settings = {**read_gated(keys), "rope": read_rope(keys), "qkv_bias": True}
     return settings | read_window(keys, settings["num_layers"])
 
 
-def every_layer_sparse(keys: Keys) -> None:
+def every_layer_sparse(keys: ConfigReader) -> None:
     keys.refuse("mlp_only_layers", (None, []), "every layer must have experts")
     keys.refuse("decoder_sparse_step", (None, 1), "every layer must have experts")
 
 
-def _read_moe(keys: Keys) -> dict[str, Any]:
-    keys = keys.otherwise(max_position_embeddings=32768, num_key_value_heads=16)
+def _read_moe(keys: ConfigReader) -> dict[str, Any]:
+    keys = keys.with_defaults(max_position_embeddings=32768, num_key_value_heads=16)
     every_layer_sparse(keys)
     keys.refuse("use_sliding_window", (None, False), "windows in layers with experts")
     experts = Experts(

@@ -3,24 +3,31 @@
 from typing import Any
 
 from mft_jax.models.config import Experts
-from mft_jax.models.families.base import GATED_NAMES, SIZES, Family, Keys, read_gated, read_window
+from mft_jax.models.families.base import (
+    GATED_NAMES,
+    SIZES,
+    ConfigReader,
+    Family,
+    read_gated,
+    read_window,
+)
 from mft_jax.models.families.qwen2 import EXPERT_NAMES, EXPERT_SIZES, every_layer_sparse
 from mft_jax.models.families.rotary import read_rope
 
 
-def _read_dense(keys: Keys) -> dict[str, Any]:
-    keys = keys.otherwise(num_key_value_heads=32, head_dim=128)
+def _read_dense(keys: ConfigReader) -> dict[str, Any]:
+    keys = keys.with_defaults(num_key_value_heads=32, head_dim=128)
     return {**_read(keys), "head_width": keys.size("head_dim")}
 
 
-def _read(keys: Keys) -> dict[str, Any]:
-    keys = keys.otherwise(max_position_embeddings=32768)
+def _read(keys: ConfigReader) -> dict[str, Any]:
+    keys = keys.with_defaults(max_position_embeddings=32768)
     keys.refuse("attention_bias", (None, False), "biases beside norms of queries and keys")
     settings = {**read_gated(keys), "rope": read_rope(keys), "qk_norm": True}
     return settings | read_window(keys, settings["num_layers"])
 
 
-def _read_moe(keys: Keys) -> dict[str, Any]:
+def _read_moe(keys: ConfigReader) -> dict[str, Any]:
     every_layer_sparse(keys)
     keys.refuse("use_sliding_window", (None, False), "windows in layers with experts")
     # transformers 5 writes `num_local_experts`
@@ -31,7 +38,7 @@ def _read_moe(keys: Keys) -> dict[str, Any]:
         width=keys.size("moe_intermediate_size"),
         renormalize=keys.flag("norm_topk_prob", False),
     )
-    return {**_read(keys.otherwise(num_key_value_heads=4)), "experts": experts}
+    return {**_read(keys.with_defaults(num_key_value_heads=4)), "experts": experts}
 
 
 YARN = {

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from mft_jax.models.families.base import Keys, is_positive
+from mft_jax.models.families.base import ConfigReader, is_positive
 from mft_jax.models.rope import Rope
 from mft_jax.types import MftError
 
@@ -33,13 +33,13 @@ READ: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 COMMON = {"type", "rope_type", "rope_theta", "partial_rotary_factor"}
 
 
-def rope_part(keys: Keys) -> Keys:
+def rope_part(keys: ConfigReader) -> ConfigReader:
     """`rope_scaling` (transformers 4) or `rope_parameters` (transformers 5). Where there are both
     the first counts, as in transformers 5."""
     return keys.part("rope_scaling" if keys.get("rope_scaling", None) else "rope_parameters")
 
 
-def rope(keys: Keys, **fields: Any) -> Rope:
+def rope(keys: ConfigReader, **fields: Any) -> Rope:
     """`Rope(**fields)`; what it refuses is listed with the config's other problems."""
     try:
         return Rope(**fields)
@@ -48,7 +48,9 @@ def rope(keys: Keys, **fields: Any) -> Rope:
         return Rope()
 
 
-def read_rope(keys: Keys, *, theta: float = 10000.0, turned: float = 1.0, **fixed: Any) -> Rope:
+def read_rope(
+    keys: ConfigReader, *, theta: float = 10000.0, turned: float = 1.0, **fixed: Any
+) -> Rope:
     """From the top level and `rope_part`. `theta` and the share `turned` hold where the config is
     silent; `fixed` are fields of `Rope`.
     """
@@ -86,13 +88,13 @@ def read_rope(keys: Keys, *, theta: float = 10000.0, turned: float = 1.0, **fixe
     return rope(keys, **fields | fixed)
 
 
-def _original(keys: Keys, nested: Keys) -> int:
+def _original(keys: ConfigReader, nested: ConfigReader) -> int:
     """In transformers the top level counts before the part. At least 2: its logarithm divides."""
     inner = nested.count(ORIGINAL, keys.size("max_position_embeddings"), least=2)
     return max(keys.count(ORIGINAL, inner, least=2), 2)
 
 
-def _llama3(keys: Keys, nested: Keys) -> dict[str, Any]:
+def _llama3(keys: ConfigReader, nested: ConfigReader) -> dict[str, Any]:
     return {
         "original_positions": _original(keys, nested),
         "low_frequency_factor": nested.number("low_freq_factor", 1.0),
@@ -105,7 +107,7 @@ def yarn_magnitude(factor: float, weight: float = 1.0) -> float:
     return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
-def _yarn(keys: Keys, nested: Keys) -> dict[str, Any]:
+def _yarn(keys: ConfigReader, nested: ConfigReader) -> dict[str, Any]:
     factor = nested.number("factor", 1.0)
     amplitude = yarn_magnitude(factor)
     if nested.get("mscale", 0) and nested.get("mscale_all_dim", 0):
@@ -119,7 +121,7 @@ def _yarn(keys: Keys, nested: Keys) -> dict[str, Any]:
     }
 
 
-def _longrope(keys: Keys, nested: Keys) -> dict[str, Any]:
+def _longrope(keys: ConfigReader, nested: ConfigReader) -> dict[str, Any]:
     original = _original(keys, nested)
     factor = nested.number("factor", keys.size("max_position_embeddings") / original)
     amplitude = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
@@ -132,7 +134,7 @@ def _longrope(keys: Keys, nested: Keys) -> dict[str, Any]:
     }
 
 
-def _factors(nested: Keys, key: str) -> tuple[float, ...]:
+def _factors(nested: ConfigReader, key: str) -> tuple[float, ...]:
     value = nested.hf[key]
     if isinstance(value, list) and all(map(is_positive, value)):
         return tuple(map(float, value))

@@ -2,17 +2,17 @@
 
 from typing import Any
 
-from mft_jax.models.families.base import GATED_NAMES, LAYER, SIZES, Family, Keys, read_gated
+from mft_jax.models.families.base import GATED_NAMES, LAYER, SIZES, ConfigReader, Family, read_gated
 from mft_jax.models.families.gpt_bigcode import ACTIVATIONS
 from mft_jax.models.families.rotary import read_rope
 
 
-def _read(keys: Keys) -> dict[str, Any]:
-    keys = keys.otherwise(max_position_embeddings=4096, num_key_value_heads=2)
+def _read(keys: ConfigReader) -> dict[str, Any]:
+    keys = keys.with_defaults(max_position_embeddings=4096, num_key_value_heads=2)
     activation = keys.choose("hidden_act", ACTIVATIONS, "gelu_pytorch_tanh")
     biases = keys.flag("use_bias", True)
     return {
-        **read_gated(keys.but(hidden_act="silu"), tied=True),
+        **read_gated(keys.replace(hidden_act="silu"), tied=True),
         "norm": "layer",
         "norm_epsilon": keys.number("norm_epsilon", 1e-5),
         "rope": read_rope(keys),

@@ -8,16 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mft_jax.composition import combine
-from mft_jax.finetune import (
-    FinetuneConfig,
-    adapted_paths,
-    freeze,
+from mft_jax.finetune.attach import (
     init_frozen,
     init_trainable,
-    is_linear,
-    split_start,
+    split_initial_adapters,
+    store_weight,
 )
+from mft_jax.finetune.combine import combine
+from mft_jax.finetune.tuning import FinetuneConfig, adapted_paths, is_linear
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.decoder import bind, init_params, param_shapes
 from mft_jax.models.nll import next_token_nll
@@ -43,11 +41,11 @@ def stored(config: FinetuneConfig, base) -> tuple[dict, dict]:
     adapted = adapted_paths(config, SHAPES)
 
     def put(path, weight):
-        one = functools.partial(freeze, config, path, dtype=jnp.float32, adapted=adapted)
+        one = functools.partial(store_weight, config, path, dtype=jnp.float32, adapted=adapted)
         return (jax.vmap(one) if is_linear(path) else one)(weight)
 
     made = jax.jit(lambda base: {path: put(path, w) for path, w in base.items()})(base)
-    return split_start(made)
+    return split_initial_adapters(made)
 
 
 def split(config: FinetuneConfig, base, moved: float = 0.0) -> tuple[dict, dict]:

@@ -3,7 +3,7 @@
 Everything that can be wrong with a checkpoint is found from the safetensors headers, before any
 memory is spent. Then each tensor goes from the mapped file straight to its devices:
 
-    file [out, in] -> view [in, out] -> shards -> freeze (jit) -> leaf[layer], leaf [N, ...]
+    file [out, in] -> view [in, out] -> shards -> store_weight (jit) -> leaf[layer], leaf [N, ...]
 
 so the host holds about one tensor, and the devices the stored leaves plus one dense layer.
 """
@@ -39,9 +39,9 @@ from mft_jax.models.families import FAMILIES
 from mft_jax.models.families.base import Entry, Family
 from mft_jax.types import MftError
 
-Freeze = Callable[[str, jax.Array], Any]
+StoreWeight = Callable[[str, jax.Array], Any]
 Shardings = Callable[[str, Any], Any]
-Progress = Callable[[int, int], None]
+OnBytes = Callable[[int, int], None]
 
 SAMPLED_BYTES = 65536
 
@@ -155,15 +155,15 @@ def load_params(
     family: Family,
     config: ModelConfig,
     *,
-    freeze: Freeze,
+    store_weight: StoreWeight,
     shardings: Shardings,
-    progress: Progress | None = None,
+    on_bytes: OnBytes | None = None,
 ) -> Params:
     """The checkpoint as `{path: leaf}`, stacked, frozen and placed.
 
-    `freeze(path, weight)` is the stored form of one layer's weight, traced under jit.
+    `store_weight(path, weight)` is the stored form of one layer's weight, traced under jit.
     `shardings(path, leaf)` gives the `NamedSharding`s of a leaf (of shapes): it is asked for the
-    stacked leaf and for one layer's dense weight. `progress` gets bytes read and bytes in all.
+    stacked leaf and for one layer's dense weight. `on_bytes` gets bytes read and bytes in all.
     """
     spans = checked_spans(folder, family, config)
     shapes = param_shapes(config)
@@ -171,18 +171,18 @@ def load_params(
     entries = family.entries(config)
     # All leaves are described before the first is read: a weight that cannot be quantised, or that
     # the mesh does not divide, is found before memory is spent.
-    plans = [_plan(entry, shapes[entry.path], freeze, shardings) for entry in entries]
+    plans = [_plan(entry, shapes[entry.path], store_weight, shardings) for entry in entries]
     done = 0
     params: Params = {}
     for entry, plan in zip(entries, plans, strict=True):
-        leaf, insert = _leaf_builder(entry, plan, freeze)
+        leaf, insert = _leaf_builder(entry, plan, store_weight)
         for name, index in entry.tensors():
             leaf = insert(leaf, _place(entry, shardings, read(spans[name])), index)
             # Wait, or the queue of dispatched tensors would hold many of them at once.
             jax.block_until_ready(leaf)
             done += spans[name].nbytes
-            if progress is not None:
-                progress(done, total)
+            if on_bytes is not None:
+                on_bytes(done, total)
         params[entry.path] = leaf
     return params
 
@@ -206,10 +206,12 @@ class _Plan(NamedTuple):
     whole: NamedSharding
 
 
-def _plan(entry: Entry, dense: jax.ShapeDtypeStruct, freeze: Freeze, shardings: Shardings) -> _Plan:
+def _plan(
+    entry: Entry, dense: jax.ShapeDtypeStruct, store_weight: StoreWeight, shardings: Shardings
+) -> _Plan:
     depth = len(entry.stack)
     one = jax.ShapeDtypeStruct(dense.shape[depth:], dense.dtype)
-    frozen = jax.eval_shape(functools.partial(freeze, entry.path), one)
+    frozen = jax.eval_shape(functools.partial(store_weight, entry.path), one)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*entry.stack, *x.shape), x.dtype), frozen)
     whole = NamedSharding(shardings(entry.path, one).mesh, PartitionSpec())
     cast = isinstance(frozen, jax.ShapeDtypeStruct)
@@ -217,17 +219,17 @@ def _plan(entry: Entry, dense: jax.ShapeDtypeStruct, freeze: Freeze, shardings: 
 
 
 def _leaf_builder(
-    entry: Entry, plan: _Plan, freeze: Freeze
+    entry: Entry, plan: _Plan, store_weight: StoreWeight
 ) -> tuple[Any, Callable[[Any, jax.Array, tuple[int, ...]], Any]]:
     """The empty leaf, and `insert(leaf, weight, index) -> leaf`, which donates the leaf."""
 
     def store(weight: jax.Array) -> Any:
         if plan.cast:  # elementwise, shard by shard
-            return freeze(entry.path, weight)
+            return store_weight(entry.path, weight)
         # Quantisation reduces over the weight. On the whole of it, the codes are the same on
         # every mesh; on shards the order of the sums would move a scale by an ulp.
         weight = jax.lax.with_sharding_constraint(weight, plan.whole)
-        return jax.lax.with_sharding_constraint(freeze(entry.path, weight), plan.whole)
+        return jax.lax.with_sharding_constraint(store_weight(entry.path, weight), plan.whole)
 
     def put(leaf: jax.Array, stored: jax.Array, index: tuple[Any, ...]) -> jax.Array:
         stored = stored.reshape((1,) * len(index) + stored.shape)
@@ -245,7 +247,12 @@ def _leaf_builder(
 
 
 def random_params(
-    family: Family, config: ModelConfig, seed: int, *, freeze: Freeze, shardings: Shardings
+    family: Family,
+    config: ModelConfig,
+    seed: int,
+    *,
+    store_weight: StoreWeight,
+    shardings: Shardings,
 ) -> Params:
     """What `load_params` gives, from `init_params` instead of a file: training from scratch."""
     stacks = {entry.path: entry.stack for entry in family.entries(config)}
@@ -254,7 +261,7 @@ def random_params(
         return {path: store(path, weight) for path, weight in init_params(config, seed).items()}
 
     def store(path: str, weight: jax.Array) -> Any:
-        one: Callable = functools.partial(freeze, path)
+        one: Callable = functools.partial(store_weight, path)
         for _ in stacks[path]:
             one = jax.vmap(one)
         return one(weight)

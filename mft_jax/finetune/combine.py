@@ -14,14 +14,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from mft_jax.finetune import TABLES, FinetuneConfig, Shapes, is_linear
+from mft_jax.finetune.tuning import TABLES, FinetuneConfig, Shapes, is_linear
 from mft_jax.models.decoder import Params
 from mft_jax.weights.lora import LoraArray, LoraTable, TaskLoraArray
 from mft_jax.weights.quantized import QuantizedDtype, quantize, stored_bits
 
 
 def combine(
-    config: FinetuneConfig,
+    tuning: FinetuneConfig,
     trainable: Params,
     frozen: Params,
     dtype: jax.typing.DTypeLike,
@@ -31,24 +31,24 @@ def combine(
 
     With a `key` adapters drop out: give none in evaluation.
     """
-    if config.method == "full":
-        return {path: _compute(config, path, w, dtype) for path, w in trainable.items()}
+    if tuning.method == "full":
+        return {path: _compute(tuning, path, w, dtype) for path, w in trainable.items()}
     adapters: Params = {}
     for path, adapter in trainable.items():
-        rest = _dropout(config, path, adapter["a"], sorted(trainable).index(path), key)
+        rest = _dropout(tuning, path, adapter["a"], sorted(trainable).index(path), key)
         cast = {name: part.astype(dtype) for name, part in adapter.items() if name != "magnitude"}
         kind = LoraTable if path in TABLES.values() else LoraArray
         magnitude = {k: v for k, v in adapter.items() if k == "magnitude"}
-        adapters[path] = kind(frozen[path], **cast, **magnitude, scale=config.scale, **rest)
+        adapters[path] = kind(frozen[path], **cast, **magnitude, scale=tuning.scale, **rest)
     return {**frozen, **adapters}
 
 
 def _compute(
-    config: FinetuneConfig, path: str, weight: Array, dtype: jax.typing.DTypeLike
+    tuning: FinetuneConfig, path: str, weight: Array, dtype: jax.typing.DTypeLike
 ) -> Array:
     """A trained weight as it is multiplied; quantised ones take gradients as if they were not."""
-    if is_linear(path) and config.stored:
-        rounded: Callable = functools.partial(_round_trip, dtype=config.stored)
+    if is_linear(path) and tuning.stored:
+        rounded: Callable = functools.partial(_round_trip, dtype=tuning.stored)
         for _ in weight.shape[:-2]:
             rounded = jax.vmap(rounded)
         weight = weight + jax.lax.stop_gradient(rounded(weight) - weight)
@@ -60,14 +60,14 @@ def _round_trip(weight: Array, dtype: QuantizedDtype) -> Array:
 
 
 def _dropout(
-    config: FinetuneConfig, path: str, a: Array, index: int, key: Key[Array, ""] | None
+    tuning: FinetuneConfig, path: str, a: Array, index: int, key: Key[Array, ""] | None
 ) -> dict[str, Any]:
     """Fields of an adapter that drops out: its own key, one for each of its layers."""
-    if key is None or not config.dropout or path == TABLES["embedding"]:
+    if key is None or not tuning.dropout or path == TABLES["embedding"]:
         return {}
     own = jax.random.fold_in(key, index)
     keys = own if path in TABLES.values() else jax.random.split(own, a.shape[0])
-    return {"key": keys, "rate": config.dropout}
+    return {"key": keys, "rate": tuning.dropout}
 
 
 def repeat_by_task(trainable: Params, num_tasks: int) -> Params:
@@ -81,7 +81,7 @@ def tasks_first(grads: Params) -> Params:
 
 
 def combine_by_task(
-    config: FinetuneConfig,
+    tuning: FinetuneConfig,
     repeated: Params,
     frozen: Params,
     dtype: jax.typing.DTypeLike,
@@ -91,11 +91,11 @@ def combine_by_task(
     """`combine` for adapters of `repeat_by_task`: their gradients come out per task."""
     adapters: Params = {}
     for path, adapter in repeated.items():
-        rest = _dropout(config, path, adapter["a"], sorted(repeated).index(path), key)
+        rest = _dropout(tuning, path, adapter["a"], sorted(repeated).index(path), key)
         a, b = adapter["a"].astype(dtype), adapter["b"].astype(dtype)
         ids = jnp.broadcast_to(task_ids, (len(a), *task_ids.shape))  # scanned with the layer
         magnitude = adapter.get("magnitude")
-        adapters[path] = TaskLoraArray(frozen[path], a, b, ids, config.scale, magnitude, **rest)
+        adapters[path] = TaskLoraArray(frozen[path], a, b, ids, tuning.scale, magnitude, **rest)
     return {**frozen, **adapters}
 
 
@@ -110,15 +110,15 @@ class ParameterCount:
 
 
 def count_parameters(
-    config: FinetuneConfig, shapes: Shapes, trainable: Params, dtype: jax.typing.DTypeLike
+    tuning: FinetuneConfig, shapes: Shapes, trainable: Params, dtype: jax.typing.DTypeLike
 ) -> ParameterCount:
     sizes = {path: math.prod(shape.shape) for path, shape in shapes.items()}
-    full = config.method == "full"
+    full = tuning.method == "full"
     dense_bits = 32 if full else 8 * jnp.dtype(dtype).itemsize
 
     def bits(path: str) -> int:
-        if config.stored and not full and is_linear(path):
-            return stored_bits(shapes[path].shape, config.stored)
+        if tuning.stored and not full and is_linear(path):
+            return stored_bits(shapes[path].shape, tuning.stored)
         return dense_bits * sizes[path]
 
     linear = [path for path in shapes if is_linear(path)]

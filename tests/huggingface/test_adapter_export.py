@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mft_jax.finetune import FinetuneConfig, init_trainable
+from mft_jax.finetune.attach import init_trainable
+from mft_jax.finetune.tuning import FinetuneConfig
+from mft_jax.huggingface.adapter_export import save_adapter
 from mft_jax.huggingface.adapter_import import read_adapter
-from mft_jax.huggingface.adapters import save_adapter
-from mft_jax.huggingface.checkpoint import checked_spans, read_model
+from mft_jax.huggingface.base_weights import checked_spans, read_model
 from mft_jax.huggingface.tensors import read
 from mft_jax.models.decoder import param_shapes
 from mft_jax.sharding import MeshConfig, make_mesh, tree_shardings
@@ -31,7 +32,7 @@ def adapter(write_checkpoint):
     return {
         "trainable": trainable,
         "start": {},
-        "finetune_config": settings,
+        "tuning": settings,
         "family": family,
         "config": config,
         "base_model": str(folder),
@@ -77,7 +78,7 @@ def test_an_existing_adapter_is_replaced_only_when_told(adapter, tmp_path):
 
 def test_a_full_fine_tune_has_no_adapter(adapter, tmp_path):
     with pytest.raises(MftError, match="no adapter to save"):
-        save_adapter(tmp_path / "x", **{**adapter, "finetune_config": FinetuneConfig("full")})
+        save_adapter(tmp_path / "x", **{**adapter, "tuning": FinetuneConfig("full")})
     assert not (tmp_path / "x").exists()
 
 
@@ -93,7 +94,7 @@ def test_base_weights_that_came_along_must_be_the_bases(adapter, tmp_path):
         tensors["base_model.model.model.embed_tokens.base_layer.weight"] = table
         save_file(tensors, kept / "adapter_model.safetensors")
         shapes = param_shapes(config)
-        read_adapter(kept, adapter["finetune_config"], family, config, shapes).check_base(spans)
+        read_adapter(kept, adapter["tuning"], family, config, shapes).check_base(spans)
 
     read_with(table.astype(np.float16))  # in a coarser dtype it is still the same
     with pytest.raises(MftError, match="base weights that are not .*model.embed_tokens.weight"):

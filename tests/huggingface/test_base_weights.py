@@ -10,9 +10,9 @@ import pytest
 from huggingface_hub import constants
 from safetensors.numpy import save_file
 
-from mft_jax import finetune
-from mft_jax.finetune import FinetuneConfig
-from mft_jax.huggingface.checkpoint import load_params, random_params, read_model
+from mft_jax.finetune.attach import store_weight
+from mft_jax.finetune.tuning import FinetuneConfig
+from mft_jax.huggingface.base_weights import load_params, random_params, read_model
 from mft_jax.huggingface.folders import model_folder
 from mft_jax.models.decoder import param_shapes
 from mft_jax.sharding import MeshConfig, leaf_shardings, make_mesh
@@ -24,9 +24,9 @@ Q = "model.layers.{}.self_attn.q_proj.weight"
 
 def load(folder, mesh, method="full", dtype=jnp.float32, **options):
     family, config = read_model(folder)
-    freeze = functools.partial(finetune.freeze, FinetuneConfig(method=method), dtype=dtype)
+    store = functools.partial(store_weight, FinetuneConfig(method=method), dtype=dtype)
     placed = functools.partial(leaf_shardings, mesh)
-    return load_params(folder, family, config, freeze=freeze, shardings=placed, **options)
+    return load_params(folder, family, config, store_weight=store, shardings=placed, **options)
 
 
 def equal_trees(one, other):
@@ -116,7 +116,7 @@ def test_a_head_of_its_own_is_not_taken_for_a_tied_one(write_checkpoint, one_dev
 def test_progress_counts_the_bytes_read(write_checkpoint, one_device):
     folder, tensors = write_checkpoint()
     seen = []
-    load(folder, one_device, progress=lambda done, total: seen.append((done, total)))
+    load(folder, one_device, on_bytes=lambda done, total: seen.append((done, total)))
     assert len(seen) == len(tensors)
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
     assert seen[-1] == (seen[0][1],) * 2 == (sum(t.nbytes for t in tensors.values()),) * 2
@@ -135,9 +135,9 @@ def test_the_host_holds_no_more_than_two_tensors(write_checkpoint, one_device):
 
 def test_random_params_are_stored_as_loaded_ones(write_checkpoint, one_device):
     folder, _ = write_checkpoint("qwen2")
-    freeze = functools.partial(finetune.freeze, FinetuneConfig("qlora"), dtype=jnp.bfloat16)
+    store = functools.partial(store_weight, FinetuneConfig("qlora"), dtype=jnp.bfloat16)
     placed = functools.partial(leaf_shardings, one_device)
-    params = random_params(*read_model(folder), 0, freeze=freeze, shardings=placed)
+    params = random_params(*read_model(folder), 0, store_weight=store, shardings=placed)
     form = functools.partial(jax.tree.map, lambda x: (x.shape, x.dtype, x.sharding))
     assert form(params) == form(load(folder, one_device, "qlora", jnp.bfloat16))
     assert float(jnp.std(params["embedding/table"].astype(jnp.float32))) == pytest.approx(0.02, 0.1)
@@ -146,9 +146,9 @@ def test_random_params_are_stored_as_loaded_ones(write_checkpoint, one_device):
 def test_random_params_are_made_on_their_mesh(write_checkpoint):
     model = read_model(write_checkpoint()[0])
     mesh = make_mesh(MeshConfig(2, 2, 2))
-    freeze = functools.partial(finetune.freeze, FinetuneConfig("full"), dtype=jnp.bfloat16)
+    store = functools.partial(store_weight, FinetuneConfig("full"), dtype=jnp.bfloat16)
     placed = functools.partial(leaf_shardings, mesh)
-    for path, leaf in random_params(*model, 0, freeze=freeze, shardings=placed).items():
+    for path, leaf in random_params(*model, 0, store_weight=store, shardings=placed).items():
         assert leaf.sharding == leaf_shardings(mesh, path, leaf)
 
 

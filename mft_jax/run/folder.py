@@ -22,18 +22,18 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mft_jax import __version__
-from mft_jax.assembly import Data
-from mft_jax.checkpoints import has_checkpoint
-from mft_jax.composition import count_parameters
 from mft_jax.config import TrainConfig, differences, resolve, to_dict
 from mft_jax.data.loader import join_tasks
 from mft_jax.data.mixture import Mixture
 from mft_jax.data.packing import padding_report
 from mft_jax.data.tokenization import TokenizedData
-from mft_jax.finetune import FinetuneConfig
-from mft_jax.huggingface.checkpoint import fingerprint as base_fingerprint
-from mft_jax.loading import Model, Prepared
+from mft_jax.finetune.combine import count_parameters
+from mft_jax.finetune.tuning import FinetuneConfig
+from mft_jax.huggingface.base_weights import fingerprint as base_fingerprint
 from mft_jax.models.decoder import param_shapes
+from mft_jax.run.base_model import Model, Prepared
+from mft_jax.run.checkpoints import has_checkpoint
+from mft_jax.run.parts import Data
 from mft_jax.types import Batch, MftError
 
 CONFIG_FILE = "config.json"
@@ -55,7 +55,7 @@ def fingerprint(data: TokenizedData) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def occupied(workdir: Path) -> Iterator[None]:
+def locked(workdir: Path) -> Iterator[None]:
     """Hold a run's folder: one process at a time, and no folder that is something else."""
     if any(sign in str(workdir.absolute()) for sign in "*?[]"):
         raise MftError(
@@ -103,7 +103,7 @@ def read_config(workdir: Path) -> TrainConfig:
     return resolve(_read(workdir)["config"])
 
 
-def begun_with(workdir: Path) -> FinetuneConfig | None:
+def saved_tuning(workdir: Path) -> FinetuneConfig | None:
     """The settings of a run that has a checkpoint, what an imported adapter said included."""
     if not has_checkpoint(workdir) or not (workdir / CONFIG_FILE).is_file():
         return None
@@ -120,7 +120,7 @@ def check_base(workdir: Path, model: Prepared) -> None:
         )
 
 
-def claim(
+def check_or_write_config(
     workdir: Path, config: TrainConfig, model: Prepared, data: Data, *, resumed: bool
 ) -> None:
     """Write what the run is started with; on resumption hold it against what it was."""

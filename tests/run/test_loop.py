@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from mft_jax import assembly, testing, trainer
-from mft_jax.checkpoints import Checkpoints
+from mft_jax import testing
 from mft_jax.config import resolve
+from mft_jax.run import loop
+from mft_jax.run.checkpoints import Checkpoints
+from mft_jax.run.folder import locked
 from mft_jax.types import MftError
-from mft_jax.workdir import occupied
 
 
 def run(config, workdir: Path):
-    return trainer.train(resolve(config), workdir, Console(file=io.StringIO()))
+    return loop.train(resolve(config), workdir, Console(file=io.StringIO()))
 
 
 def records(workdir: Path, kind: str) -> list[dict]:
@@ -92,7 +93,7 @@ def test_other_balancers_resume_bit_for_bit_and_conflicts_are_recorded_once(tmp_
 def test_a_balancer_state_of_another_version_is_refused(toy, tmp_path, monkeypatch):
     config, workdir, _ = toy
     old = copy_run(workdir, tmp_path / "old", last_step=5)
-    monkeypatch.setattr(assembly, "STATE_VERSION", 99)
+    monkeypatch.setattr(parts, "STATE_VERSION", 99)
     with pytest.raises(MftError, match="holds the balancer state.*'version': 1.*expected.*99"):
         run(config, old)
 
@@ -175,7 +176,7 @@ def test_a_folder_in_use_is_refused_untouched(toy, tmp_path):
     config, workdir, _ = toy
     other = copy_run(workdir, tmp_path / "other", last_step=5)
     before = (other / "metrics.jsonl").read_bytes()
-    with occupied(other), pytest.raises(MftError, match="a run is going on in"):
+    with locked(other), pytest.raises(MftError, match="a run is going on in"):
         run(config, other)
     assert (other / "metrics.jsonl").read_bytes() == before
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from mft_jax.metrics import MetricsLog, check_valid, mean_by_name, mean_ratio, train_record
+from mft_jax.run.recorder import MetricsLog, check_valid, mean_by_name, mean_ratio, train_record
 from mft_jax.train_step import StepMetrics
 from mft_jax.types import MftError, TaskSums, TaskTable
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mft_jax.weights.initialization import loftq, pissa, principal
+from mft_jax.finetune.initialization import loftq, pissa, principal
 from mft_jax.weights.quantized import quantize
 
 RANK = 8

@@ -23,14 +23,14 @@ from mft_jax.data.loader import (
     valid_loader,
 )
 from mft_jax.data.mixture import Mixture
-from mft_jax.data.templates import chat_form, stop_token
+from mft_jax.data.templates import chat_tokenizer, stop_token
 from mft_jax.data.tokenization import TokenizedData, load_data, task_mixture
-from mft_jax.finetune import trainable_shapes
-from mft_jax.gradients import Computation
+from mft_jax.finetune.attach import trainable_shapes
+from mft_jax.gradients import StepSpec
 from mft_jax.huggingface.tokenizers import load_tokenizer
-from mft_jax.loading import Model, Prepared
 from mft_jax.losses import make_objective
 from mft_jax.models.decoder import Params, param_shapes
+from mft_jax.run.base_model import Model, Prepared
 from mft_jax.train_state import TrainState
 from mft_jax.train_step import make_train_step
 from mft_jax.types import Batch, MftError, TaskSums
@@ -53,7 +53,7 @@ def build_data(config: TrainConfig, model: Prepared, console: Console) -> Data:
     with console.status(f"reading and tokenizing {len(config.data.tasks)} tasks"):
         tokenizer = load_tokenizer(model.folder, model.config.vocab_size)
         tokens = {
-            "stop": stop_token(chat_form(tokenizer)),
+            "stop": stop_token(chat_tokenizer(tokenizer)),
             "end of text": tokenizer.eos_token,
             "padding": tokenizer.pad_token,
         }
@@ -97,10 +97,10 @@ def check_rows(config: TrainConfig, mesh: Mesh) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Machinery:
+class StepFunctions:
     """The compiled functions of a run and the state they start from."""
 
-    compute: Computation
+    compute: StepSpec
     balancer: Balancer
     balancer_identity: dict[str, Any]  # kept with its state
     step: Any  # the jitted TrainStep
@@ -110,7 +110,9 @@ class Machinery:
     init_balancer: Callable[[TaskSums], Any]
 
 
-def build_machinery(config: TrainConfig, model: Model, mesh: Mesh, data: Data) -> Machinery:
+def build_step_functions(
+    config: TrainConfig, model: Model, mesh: Mesh, data: Data
+) -> StepFunctions:
     tasks = data.tokenized.tasks
     num_tasks = len(tasks)
     steps = config.loop.steps
@@ -139,7 +141,7 @@ def build_machinery(config: TrainConfig, model: Model, mesh: Mesh, data: Data) -
         balancer=jax.tree.map(lambda _: whole, shapes.balancer),
     )
     step = make_train_step(compute, balancer, optimizer, optim.learning_rate(config.optim, steps))
-    return Machinery(
+    return StepFunctions(
         compute=compute,
         balancer=balancer,
         balancer_identity={
@@ -157,8 +159,8 @@ def build_machinery(config: TrainConfig, model: Model, mesh: Mesh, data: Data) -
     )
 
 
-def _computation(config: TrainConfig, model: Model, mesh: Mesh, data: Data) -> Computation:
-    return Computation(
+def _computation(config: TrainConfig, model: Model, mesh: Mesh, data: Data) -> StepSpec:
+    return StepSpec(
         model=model.config,
         finetune=model.finetune,
         objective=make_objective(config.objective, data.tokenized.tasks, data.expected_counts),
@@ -228,12 +230,12 @@ def place_batch(batch: Batch, mesh: Mesh) -> Batch:
 
 
 def full_pass(
-    machinery: Machinery, trainable: Params, frozen: Params, data: Data, mesh: Mesh
+    functions: StepFunctions, trainable: Params, frozen: Params, data: Data, mesh: Mesh
 ) -> TaskSums:
     """Nll of the whole validation set; summed in float64 on the host."""
     zeros = np.zeros(len(data.tokenized.tasks))
     total = TaskSums(zeros, zeros)
     for batch in data.passes:
-        sums = machinery.evaluate(trainable, frozen, place_batch(batch, mesh))
+        sums = functions.evaluate(trainable, frozen, place_batch(batch, mesh))
         total = total.merge(TaskSums(*(np.asarray(leaf, np.float64) for leaf in sums)))
     return total

@@ -28,7 +28,7 @@ DAMAGE = (ValueError, KeyError, OSError, TypeError, AttributeError)
 
 
 @dataclasses.dataclass(frozen=True)
-class Progress:
+class EvalProgress:
     """What the loop remembers beside the state. Losses are by task name.
 
     The best mean validation ratio starts with the model as it was given: 1 at step 0.
@@ -41,7 +41,7 @@ class Progress:
     seconds: float = 0.0  # in the loop, over all sessions
     balancer: dict[str, Any] = dataclasses.field(default_factory=dict)  # whose state is kept
 
-    def after(self, step: int, ratio: float) -> "Progress":
+    def after(self, step: int, ratio: float) -> "EvalProgress":
         """With one more evaluation, of the mean validation ratio `ratio`."""
         if ratio < self.best_ratio:
             return dataclasses.replace(self, best_ratio=ratio, best_step=step, evals_since_best=0)
@@ -103,7 +103,7 @@ class Checkpoints:
             f"{', '.join(map(str, steps))}"
         )
 
-    def save(self, step: int, state: TrainState, cursor: Any, progress: Progress) -> None:
+    def save(self, step: int, state: TrainState, cursor: Any, progress: EvalProgress) -> None:
         self.policy.best_step = progress.best_step
         self.manager.save(
             step,
@@ -117,7 +117,7 @@ class Checkpoints:
 
     def restore(
         self, step: int, like: TrainState, balancer: dict[str, Any]
-    ) -> tuple[TrainState, Any, Progress]:
+    ) -> tuple[TrainState, Any, EvalProgress]:
         """`like` holds shapes, dtypes and shardings; `balancer` says whose state is expected: its
         name, the version of its state, and the tasks in their order. A failed restore is fatal.
         """
@@ -146,7 +146,7 @@ class Checkpoints:
         try:
             found = dict(self.manager.restore(step, args=ocp.args.Composite(**items)))
             if "progress" in found:
-                found["progress"] = Progress(**found["progress"])
+                found["progress"] = EvalProgress(**found["progress"])
             if "cursor" in found:
                 found["cursor"] = {"next_index": int(found["cursor"]["next_index"])}
             return found

@@ -5,15 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mft_jax.composition import combine, count_parameters
-from mft_jax.finetune import (
-    FinetuneConfig,
-    adapted_paths,
-    freeze,
-    init_frozen,
-    init_trainable,
-    is_linear,
-)
+from mft_jax.finetune.attach import init_frozen, init_trainable, store_weight
+from mft_jax.finetune.combine import combine, count_parameters
+from mft_jax.finetune.tuning import FinetuneConfig, adapted_paths, is_linear
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.decoder import bind, init_params, param_shapes
 from mft_jax.types import MftError
@@ -32,7 +26,7 @@ def base():
 def frozen_params(config: FinetuneConfig, base) -> dict:
     def stored(path, weight):
         def one(layer):
-            return freeze(config, path, layer, jnp.float32)
+            return store_weight(config, path, layer, jnp.float32)
 
         return jax.vmap(one)(weight) if is_linear(path) else one(weight)
 

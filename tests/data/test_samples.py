@@ -1,6 +1,6 @@
 import pytest
 
-from mft_jax.data.records import Conversation, Document, Message, to_sample
+from mft_jax.data.samples import Conversation, Document, Message, to_sample
 from mft_jax.data.sources import SourceRecord
 from mft_jax.types import MftError
 

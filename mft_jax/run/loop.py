@@ -9,17 +9,17 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
-from mft_jax import assembly, metrics
-from mft_jax.checkpoints import Checkpoints, Progress, abstract
 from mft_jax.config import TrainConfig
-from mft_jax.display import Display
-from mft_jax.interruption import stop_signals
-from mft_jax.loading import Model, load_model, prepare
-from mft_jax.metrics import MetricsLog, Recorder
+from mft_jax.run import parts, recorder
+from mft_jax.run.base_model import Model, load_model, prepare
+from mft_jax.run.checkpoints import Checkpoints, EvalProgress, abstract
+from mft_jax.run.display import Display
+from mft_jax.run.folder import check_or_write_config, locked, run_record, saved_tuning
+from mft_jax.run.interruption import stop_signals
+from mft_jax.run.recorder import MetricsLog, Recorder
 from mft_jax.sharding import make_mesh
 from mft_jax.train_state import TrainState
 from mft_jax.types import Batch, TaskSums
-from mft_jax.workdir import begun_with, claim, occupied, run_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Run:
     workdir: Path
     mesh: Mesh
     model: Model
-    data: assembly.Data
-    machinery: assembly.Machinery
+    data: parts.Data
+    functions: parts.StepFunctions
     checkpoints: Checkpoints
     log: MetricsLog
     display: Display
@@ -43,7 +43,7 @@ class Outcome:
     """Where the run stands; the only thing the loop changes."""
 
     state: TrainState
-    progress: Progress
+    progress: EvalProgress
     step: int
     reason: str = "finished"  # or early_stop, interrupted
     since: float = dataclasses.field(default_factory=time.monotonic)
@@ -51,30 +51,30 @@ class Outcome:
 
 def train(config: TrainConfig, workdir: Path, console: Console) -> tuple[Run, Outcome]:
     """Train, or resume, to the end, to early stopping, or to a signal. Raises `MftError`."""
-    with occupied(workdir):
+    with locked(workdir):
         return _train(config, workdir, console)
 
 
 def _train(config: TrainConfig, workdir: Path, console: Console) -> tuple[Run, Outcome]:
     # 1. where: devices and their mesh; rows must fit it before anything is read
     mesh = make_mesh(config.mesh)
-    assembly.check_rows(config, mesh)
+    parts.check_rows(config, mesh)
     # 2. what is trained, and on what: all that can be wrong, before a weight is read
-    prepared = prepare(config, console, begun_with(workdir))
-    data = assembly.build_data(config, prepared, console)
-    assembly.check_steps(config, prepared, data)
+    prepared = prepare(config, console, saved_tuning(workdir))
+    data = parts.build_data(config, prepared, console)
+    parts.check_steps(config, prepared, data)
     # 3. where it stands: a checkpoint, or a baseline before the first step
     checkpoints = Checkpoints(workdir)
     at = checkpoints.latest_step()
-    claim(workdir, config, prepared, data, resumed=at is not None)
+    check_or_write_config(workdir, config, prepared, data, resumed=at is not None)
     # 4. the weights, and how they are trained: objective, balancer, optimiser, compiled step
     model = load_model(config, prepared, mesh, console)
-    machinery = assembly.build_machinery(config, model, mesh, data)
+    functions = parts.build_step_functions(config, model, mesh, data)
     tasks, loop = data.tokenized.tasks, config.loop
     display = Display(console, tasks, loop.steps, loop.log_every_steps)
     finished, log = at is not None and at >= loop.steps, MetricsLog(workdir)
     recorder = Recorder(log, display.train, tasks, loop.rows_per_step * config.data.row_length)
-    run = Run(config, workdir, mesh, model, data, machinery, checkpoints, log, display, recorder)
+    run = Run(config, workdir, mesh, model, data, functions, checkpoints, log, display, recorder)
     with (
         contextlib.closing(display),
         contextlib.closing(log),
@@ -99,20 +99,20 @@ def _train(config: TrainConfig, workdir: Path, console: Console) -> tuple[Run, O
 def _begin(run: Run) -> Outcome:
     """Baseline: a full validation pass before the first step, L_i_val(0) of the balancers."""
     run.display.note("measuring the validation loss before the first step")
-    state = run.machinery.init_state(run.model.trainable, _ones(run))
+    state = run.functions.init_state(run.model.trainable, _ones(run))
     sums = _full_pass(run, state, 0)
     initial = TaskSums(*(leaf.astype(np.float32) for leaf in sums))
     # Only the balancer's part differs, but every part may have been placed with the first state.
-    state = state._replace(balancer=run.machinery.init_balancer(initial))
-    losses = metrics.mean_by_name(sums, run.data.tokenized.tasks)
-    outcome = Outcome(state, Progress(losses, balancer=run.machinery.balancer_identity), 0)
+    state = state._replace(balancer=run.functions.init_balancer(initial))
+    losses = recorder.mean_by_name(sums, run.data.tokenized.tasks)
+    outcome = Outcome(state, EvalProgress(losses, balancer=run.functions.balancer_identity), 0)
     _record_valid(run, 0, sums, losses)
     return outcome
 
 
 def _resume(run: Run, step: int) -> Outcome:
-    like = abstract(run.machinery.init_state(run.model.trainable, _ones(run)))
-    state, cursor, progress = run.checkpoints.restore(step, like, run.machinery.balancer_identity)
+    like = abstract(run.functions.init_state(run.model.trainable, _ones(run)))
+    state, cursor, progress = run.checkpoints.restore(step, like, run.functions.balancer_identity)
     run.data.train.set_state(cursor)
     run.data.valid.set_state(cursor)
     what = "already finished" if step >= run.config.loop.steps else "resumed"
@@ -142,11 +142,11 @@ def _loop(run: Run, outcome: Outcome, stop: list[int]) -> None:
             _save(run, outcome)
         if ended:
             return
-        batch = assembly.place_batch(next(run.data.train), run.mesh)
-        valid = assembly.place_batch(next(run.data.valid), run.mesh)
+        batch = parts.place_batch(next(run.data.train), run.mesh)
+        valid = parts.place_batch(next(run.data.valid), run.mesh)
         if loop.diagnose_every_steps and step % loop.diagnose_every_steps == 0:
             _diagnose(run, outcome, batch)
-        state, step_metrics = run.machinery.step(outcome.state, run.model.frozen, batch, valid)
+        state, step_metrics = run.functions.step(outcome.state, run.model.frozen, batch, valid)
         outcome.state, outcome.step = state, step + 1
         run.recorder.push(step, step_metrics)
 
@@ -155,8 +155,8 @@ def _evaluate(run: Run, outcome: Outcome) -> None:
     """A full validation pass; its mean ratio is what early stopping and 'best' watch."""
     run.recorder.flush()
     sums = _full_pass(run, outcome.state, outcome.step)
-    losses = metrics.mean_by_name(sums, run.data.tokenized.tasks)
-    ratio = metrics.mean_ratio(losses, outcome.progress.initial_losses)
+    losses = recorder.mean_by_name(sums, run.data.tokenized.tasks)
+    ratio = recorder.mean_ratio(losses, outcome.progress.initial_losses)
     outcome.progress = outcome.progress.after(outcome.step, ratio)
     _record_valid(run, outcome.step, sums, outcome.progress.initial_losses)
     run.recorder.restart_clock()
@@ -165,19 +165,19 @@ def _evaluate(run: Run, outcome: Outcome) -> None:
 def _diagnose(run: Run, outcome: Outcome, batch: Batch) -> None:
     """Which tasks fight, on the batch about to be trained on."""
     run.recorder.flush()
-    gramian = np.asarray(run.machinery.diagnose(outcome.state.trainable, run.model.frozen, batch))
-    run.log.write(metrics.conflicts_record(outcome.step, gramian, run.data.tokenized.tasks))
+    gramian = np.asarray(run.functions.diagnose(outcome.state.trainable, run.model.frozen, batch))
+    run.log.write(recorder.conflicts_record(outcome.step, gramian, run.data.tokenized.tasks))
     run.recorder.restart_clock()
 
 
 def _full_pass(run: Run, state: TrainState, step: int) -> TaskSums:
-    sums = assembly.full_pass(run.machinery, state.trainable, run.model.frozen, run.data, run.mesh)
-    metrics.check_valid(step, sums, run.data.tokenized.tasks)
+    sums = parts.full_pass(run.functions, state.trainable, run.model.frozen, run.data, run.mesh)
+    recorder.check_valid(step, sums, run.data.tokenized.tasks)
     return sums
 
 
 def _record_valid(run: Run, step: int, sums: TaskSums, initial: dict[str, float | None]) -> None:
-    record = metrics.valid_record(step, sums, initial, run.data.tokenized.tasks)
+    record = recorder.valid_record(step, sums, initial, run.data.tokenized.tasks)
     run.log.write(record)
     run.display.valid(record)
 

@@ -1,28 +1,15 @@
-"""full | lora | qlora as a composition of three steps: freeze, attach, combine (`composition`).
-
-    qlora    frozen  {path: NF4Array | dense}      trainable {path: {"a": ..., "b": ...}}
-    lora     frozen  {path: dense}                 trainable the same
-    full     frozen  {}                            trainable {path: dense float32}
-
-The trainable tree is all that is differentiated, optimised and checkpointed.
-"""
+"""What is trained and how the rest is stored: the settings, and which weights get an adapter."""
 
 import dataclasses
 import fnmatch
-import functools
 import math
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Literal
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
 
-from mft_jax.models.decoder import Params
 from mft_jax.types import MftError, at_least
-from mft_jax.weights import initialization
-from mft_jax.weights.lora import LoraArray, column_norm
-from mft_jax.weights.quantized import QuantizedDtype, quantize
+from mft_jax.weights.quantized import QuantizedDtype
 
 TABLES = {"embedding": "embedding/table", "head": "head/table"}
 
@@ -108,15 +95,15 @@ def layer_name(path: str) -> str:
     return path.rpartition("layers/")[2].removesuffix("/kernel").removesuffix("/table")
 
 
-def adapted_paths(config: FinetuneConfig, shapes: Shapes) -> list[str]:
+def adapted_paths(tuning: FinetuneConfig, shapes: Shapes) -> list[str]:
     """The weights that get an adapter, sorted. Every pattern must match at least one."""
-    if config.method == "full":
+    if tuning.method == "full":
         return []
     known = {path: layer_name(path) for path in shapes if is_linear(path)}
     usual = [path for path in known if len(shapes[path].shape) == 3]  # not [N, E, in, out]
     known |= {path: name for name, path in TABLES.items() if path in shapes}
     chosen: set[str] = set()
-    for pattern in config.targets:
+    for pattern in tuning.targets:
         matched = [path for path, name in known.items() if fnmatch.fnmatch(name, pattern)]
         matched = usual if pattern == "all_linear" else matched
         if not matched:
@@ -126,7 +113,7 @@ def adapted_paths(config: FinetuneConfig, shapes: Shapes) -> list[str]:
             )
         chosen.update(matched)
     others = sorted(path for path in chosen if path not in usual)
-    if config.dora and others:
+    if tuning.dora and others:
         raise MftError(
             f"finetune.dora has no magnitudes for {', '.join(map(layer_name, others))}; leave "
             "embedding, head and experts out of finetune.targets"
@@ -134,90 +121,7 @@ def adapted_paths(config: FinetuneConfig, shapes: Shapes) -> list[str]:
     return sorted(chosen)
 
 
-def freeze(
-    config: FinetuneConfig,
-    path: str,
-    weight: Float[Array, "*shape"],
-    dtype: jax.typing.DTypeLike,
-    adapted: Collection[str] = (),
-) -> Any:
-    """One layer's weight as it is stored. `full` keeps float32 masters; else it is frozen.
-
-    With a start that follows from the weight, one of `adapted` becomes a `LoraArray`: the stored
-    rest and the start. Pure and traceable, so the importer runs it under `jit`, tensor by tensor.
-    """
-    if config.method == "full":
-        return weight.astype(jnp.float32)
-    linear, scale = is_linear(path), config.scale
-    if linear and path in adapted and config.init == "loftq" and config.stored:
-        w = weight.astype(jnp.float32)
-        turns = config.loftq_iterations
-        rest, a, b = initialization.loftq(w, config.rank, scale, config.stored, turns)
-        return LoraArray(rest, a, b, scale)
-    if linear and path in adapted and config.init == "pissa":
-        w, a, b = initialization.pissa(weight.astype(jnp.float32), config.rank, scale)
-        rest = quantize(w, config.stored) if config.stored else w.astype(dtype)
-        return LoraArray(rest, a, b, scale)
-    if linear and config.stored:
-        return quantize(weight, config.stored)
-    return weight.astype(dtype)
-
-
-def split_start(params: Params) -> tuple[Params, Params]:
-    """(stored weights, starts) of what `freeze` made."""
-    starts = {p: w for p, w in params.items() if isinstance(w, LoraArray)}
-    stored = {**params, **{path: w.base for path, w in starts.items()}}
-    return stored, {path: {"a": w.a, "b": w.b} for path, w in starts.items()}
-
-
-def init_trainable(
-    config: FinetuneConfig, params: Params, shapes: Shapes, seed: int, start: Params | None = None
-) -> Params:
-    """Adapters: from `start` where it has one, else A ~ Kaiming uniform (bound 1/sqrt(in), as PEFT)
-    and B = 0 (of an embedding A = 0 and B normal). `full`: all of `params`, which else only
-    `dora` reads."""
-    if config.method == "full":
-        return params
-    trainable: Params = {}
-    for index, path in enumerate(adapted_paths(config, shapes)):
-        key = jax.random.fold_in(jax.random.key(seed), index)
-        adapter = (start or {}).get(path) or _from_nothing(path, shapes[path].shape, config, key)
-        if config.dora:
-            norm: Callable = functools.partial(column_norm, scale=config.scale)
-            for _ in shapes[path].shape[:-2]:
-                norm = jax.vmap(norm)
-            magnitude = norm(params[path], adapter["a"], adapter["b"])
-            adapter = {**adapter, "magnitude": magnitude}
-        trainable[path] = adapter
-    return trainable
-
-
-def trainable_shapes(config: FinetuneConfig, shapes: Shapes) -> Params:
-    """What will be trained, in shapes (without the magnitudes of `dora`)."""
-    if config.method == "full":
-        return dict(shapes)
-    plain = dataclasses.replace(config, dora=False)
-    return jax.eval_shape(lambda: init_trainable(plain, {}, shapes, 0))
-
-
 def adapter_widths(path: str, shape: tuple[int, ...]) -> tuple[int, int]:
     """(in, out) of an adapter: those of the matrix; a head [V, D] is multiplied from the right."""
     first, last = shape[-2:]
     return (last, first) if path == TABLES["head"] else (first, last)
-
-
-def _from_nothing(
-    path: str, shape: tuple[int, ...], config: FinetuneConfig, key: Key[Array, ""]
-) -> Params:
-    stack = shape[:-2]
-    d_in, d_out = adapter_widths(path, shape)
-    a_shape, b_shape = (*stack, d_in, config.rank), (*stack, config.rank, d_out)
-    if path == TABLES["embedding"]:
-        return {"a": jnp.zeros(a_shape), "b": jax.random.normal(key, b_shape, jnp.float32)}
-    bound = 1.0 / math.sqrt(d_in)
-    a = jax.random.uniform(key, a_shape, jnp.float32, -bound, bound)
-    return {"a": a, "b": jnp.zeros(b_shape, jnp.float32)}
-
-
-def init_frozen(config: FinetuneConfig, params: Params) -> Params:
-    return {} if config.method == "full" else params

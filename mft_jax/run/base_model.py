@@ -22,12 +22,18 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 
-from mft_jax import finetune, sharding
+from mft_jax import sharding
 from mft_jax.config import TrainConfig
-from mft_jax.finetune import FinetuneConfig
+from mft_jax.finetune.attach import (
+    init_frozen,
+    init_trainable,
+    split_initial_adapters,
+    store_weight,
+)
+from mft_jax.finetune.tuning import TABLES, FinetuneConfig, Shapes, adapted_paths
+from mft_jax.huggingface.adapter_export import not_for_peft
 from mft_jax.huggingface.adapter_import import ImportedAdapter, read_adapter
-from mft_jax.huggingface.adapters import not_for_peft
-from mft_jax.huggingface.checkpoint import (
+from mft_jax.huggingface.base_weights import (
     checked_spans,
     load_params,
     random_params,
@@ -56,7 +62,7 @@ class Prepared:
 
     @property
     def adapted(self) -> frozenset[str]:
-        return frozenset(finetune.adapted_paths(self.finetune, param_shapes(self.config)))
+        return frozenset(adapted_paths(self.finetune, param_shapes(self.config)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +99,7 @@ def prepare(config: TrainConfig, console: Console, begun: FinetuneConfig | None 
     check_model(config, model, prepared.adapted)
     if note := not_for_peft(prepared.adapted, family, model):
         _say(console, note)
-    if model.tied_head and finetune.TABLES["embedding"] in prepared.adapted:
+    if model.tied_head and TABLES["embedding"] in prepared.adapted:
         _say(
             console,
             "note: this model's embedding is its head as well, and the adapter changes only what "
@@ -114,29 +120,29 @@ def load_model(config: TrainConfig, prepared: Prepared, mesh: Mesh, console: Con
         prepared.finetune,
     )
     shapes, dtype = param_shapes(model), config.model.compute_dtype
-    freeze = functools.partial(_freeze, tuning, dtype, prepared.adapted)
+    store = functools.partial(_store, tuning, dtype, prepared.adapted)
     place = functools.partial(sharding.leaf_shardings, mesh)
     if config.model.weights == "random":
-        params = random_params(family, model, config.seed, freeze=freeze, shardings=place)
+        params = random_params(family, model, config.seed, store_weight=store, shardings=place)
     else:
         with loading(console, folder.name) as progress:
             params = load_params(
-                folder, family, model, freeze=freeze, shardings=place, progress=progress
+                folder, family, model, store_weight=store, shardings=place, on_bytes=progress
             )
-    params, start = finetune.split_start(params)
+    params, start = split_initial_adapters(params)
     if prepared.imported is not None:
         trainable = prepared.imported.load(shapes)
         trainable = jax.device_put(trainable, sharding.tree_shardings(mesh, trainable))
     else:
         trainable = _attach(config, tuning, shapes, params, start, mesh)
-    frozen = finetune.init_frozen(tuning, params)
+    frozen = init_frozen(tuning, params)
     return Model(**vars(prepared), frozen=frozen, trainable=trainable, start=start)
 
 
 def _attach(
     config: TrainConfig,
     tuning: FinetuneConfig,
-    shapes: finetune.Shapes,
+    shapes: Shapes,
     params: Params,
     start: Params,
     mesh: Mesh,
@@ -146,7 +152,7 @@ def _attach(
     read = params if tuning.dora else {}
 
     def adapters(read: Params, start: Params) -> Params:
-        return finetune.init_trainable(tuning, read, shapes, config.seed, start)
+        return init_trainable(tuning, read, shapes, config.seed, start)
 
     where = sharding.tree_shardings(mesh, jax.eval_shape(adapters, read, start))
     return jax.jit(adapters, out_shardings=where)(read, start)
@@ -164,7 +170,7 @@ def check_model(config: TrainConfig, model: ModelConfig, adapted: frozenset[str]
             f"objective.router_loss={config.objective.router_loss:g}, but the model has no experts "
             "to use evenly; set it to 0"
         )
-    if model.normalized_head and finetune.TABLES["head"] in adapted:
+    if model.normalized_head and TABLES["head"] in adapted:
         raise MftError(
             "finetune.targets: this model scales the rows of its head to length 1, so an adapter "
             "beside it could not be merged; leave 'head' out"
@@ -199,7 +205,7 @@ def loading(console: Console, name: str) -> Iterator[Callable[[int, int], None]]
     )
 
 
-def _freeze(
+def _store(
     tuning: FinetuneConfig, dtype: str, adapted: frozenset[str], path: str, weight: jax.Array
 ) -> Any:
-    return finetune.freeze(tuning, path, weight, dtype, adapted)
+    return store_weight(tuning, path, weight, dtype, adapted)

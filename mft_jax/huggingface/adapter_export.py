@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mft_jax.finetune import TABLES, FinetuneConfig, layer_name
+from mft_jax.finetune.tuning import TABLES, FinetuneConfig, layer_name
 from mft_jax.huggingface.output import new_folder
 from mft_jax.huggingface.tensors import TensorType, write_tensors
 from mft_jax.models.config import ModelConfig
@@ -40,7 +40,7 @@ def save_adapter(
     *,
     trainable: Params,
     start: Params,
-    finetune_config: FinetuneConfig,
+    tuning: FinetuneConfig,
     family: Family,
     config: ModelConfig,
     base_model: str,
@@ -52,7 +52,7 @@ def save_adapter(
     one must call it; the first writes. `overwrite` replaces an existing folder as a whole (for a
     folder that belongs to the run).
     """
-    if finetune_config.method == "full":
+    if tuning.method == "full":
         raise MftError(
             "a full fine-tune has no adapter to save; export it as a whole model (format 'merged')"
         )
@@ -64,8 +64,8 @@ def save_adapter(
     with new_folder(folder, overwrite=overwrite) as partial:
         types = {name: TensorType("F32", tensor.shape) for name, tensor in tensors.items()}
         write_tensors(partial / WEIGHTS_FILE, types, tensors.items())
-        grown = 2 if start else 1
-        settings = peft_config(finetune_config, grown, target_modules(trainable, entries))
+        rank_factor = 2 if start else 1
+        settings = peft_config(tuning, rank_factor, target_modules(trainable, entries))
         settings["base_model_name_or_path"] = base_model
         (partial / CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
 
@@ -145,22 +145,22 @@ def target_modules(trainable: Params, entries: tuple[Entry, ...]) -> list[str]:
     return sorted(found)
 
 
-def peft_config(finetune_config: FinetuneConfig, grown: int, targets: list[str]) -> dict[str, Any]:
-    """PEFT's adapter_config.json; ranks are `grown` times those that were trained."""
-    rooted = finetune_config.rank**0.5 if finetune_config.rslora else 1
-    alpha = finetune_config.alpha * rooted * grown
+def peft_config(tuning: FinetuneConfig, rank_factor: int, targets: list[str]) -> dict[str, Any]:
+    """PEFT's adapter_config.json; ranks are `rank_factor` times those that were trained."""
+    root = tuning.rank**0.5 if tuning.rslora else 1
+    alpha = tuning.alpha * root * rank_factor
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": "",
-        "r": finetune_config.rank * grown,
+        "r": tuning.rank * rank_factor,
         "lora_alpha": int(alpha) if float(alpha).is_integer() else alpha,
-        "lora_dropout": finetune_config.dropout,
+        "lora_dropout": tuning.dropout,
         "target_modules": targets,
         "bias": "none",
         "fan_in_fan_out": False,
         "use_rslora": False,
-        "use_dora": finetune_config.dora,
+        "use_dora": tuning.dora,
         "modules_to_save": None,
         "rank_pattern": {},
         "alpha_pattern": {},
