@@ -28,9 +28,9 @@ from mft_jax.losses import (
     unit_counts,
 )
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import UNSHARDED, ActivationSharding, Params, bind
+from mft_jax.models.decoder import UNSHARDED, ActivationSharding, bind
 from mft_jax.models.nll import next_token_nll
-from mft_jax.types import Batch, TaskSums
+from mft_jax.types import Batch, Params, TaskSums
 
 Measure = Callable[[Params, Batch], Statistics]
 Chosen = TypeVar("Chosen")

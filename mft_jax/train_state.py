@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array, Int
 
-from mft_jax.models.decoder import Params
+from mft_jax.types import Params
 
 
 class TrainState(NamedTuple):

@@ -13,9 +13,8 @@ from mft_jax import gradients
 from mft_jax.balancers.base import Balancer, Signals
 from mft_jax.gradients import StepSpec, task_nll
 from mft_jax.losses import Statistics, mean_losses, sum_by_task, task_counts, total_loss
-from mft_jax.models.decoder import Params
 from mft_jax.train_state import TrainState
-from mft_jax.types import Batch, TaskSums
+from mft_jax.types import Batch, Params, TaskSums
 
 TrainStep = Callable[[TrainState, Params, Batch, Batch], tuple[TrainState, "StepMetrics"]]
 

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+Params = dict[str, Any]  # weights, or adapters {"a", "b"}, by path: "layers/attention/q/kernel"
+
 
 class MftError(Exception):
     """A mistake the user can mend. The message says what, where, expected, remedy."""

@@ -37,10 +37,10 @@ from mft_jax.huggingface.adapter_import import read_adapter
 from mft_jax.huggingface.folders import model_folder
 from mft_jax.huggingface.tokenizers import load_tokenizer
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import Params, bind, param_shapes
+from mft_jax.models.decoder import bind, param_shapes
 from mft_jax.models.families.base import Family
 from mft_jax.run.base_model import check_model, loading
-from mft_jax.types import MftError
+from mft_jax.types import MftError, Params
 
 Rows = list[tuple[str, str]]
 Tokens = Int[np.ndarray, " L"]

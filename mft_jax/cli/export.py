@@ -16,12 +16,11 @@ from mft_jax.huggingface.export import save_merged
 from mft_jax.huggingface.logit_difference import logit_difference
 from mft_jax.huggingface.output import check_free
 from mft_jax.huggingface.tokenizers import load_tokenizer
-from mft_jax.models.decoder import Params
 from mft_jax.run.base_model import Model, load_model, prepare
 from mft_jax.run.checkpoints import Checkpoints, abstract
 from mft_jax.run.folder import check_base, read_config, read_sample, saved_tuning
 from mft_jax.sharding import MeshConfig, leaf_shardings, make_mesh
-from mft_jax.types import MftError
+from mft_jax.types import MftError, Params
 
 FORMATS = ("peft", "merged", "merged_dequantized")
 

@@ -26,7 +26,7 @@ from mft_jax.finetune.tuning import (
     adapter_widths,
     is_linear,
 )
-from mft_jax.models.decoder import Params
+from mft_jax.types import Params
 from mft_jax.weights.lora import LoraArray, column_norm
 from mft_jax.weights.quantized import quantize
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
 from mft_jax.finetune.tuning import TABLES, FinetuneConfig, Shapes, is_linear
-from mft_jax.models.decoder import Params
+from mft_jax.types import Params
 from mft_jax.weights.lora import LoraArray, LoraTable, TaskLoraArray
 from mft_jax.weights.quantized import QuantizedDtype, quantize, stored_bits
 

@@ -25,9 +25,8 @@ from mft_jax.finetune.tuning import TABLES, FinetuneConfig, layer_name
 from mft_jax.huggingface.output import new_folder
 from mft_jax.huggingface.tensors import TensorType, write_tensors
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import Params
 from mft_jax.models.families.base import Entry, Family
-from mft_jax.types import MftError
+from mft_jax.types import MftError, Params
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"

@@ -33,9 +33,8 @@ from mft_jax.huggingface.adapter_export import (
 from mft_jax.huggingface.folders import refuse_pickles
 from mft_jax.huggingface.tensors import DTYPES, Span, read, read_json, read_spans, same_values
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import Params
 from mft_jax.models.families.base import Family, is_positive
-from mft_jax.types import MftError
+from mft_jax.types import MftError, Params
 
 # Settings whose adapters compute something else; each with the values that mean "not used".
 UNUSED: Mapping[str, tuple[Any, ...]] = {

@@ -34,10 +34,10 @@ from mft_jax.huggingface.tensors import (
     weight_files,
 )
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import Params, init_params, param_shapes
+from mft_jax.models.decoder import init_params, param_shapes
 from mft_jax.models.families import FAMILIES
 from mft_jax.models.families.base import Entry, Family
-from mft_jax.types import MftError
+from mft_jax.types import MftError, Params
 
 StoreWeight = Callable[[str, jax.Array], Any]
 Shardings = Callable[[str, Any], Any]

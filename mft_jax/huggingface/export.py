@@ -38,9 +38,9 @@ from mft_jax.huggingface.tensors import (
     write_tensors,
 )
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import Params, param_shapes
+from mft_jax.models.decoder import param_shapes
 from mft_jax.models.families.base import Entry, Family
-from mft_jax.types import MftError
+from mft_jax.types import MftError, Params
 from mft_jax.weights.lora import LoraArray
 from mft_jax.weights.quantized import IntArray, NF4Array, QuantizedDtype, quantize
 

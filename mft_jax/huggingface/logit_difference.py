@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import Params, bind
-from mft_jax.types import Batch, MftError
+from mft_jax.models.decoder import bind
+from mft_jax.types import Batch, MftError, Params
 
 
 @dataclasses.dataclass(frozen=True)

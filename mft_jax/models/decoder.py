@@ -20,9 +20,7 @@ from mft_jax.models.config import ModelConfig
 from mft_jax.models.head import Head, OutputTable
 from mft_jax.models.layers import Embedding, Norm
 from mft_jax.models.rope import rotation
-from mft_jax.types import RouterSums
-
-Params = dict[str, Any]
+from mft_jax.types import Params, RouterSums
 
 # Logical axes of a matrix [in, out] by the name of its layer; a bias has the last.
 MATRIX_AXES: dict[str, tuple[str | None, str | None]] = {

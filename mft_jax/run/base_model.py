@@ -41,9 +41,9 @@ from mft_jax.huggingface.base_weights import (
 )
 from mft_jax.huggingface.folders import hub_name, model_folder
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import Params, param_shapes
+from mft_jax.models.decoder import param_shapes
 from mft_jax.models.families.base import Family
-from mft_jax.types import MftError
+from mft_jax.types import MftError, Params
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,9 +18,8 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from mft_jax.models.decoder import Params
 from mft_jax.train_state import TrainState
-from mft_jax.types import MftError
+from mft_jax.types import MftError, Params
 
 FOLDER = "checkpoints"
 # What orbax and tensorstore raise on a folder that lost files or bytes.

@@ -29,11 +29,11 @@ from mft_jax.finetune.attach import trainable_shapes
 from mft_jax.gradients import StepSpec
 from mft_jax.huggingface.tokenizers import load_tokenizer
 from mft_jax.losses import make_objective
-from mft_jax.models.decoder import Params, param_shapes
+from mft_jax.models.decoder import param_shapes
 from mft_jax.run.base_model import Model, Prepared
 from mft_jax.train_state import TrainState
 from mft_jax.train_step import make_train_step
-from mft_jax.types import Batch, MftError, TaskSums
+from mft_jax.types import Batch, MftError, Params, TaskSums
 
 
 @dataclasses.dataclass(frozen=True)

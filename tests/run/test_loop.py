@@ -12,7 +12,7 @@ from rich.console import Console
 
 from mft_jax import testing
 from mft_jax.config import resolve
-from mft_jax.run import loop
+from mft_jax.run import loop, parts
 from mft_jax.run.checkpoints import Checkpoints
 from mft_jax.run.folder import locked
 from mft_jax.types import MftError
