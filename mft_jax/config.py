@@ -21,14 +21,19 @@ from mft_jax.data.tasks import DataConfig
 from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.losses import ObjectiveConfig
 from mft_jax.optim import OptimConfig
+from mft_jax.settings import default_of
 from mft_jax.sharding import MeshConfig
 from mft_jax.types import MftError, TaskTable, at_least
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelSource:
-    """`path`: a Hugging Face folder, or `builtin:tiny`. `weights='random'` reads config and
-    tokenizer alone. `remat` recomputes activations in the backward pass.
+    """The base model, and how it is computed.
+
+    path           a Hugging Face folder, a name on the hub, or builtin:tiny
+    weights        random: only config and tokenizer are read, for training from nothing
+    compute_dtype  of activations and products; losses are summed in float32
+    remat          recompute activations in the backward pass: less memory, a third more time
     """
 
     path: str = "builtin:tiny"
@@ -39,11 +44,19 @@ class ModelSource:
 
 @dataclasses.dataclass(frozen=True)
 class LoopConfig:
-    """Rows are packed rows of `data.row_length` tokens, counted over all devices.
+    """The loop. Rows are rows of data.row_length tokens, counted over all devices.
 
-    `micro_batches` splits the rows of a step (gradient accumulation); `valid_rows` is the
-    balancer's validation micro-batch; `patience_evals=0` never stops early. Every
-    `diagnose_every_steps` (0: never) the angles between the tasks' gradients are recorded.
+    steps                 optimiser steps of the run
+    rows_per_step         rows of one optimiser step
+    micro_batches         parts that the rows of a step are computed in (gradient accumulation)
+    valid_rows            rows of the balancer's validation micro-batch, and of a batch of an
+                          evaluation
+    eval_every_steps      steps between two full validation passes
+    save_every_steps      steps between two checkpoints
+    log_every_steps       steps between two lines where the output is no terminal
+    diagnose_every_steps  steps between two records of the angles between the tasks' gradients;
+                          0: never
+    patience_evals        evaluations without a better mean ratio before the run stops; 0: never
     """
 
     steps: int = 1000
@@ -63,6 +76,11 @@ class LoopConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
+    """A run.
+
+    seed  of everything that is random: order of the data, adapters' start, dropout
+    """
+
     seed: int = 0
     model: ModelSource = ModelSource()
     data: DataConfig = DataConfig()
@@ -151,7 +169,7 @@ def _mirror(schema: type) -> dict[str, Any]:
     hints = typing.get_type_hints(schema)
     mirror: dict[str, Any] = {}
     for field in dataclasses.fields(schema):
-        kind, value = hints[field.name], _default(field)
+        kind, value = hints[field.name], default_of(field)
         if dataclasses.is_dataclass(kind):
             mirror[field.name] = _mirror(typing.cast(type, kind))
         elif isinstance(kind, types.UnionType):  # `T | None`
@@ -160,11 +178,6 @@ def _mirror(schema: type) -> dict[str, Any]:
         else:
             mirror[field.name] = value
     return mirror
-
-
-def _default(field: dataclasses.Field) -> Any:
-    factory = field.default_factory
-    return field.default if factory is dataclasses.MISSING else factory()
 
 
 def _build(schema: type, values: Any, where: str) -> Any:
@@ -180,7 +193,7 @@ def _build(schema: type, values: Any, where: str) -> Any:
     missing = [
         field.name
         for field in dataclasses.fields(schema)
-        if _default(field) is dataclasses.MISSING and field.name not in values
+        if default_of(field) is dataclasses.MISSING and field.name not in values
     ]
     if missing:
         raise MftError(f"{where or 'config'} has no {missing[0]!r}; it must be set")

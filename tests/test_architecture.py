@@ -20,7 +20,7 @@ PAGE: tuple[tuple[bool, tuple[str, ...]], ...] = (
     (False, ("data", "models", "losses", "balancers", "optim")),
     (True, ("finetune", "sharding", "huggingface")),
     (True, ("train_state", "gradients", "train_step")),
-    (True, ("config", "report", "run")),
+    (True, ("settings", "config", "report", "run")),
     (True, ("cli", "testing", "__main__")),
 )  # fmt: skip
 KNOWS_ONLY = {"report": {"types"}}  # narrower than the page: a report is made from the record alone

@@ -10,6 +10,7 @@ from absl import logging
 from mft_jax.types import MftError
 
 COMMANDS = {
+    "config": "print every setting with its value, type, default and meaning",
     "check": "look at --config's checkpoint before training",
     "train": "fine-tune, or resume, as --config says, into --workdir",
     "export": "write a PEFT adapter or a merged model from --workdir",

@@ -22,6 +22,10 @@ def parse(command: str, doc: str, arguments: Sequence[str], values: flags.FlagVa
                 default = values[name].default
                 shown = "" if default is None else f" (default: {default})"
                 print(f"  --{name}={'...':<6} {values[name].help}{shown}")
+        if "config" in values:
+            print(
+                "\n`mft config --config=...` prints every setting that --config.key=value changes"
+            )
         sys.exit(0)
     try:
         rest = values([f"mft {command}", *arguments])
