@@ -30,6 +30,7 @@ from mft_jax.losses import (
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.decoder import UNSHARDED, ActivationSharding, bind
 from mft_jax.models.nll import next_token_nll
+from mft_jax.models.params import in_last_layer, param_infos
 from mft_jax.types import Batch, Params, TaskSums
 
 Measure = Callable[[Params, Batch], Statistics]
@@ -70,7 +71,9 @@ def measurer(compute: StepSpec, frozen: Params, key: Key[Array, ""] | None = Non
 
     def run(trainable: Params, batch: Batch) -> Statistics:
         own, dtype = _own_key(key, batch), jnp.dtype(compute.dtype)
-        params = combine.combine(compute.finetune, trainable, frozen, dtype, own)
+        params = combine.combine(
+            compute.finetune, param_infos(compute.model), trainable, frozen, dtype, own
+        )
         return measure(compute, params, batch)
 
     return run
@@ -222,6 +225,7 @@ def task_gradients(
     def run(repeated: Params, micro: Batch) -> Statistics:
         params = combine.combine_by_task(
             compute.finetune,
+            param_infos(compute.model),
             repeated,
             frozen,
             jnp.dtype(compute.dtype),
@@ -254,7 +258,7 @@ def diagnose(
 ) -> Float[Array, "T T"]:
     """The Gramian of the task gradients: their norms, and which tasks pull against each other."""
     rows = task_gradients(compute, trainable, frozen, batch)[1].rows
-    return gramian(rows, rows)
+    return gramian(compute, "all", rows, rows)
 
 
 def _one_by_one(pull: Callable[[Statistics], tuple[Params]], cotangent: Statistics) -> Params:
@@ -263,10 +267,11 @@ def _one_by_one(pull: Callable[[Statistics], tuple[Params]], cotangent: Statisti
     return jax.lax.map(lambda features: pull(cotangent._replace(features=features))[0], each)
 
 
-def gramian(left: Params, right: Params, subset: Subset = "all") -> Float[Array, "T T"]:
+def gramian(compute: StepSpec, subset: Subset, left: Params, right: Params) -> Float[Array, "T T"]:
     """Inner products of the rows of two trees of leaves [T, ...]. `last_block`: of the stacked
-    layers' leaves [T, N, ...] the last layer alone.
+    layers' leaves [T, N, ...] only the last layer.
     """
+    infos = param_infos(compute.model)
 
     def product(path: str, x: Array, y: Array) -> Array:
         if subset == "last_block":
@@ -274,7 +279,7 @@ def gramian(left: Params, right: Params, subset: Subset = "all") -> Float[Array,
         x, y = (leaf.reshape(leaf.shape[0], -1) for leaf in (x, y))
         return jnp.matmul(x, y.T, precision="highest")
 
-    chosen = [p for p in left if subset == "all" or p.startswith("layers/")]
+    chosen = [p for p in left if subset == "all" or in_last_layer(infos, p)]
     products = [
         product(path, x, y)
         for path in chosen

@@ -1,12 +1,13 @@
 """AdamW with linear warm-up and cosine decay to a minimum rate. Steps are optimiser steps."""
 
 import dataclasses
+import functools
 import math
-from typing import Any
+from collections.abc import Collection
 
 import optax
 
-from mft_jax.types import MftError, at_least
+from mft_jax.types import MftError, Params, above, at_least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,15 +28,20 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         zero = ("learning_rate", "min_rate_fraction", "weight_decay", "beta1", "beta2", "epsilon")
-        at_least("optim", self, **dict.fromkeys(zero, 0.0), clip_norm=1e-12)
-        at_least("optim", self, lora_plus_ratio=1e-12)
+        at_least("optim", self, **dict.fromkeys(zero, 0.0))
+        above("optim", self, clip_norm=0.0, lora_plus_ratio=0.0)
         for name in (*zero, "lora_plus_ratio"):
             if getattr(self, name) == math.inf:
                 raise MftError(f"optim.{name}=inf; expected a finite number")
 
 
 def learning_rate(config: OptimConfig, total_steps: int) -> optax.Schedule:
-    """Rate of step t (0-based): peak (t + 1) / warmup, then cosine to the minimum at the end."""
+    """Rate of step t (0-based): peak (t + 1) / warmup, then cosine to the minimum at the end.
+
+    >>> schedule = learning_rate(OptimConfig(learning_rate=1.0, warmup_steps=2), total_steps=10)
+    >>> [round(float(schedule(step)), 3) for step in (0, 1, 2, 6, 10)]
+    [0.5, 1.0, 1.0, 0.55, 0.1]
+    """
     warmup, peak = config.warmup_steps, config.learning_rate
     if not 0 <= warmup < total_steps:
         raise MftError(
@@ -49,8 +55,22 @@ def learning_rate(config: OptimConfig, total_steps: int) -> optax.Schedule:
     return optax.join_schedules([ramp, decay], [warmup])
 
 
-def optimizer(config: OptimConfig, total_steps: int) -> optax.GradientTransformation:
-    """Global-norm clipping, then decoupled AdamW. Weight decay spares vectors (norms, biases)."""
+def optimizer(
+    config: OptimConfig, total_steps: int, vectors: Collection[str]
+) -> optax.GradientTransformation:
+    """Global-norm clipping, then decoupled AdamW (arXiv 1711.05101) of `{path: weight | adapter}`.
+
+    Weight decay spares `vectors` (the paths of norms and biases) and the magnitudes of adapters.
+
+    >>> import jax.numpy as jnp
+    >>> params = {"kernel": jnp.ones(2), "bias": jnp.ones(2)}
+    >>> config = OptimConfig(learning_rate=0.5, warmup_steps=0, weight_decay=0.1)
+    >>> chain = optimizer(config, total_steps=10, vectors={"bias"})
+    >>> zeros = {"kernel": jnp.zeros(2), "bias": jnp.zeros(2)}
+    >>> updates, _ = chain.update(zeros, chain.init(params), params)
+    >>> {path: update.round(3).tolist() for path, update in sorted(updates.items())}
+    {'bias': [0.0, 0.0], 'kernel': [-0.05..., -0.05...]}
+    """
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(
@@ -59,25 +79,25 @@ def optimizer(config: OptimConfig, total_steps: int) -> optax.GradientTransforma
             b2=config.beta2,
             eps=config.epsilon,
             weight_decay=config.weight_decay,
-            mask=_decayed,
+            mask=functools.partial(_decayed, vectors),
         ),
         optax.masked(optax.scale(config.lora_plus_ratio), _is_b),
     )
 
 
-def _is_b(params: dict[str, Any]) -> dict[str, Any]:
-    """True for the B of an adapter alone."""
+def _is_b(params: Params) -> Params:
+    """True only for the B of an adapter."""
     return {
         path: {part: part == "b" for part in leaf} if isinstance(leaf, dict) else False
         for path, leaf in params.items()
     }
 
 
-def _decayed(params: dict[str, Any]) -> dict[str, Any]:
+def _decayed(vectors: Collection[str], params: Params) -> Params:
     """True for matrices, an adapter's A and B among them."""
     return {
         path: {part: part != "magnitude" for part in leaf}
         if isinstance(leaf, dict)
-        else "kernel" in path or "table" in path
+        else path not in vectors
         for path, leaf in params.items()
     }

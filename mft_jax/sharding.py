@@ -14,16 +14,19 @@ divide are kept whole on every device.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from mft_jax.models.decoder import UNSHARDED, ActivationSharding, logical_axes
-from mft_jax.types import MftError
-from mft_jax.weights.lora import LoraArray, TaskLoraArray
-from mft_jax.weights.quantized import IntArray, NF4Array
+from mft_jax.models.decoder import UNSHARDED, ActivationSharding
+from mft_jax.models.params import ParamInfo, ParamInfos
+from mft_jax.types import MftError, Params
+from mft_jax.weights import protocol as weights
+from mft_jax.weights.lora import adapter_shardings
+from mft_jax.weights.protocol import Axes
 
 RULES: dict[str | None, str | None] = {
     "embed": "fsdp",
@@ -76,43 +79,22 @@ def rows_divisor(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def leaf_shardings(mesh: Mesh, path: str, leaf: Any) -> Any:
-    """Shardings of what is stored at `path`: a dense weight, a quantised one, or an adapter.
+def leaf_shardings(mesh: Mesh, info: ParamInfo, leaf: Any) -> Any:
+    """Shardings of what is stored of a parameter: a dense weight, a quantised one, or an adapter.
 
     `leaf` may hold arrays or shapes. Raises `MftError` where the mesh does not divide a weight.
     """
-    axes = logical_axes(path)
-    if isinstance(leaf, NF4Array):
-        runs = (axes[0], None)
-        placed: dict[str, Any] = {
-            "codes": _sharding(mesh, path, leaf.codes, axes),
-            "scale_codes": _sharding(mesh, path, leaf.scale_codes, axes, strict=False),
-            "scale_min": _sharding(mesh, path, leaf.scale_min, runs, strict=False),
-            "scale_step": _sharding(mesh, path, leaf.scale_step, runs, strict=False),
-        }
-        return NF4Array(**placed)
-    if isinstance(leaf, IntArray):
-        placed = {
-            "codes": _sharding(mesh, path, leaf.codes, axes),
-            "group_scales": _sharding(mesh, path, leaf.group_scales, axes, strict=False),
-        }
-        return IntArray(**placed)
-    if isinstance(leaf, LoraArray):  # as a start that follows from the weight is loaded
-        base = leaf_shardings(mesh, path, leaf.base)
-        adapter = leaf_shardings(mesh, path, {"a": leaf.a, "b": leaf.b})
-        return LoraArray(base, adapter["a"], adapter["b"], leaf.scale)
+    sharding_of = functools.partial(_sharding, mesh, info.path)
     if isinstance(leaf, dict):
-        first, last = axes[::-1] if path == "head/table" else axes  # of [V, D], read as [D, V]
-        parts = {"a": (first, None), "b": (None, last), "magnitude": (last,)}
-        return {name: _sharding(mesh, path, part, parts[name]) for name, part in leaf.items()}
-    return _sharding(mesh, path, leaf, axes)
+        return adapter_shardings(leaf, info.product_axes, sharding_of)
+    return weights.shardings(leaf, info.axes, sharding_of)
 
 
-def tree_shardings(mesh: Mesh, tree: dict[str, Any]) -> dict[str, Any]:
-    return {path: leaf_shardings(mesh, path, leaf) for path, leaf in tree.items()}
+def tree_shardings(mesh: Mesh, infos: ParamInfos, tree: Params) -> Params:
+    return {path: leaf_shardings(mesh, infos[path], leaf) for path, leaf in tree.items()}
 
 
-def placement(mesh: Mesh) -> ActivationSharding:
+def placement(mesh: Mesh, infos: ParamInfos) -> ActivationSharding:
     """Every device computes its own rows, and weights come to it: quantised ones as codes.
 
     Left to itself the compiler keeps what lies over `fsdp` where it is and moves the activations
@@ -122,44 +104,30 @@ def placement(mesh: Mesh) -> ActivationSharding:
         return UNSHARDED
     rows = batch_sharding(mesh)
 
-    def gathered(stored: NamedSharding) -> NamedSharding:
+    def without_fsdp(stored: NamedSharding) -> NamedSharding:
         names = (None if name == "fsdp" else name for name in stored.spec)
         return NamedSharding(mesh, PartitionSpec(*names))
 
     def weight(path: str, leaf: Any) -> Any:
-        if isinstance(leaf, LoraArray | TaskLoraArray):
-            return dataclasses.replace(leaf, base=weight(path, leaf.base))
-        if not isinstance(leaf, NF4Array | IntArray):
-            return leaf
-        target = jax.tree.map(gathered, leaf_shardings(mesh, path, leaf))
-        return jax.lax.with_sharding_constraint(leaf, target)
+        def gather(stored: Any) -> Any:
+            target = jax.tree.map(without_fsdp, leaf_shardings(mesh, infos[path], stored))
+            return jax.lax.with_sharding_constraint(stored, target)
+
+        return weights.gathered(leaf, gather)
 
     return ActivationSharding(lambda x: jax.lax.with_sharding_constraint(x, rows), weight)
 
 
-def _sharding(
-    mesh: Mesh, path: str, leaf: Any, axes: tuple[str | None, ...], strict: bool = True
-) -> NamedSharding:
+def _sharding(mesh: Mesh, path: str, leaf: Any, axes: Axes, exact: bool = True) -> NamedSharding:
     stack = len(leaf.shape) - len(axes)
     names = [RULES[axis] for axis in axes]
-    for place, name in enumerate(names):
-        size = leaf.shape[stack + place]
+    for position, name in enumerate(names):
+        size = leaf.shape[stack + position]
         if name is not None and size % mesh.shape[name]:
-            if strict:
+            if exact:
                 raise MftError(
-                    f"{path}: axis {axes[place]!r} of size {size} cannot be split over "
+                    f"{path}: axis {axes[position]!r} of size {size} cannot be split over "
                     f"mesh.{name}={mesh.shape[name]}; choose a size that divides it"
                 )
-            names[place] = None
+            names[position] = None
     return NamedSharding(mesh, PartitionSpec(*(None,) * stack, *names))
-
-
-def describe(tree: dict[str, Any], shardings: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Rows (path, shape, spec) of a placed tree, for a table."""
-    rows = []
-    for path, leaf in sorted(tree.items()):
-        named = jax.tree_util.tree_leaves_with_path(leaf)
-        for (keys, array), sharding in zip(named, jax.tree.leaves(shardings[path]), strict=True):
-            name = path + jax.tree_util.keystr(keys)
-            rows.append((name, str(tuple(array.shape)), str(tuple(sharding.spec))))
-    return rows

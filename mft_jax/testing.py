@@ -11,8 +11,8 @@ from safetensors.numpy import save_file
 from mft_jax import config as configs
 from mft_jax.huggingface.base_weights import hf_shape, read_model
 from mft_jax.huggingface.folders import model_folder
-from mft_jax.models.decoder import param_shapes
 from mft_jax.models.families import FAMILIES
+from mft_jax.models.params import param_infos
 
 
 def tiny_checkpoint(folder: Path, family: str = "qwen2", variant: str = "", seed: int = 0) -> Path:
@@ -25,12 +25,13 @@ def tiny_checkpoint(folder: Path, family: str = "qwen2", variant: str = "", seed
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(builtin / name, folder / name)
     family_, config = read_model(folder)
-    shapes, rng = param_shapes(config), np.random.default_rng(seed)
+    infos, rng = param_infos(config), np.random.default_rng(seed)
     tensors = {}
     for entry in family_.entries(config):
-        centre = 1.0 if entry.path.endswith("norm/scale") and not config.norm_offset else 0.0
+        info = infos[entry.path]
+        centre = 1.0 if info.kind == "norm" and not config.norm_offset else 0.0
         for name, _ in entry.tensors():
-            noise = rng.normal(centre, 0.05, hf_shape(entry, shapes))
+            noise = rng.normal(centre, 0.05, hf_shape(entry, infos))
             tensors[name] = noise.astype(np.float32)
     save_file(tensors, folder / "model.safetensors")
     return folder

@@ -98,7 +98,7 @@ def weighted_gradients(
 
     if "task_gradients" in needs:
         stats, tasks = gradients.task_gradients(compute, state.trainable, frozen, batch, key)
-        gramian = functools.partial(gradients.gramian, right=tasks.rows, subset=balancer.subset)
+        gramian = functools.partial(gradients.gramian, compute, balancer.subset, right=tasks.rows)
         signals = signals._replace(gramian=gramian(tasks.rows))
         if "valid_gradients" in needs:
             valid = gradients.valid_gradients(compute, state.trainable, frozen, valid_batch)

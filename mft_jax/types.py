@@ -35,6 +35,14 @@ def at_least(room: str, settings: object, **least: float) -> None:
             raise MftError(f"{room}.{name}={value} is too small; expected at least {bound}")
 
 
+def above(room: str, settings: object, **bounds: float) -> None:
+    """Refuse settings that are not above their bound, by their names on the command line."""
+    for name, bound in bounds.items():
+        value = getattr(settings, name)
+        if value is not None and not value > bound:
+            raise MftError(f"{room}.{name}={value} is too small; expected a number above {bound:g}")
+
+
 class Batch(NamedTuple):
     """Packed rows. A row holds several samples (segments) of any tasks.
 

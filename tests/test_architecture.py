@@ -16,7 +16,7 @@ PACKAGE = "mft_jax"
 # The page: a room imports only rooms of the lines above it and, where the line is an ordered one,
 # rooms that stand before it on its own line.
 PAGE: tuple[tuple[bool, tuple[str, ...]], ...] = (
-    (True, ("types", "weights")),
+    (True, ("types", "arrays", "weights")),
     (False, ("data", "models", "losses", "balancers", "optim")),
     (True, ("finetune", "sharding", "huggingface")),
     (True, ("train_state", "gradients", "train_step")),

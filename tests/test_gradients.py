@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mft_jax import gradients, losses
+from mft_jax.arrays import over_stack
 from mft_jax.data.packing import fill_row
 from mft_jax.finetune import combine
 from mft_jax.finetune.attach import init_frozen, init_trainable, store_weight
@@ -21,10 +22,12 @@ from mft_jax.losses import ObjectiveConfig, make_objective
 from mft_jax.models import decoder
 from mft_jax.models.attention import segment_mask
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import init_params, param_shapes
+from mft_jax.models.decoder import init_params
+from mft_jax.models.params import param_infos
 from mft_jax.types import TaskTable
 
 MODEL = ModelConfig(98, 64, 128, 2, 4, 2, 16, 32, qkv_bias=True)
+INFOS = param_infos(MODEL)
 TABLE = TaskTable(("a", "b", "c", "d"))  # d is absent from every batch
 TASKS, LENGTH = len(TABLE), 24
 EXPECTED = {"token": np.array([40.0, 30.0, 10.0, 5.0]), "sample": np.array([4.0, 3.0, 2.0, 1.0])}
@@ -56,12 +59,10 @@ def start(method="qlora"):
     params = {path: 3 * w for path, w in jax.jit(lambda: init_params(MODEL, 0))().items()}
     put = functools.partial(store_weight, tuning, dtype=jnp.float64)
     stored = {
-        path: jax.vmap(functools.partial(put, "layers/any/kernel"))(w)
-        if path.endswith("/kernel")
-        else put(path, w)
-        for path, w in params.items()
+        path: over_stack(functools.partial(put, info), len(info.stack))(params[path])
+        for path, info in INFOS.items()
     }
-    trainable = init_trainable(tuning, stored, param_shapes(MODEL), 0)
+    trainable = init_trainable(tuning, stored, INFOS, 0)
     keys = iter(jax.random.split(jax.random.key(1), 99))
     trainable = jax.tree.map(
         lambda x: x.astype(jnp.float64) + 0.1 * jax.random.normal(next(keys), x.shape), trainable
@@ -210,10 +211,13 @@ def test_task_gradients_are_the_same_for_any_accumulation():
 def test_gramian_is_that_of_the_flattened_gradients_and_of_the_last_block_alone():
     _, got, *_ = both()
     flat = np.concatenate([np.reshape(x, (TASKS, -1)) for x in jax.tree.leaves(got.rows)], axis=1)
-    np.testing.assert_allclose(gradients.gramian(got.rows, got.rows), flat @ flat.T, rtol=1e-12)
+    compute = compute_for()
+    np.testing.assert_allclose(
+        gradients.gramian(compute, "all", got.rows, got.rows), flat @ flat.T, rtol=1e-12
+    )
     last = [np.reshape(x[:, -1], (TASKS, -1)) for x in jax.tree.leaves(got.rows)]
     flat = np.concatenate(last, axis=1)
-    made = gradients.gramian(got.rows, got.rows, "last_block")
+    made = gradients.gramian(compute, "last_block", got.rows, got.rows)
     np.testing.assert_allclose(made, flat @ flat.T, rtol=1e-12)
 
 
@@ -235,7 +239,7 @@ def test_combined_adapters_compute_what_lora_computes():
     ids = jnp.array([[0, 1, 2], [3, 0, 0]])
     repeated = combine.repeat_by_task(trainable, TASKS)
     assert repeated[path]["a"].shape == (2, TASKS, 64, 4)
-    plain = combine.combine(tuning, trainable, frozen, jnp.float64)[path]
-    split = combine.combine_by_task(tuning, repeated, frozen, jnp.float64, ids)[path]
+    plain = combine.combine(tuning, INFOS, trainable, frozen, jnp.float64)[path]
+    split = combine.combine_by_task(tuning, INFOS, repeated, frozen, jnp.float64, ids)[path]
     first = [jax.tree.map(lambda w: w[0], weight) for weight in (plain, split)]
     np.testing.assert_array_equal(x @ first[0], x @ first[1])

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 
+from mft_jax.arrays import over_stack
 from mft_jax.balancers.registry import BALANCERS, BalancerConfig, make_balancer
 from mft_jax.data.packing import fill_row
 from mft_jax.finetune.attach import init_frozen, init_trainable, store_weight
@@ -20,13 +21,15 @@ from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.gradients import StepSpec
 from mft_jax.losses import FORMS, ObjectiveConfig, make_objective
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import UNSHARDED, init_params, param_shapes
+from mft_jax.models.decoder import UNSHARDED, init_params
+from mft_jax.models.params import param_infos
 from mft_jax.sharding import MeshConfig, batch_sharding, make_mesh, placement, tree_shardings
 from mft_jax.train_state import TrainState
 from mft_jax.train_step import make_train_step
 from mft_jax.types import TaskSums, TaskTable
 
 MODEL = ModelConfig(98, 64, 128, 1, 4, 2, 16, 32, qkv_bias=True)
+INFOS = param_infos(MODEL)
 TABLE = TaskTable(("a", "b", "c", "d"))  # d is absent from every batch
 TASKS, LENGTH, ROWS = len(TABLE), 32, 8
 TUNING = FinetuneConfig(method="qlora", rank=4, alpha=8.0)
@@ -57,12 +60,11 @@ def start(dtype):
     """(trainable, frozen): random base, adapters with a B that is not zero."""
     params = {path: 3 * w for path, w in jax.jit(lambda: init_params(MODEL, 0))().items()}
     put = functools.partial(store_weight, TUNING, dtype=dtype)
-    put_stack = jax.jit(jax.vmap(functools.partial(put, "layers/any/kernel")))
     stored = {
-        path: put_stack(w) if path.endswith("/kernel") else put(path, w)
-        for path, w in params.items()
+        path: jax.jit(over_stack(functools.partial(put, info), len(info.stack)))(params[path])
+        for path, info in INFOS.items()
     }
-    trainable = init_trainable(TUNING, stored, param_shapes(MODEL), 0)
+    trainable = init_trainable(TUNING, stored, INFOS, 0)
     keys = iter(jax.random.split(jax.random.key(1), 99))
     trainable = jax.tree.map(
         lambda x: x.astype(dtype) + 0.1 * jax.random.normal(next(keys), x.shape, dtype), trainable
@@ -86,7 +88,7 @@ def make_step(
 def two_steps(names, parts=1, mesh_sizes=(), samples_per_row=2):
     """(losses, weights, update) of two steps, so that every state has been through one."""
     mesh = make_mesh(MeshConfig(*mesh_sizes)) if mesh_sizes else None
-    balancer, step = make_step(*names, placement=placement(mesh) if mesh else UNSHARDED)
+    balancer, step = make_step(*names, placement=placement(mesh, INFOS) if mesh else UNSHARDED)
     trainable, frozen = start(jnp.float32 if len(names) > 3 else jnp.float64)
     ones = np.full(TASKS, 4.0)
     state = TrainState(
@@ -98,9 +100,9 @@ def two_steps(names, parts=1, mesh_sizes=(), samples_per_row=2):
     place = [lambda x: x] * 2
     if mesh:
         whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-        placed = jax.device_put(trainable, tree_shardings(mesh, trainable))
+        placed = jax.device_put(trainable, tree_shardings(mesh, INFOS, trainable))
         state = jax.device_put(state, whole)._replace(trainable=placed)
-        frozen = jax.device_put(frozen, tree_shardings(mesh, frozen))
+        frozen = jax.device_put(frozen, tree_shardings(mesh, INFOS, frozen))
         place = [functools.partial(jax.device_put, device=batch_sharding(mesh, n)) for n in (1, 0)]
     seen = []
     for seed in (10, 11):

@@ -43,6 +43,7 @@ def test_a_warmup_that_leaves_no_step_is_refused(warmup):
         learning_rate(OptimConfig(warmup_steps=warmup), 12)
 
 
+VECTORS = {"layers/attention/q/bias", "final_norm/scale"}
 PARAMS = {
     "layers/mlp/up/kernel": {"a": jnp.ones((2, 3)), "b": jnp.ones((3, 2))},
     "layers/mlp/down/kernel": {"a": jnp.ones((2, 3)), "magnitude": jnp.ones(2)},
@@ -53,7 +54,7 @@ PARAMS = {
 
 
 def updates(config: OptimConfig, gradient: float) -> dict:
-    chain = optimizer(config, 10)
+    chain = optimizer(config, 10, VECTORS)
     grads = {
         path: {k: jnp.full_like(v, gradient) for k, v in leaf.items()}
         if isinstance(leaf, dict)
@@ -75,7 +76,7 @@ def test_weight_decay_shrinks_matrices_and_spares_vectors():
 
 def test_the_global_norm_is_clipped_before_adam_sees_it():
     config = OptimConfig(warmup_steps=0, clip_norm=1.0)
-    chain = optimizer(config, 10)
+    chain = optimizer(config, 10, VECTORS)
     grads = {"a/kernel": jnp.array([3.0, 0.0]), "b/kernel": jnp.array([0.0, 4.0])}
     _, state = chain.update(grads, chain.init(grads), grads)
     moment = optax.tree_utils.tree_get(state, "mu")

@@ -10,25 +10,27 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from mft_jax import sharding
+from mft_jax.arrays import over_stack
 from mft_jax.finetune.attach import store_weight, trainable_shapes
 from mft_jax.finetune.combine import combine
 from mft_jax.finetune.tuning import FinetuneConfig, adapted_paths
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import UNSHARDED, bind, logical_axes, param_shapes
+from mft_jax.models.decoder import UNSHARDED, bind
+from mft_jax.models.params import param_infos
 from mft_jax.sharding import (
     MeshConfig,
     batch_sharding,
-    describe,
     leaf_shardings,
     make_mesh,
     placement,
     tree_shardings,
 )
 from mft_jax.types import MftError
-from mft_jax.weights.quantized import quantize
+from mft_jax.weights.storage import quantize
 
 CONFIG = ModelConfig(98, 64, 128, 2, 4, 2, 16, 64, qkv_bias=True)
-GATE, DOWN = "layers/mlp/gate/kernel", "layers/mlp/down/kernel"
+INFOS = param_infos(CONFIG)
+GATE, DOWN = INFOS["layers/mlp/gate/kernel"], INFOS["layers/mlp/down/kernel"]
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +57,8 @@ def test_a_mesh_that_does_not_fit_the_devices_is_refused(sizes):
         make_mesh(MeshConfig(*sizes))
 
 
-def test_every_parameter_has_logical_axes_and_a_known_rule():
-    shapes = param_shapes(CONFIG)
-    for path in shapes:
-        axes = logical_axes(path)
-        stacked = path.startswith("layers/")
-        assert len(axes) + stacked == len(shapes[path].shape), path
-        assert all(axis in sharding.RULES for axis in axes)
+def test_every_logical_axis_has_a_rule():
+    assert {axis for info in INFOS.values() for axis in info.axes} <= sharding.RULES.keys()
 
 
 def test_rows_lie_over_data_and_fsdp_and_micro_batches_stay_whole(mesh):
@@ -95,18 +92,9 @@ def test_an_adapter_lies_as_its_weight_along_the_axis_they_share(mesh):
 
 def test_a_weight_that_the_mesh_does_not_divide_is_refused_by_name(mesh):
     with pytest.raises(MftError, match=r"embedding/table: axis 'vocab' of size 97 .*tensor=2"):
-        leaf_shardings(mesh, "embedding/table", stack(97, 64))
+        leaf_shardings(mesh, INFOS["embedding/table"], stack(97, 64))
     with pytest.raises(MftError, match=r"gate/kernel: axis 'embed' of size 65"):
         leaf_shardings(mesh, GATE, stack(2, 65, 64))
-
-
-def test_a_placed_tree_is_described_leaf_by_leaf(mesh):
-    tree = {GATE: quantized("int4", 2, 128, 64), "final_norm/scale": stack(64)}
-    assert describe(tree, tree_shardings(mesh, tree)) == [
-        ("final_norm/scale", "(64,)", "(None,)"),
-        (f"{GATE}.codes", "(2, 128, 64)", "(None, 'fsdp', 'tensor')"),
-        (f"{GATE}.group_scales", "(2, 2, 64)", "(None, 'fsdp', 'tensor')"),
-    ]
 
 
 # What travels ------------------------------------------------------------------------------------
@@ -119,27 +107,27 @@ MOVED = re.compile(
 
 def moved(mesh, where):
     """Every (dtype, shape) that devices exchange in a QLoRA step's forward and backward pass."""
-    tuning, shapes = FinetuneConfig(rank=4), param_shapes(CONFIG)
-    adapted = frozenset(adapted_paths(tuning, shapes))
+    tuning = FinetuneConfig(rank=4)
+    how = {"dtype": "bfloat16", "adapted": frozenset(adapted_paths(tuning, INFOS))}
 
-    def store(path, leaf):
-        one = functools.partial(store_weight, tuning, path, dtype="bfloat16", adapted=adapted)
-        return jax.eval_shape(jax.vmap(one) if path.startswith("layers/") else one, leaf)
+    def store(info):
+        one = functools.partial(store_weight, tuning, info, **how)
+        return jax.eval_shape(over_stack(one, len(info.stack)), info.struct)
 
-    frozen = {path: store(path, leaf) for path, leaf in shapes.items()}
-    trees = [trainable_shapes(tuning, shapes), frozen]
+    frozen = {path: store(info) for path, info in INFOS.items()}
+    trees = [trainable_shapes(tuning, INFOS), frozen]
     placed = [
         jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
             tree,
-            tree_shardings(mesh, tree),
+            tree_shardings(mesh, INFOS, tree),
         )
         for tree in trees
     ]
     ids = jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32, sharding=batch_sharding(mesh))
 
     def loss(trainable, frozen, ids):
-        model = bind(CONFIG, combine(tuning, trainable, frozen, "bfloat16"))
+        model = bind(CONFIG, combine(tuning, INFOS, trainable, frozen, "bfloat16"))
         hidden = model(ids, ids, ids, dtype=jnp.bfloat16, placement=where(mesh))
         return hidden.states.astype(jnp.float32).sum()
 
@@ -166,7 +154,7 @@ def test_activations_stay_with_their_rows_and_frozen_weights_travel_as_codes(siz
     assert of_other_rows(
         mesh, moved(mesh, lambda mesh: UNSHARDED)
     )  # what the compiler does by itself
-    shapes = moved(mesh, placement)
+    shapes = moved(mesh, lambda mesh: placement(mesh, INFOS))
     assert not of_other_rows(mesh, shapes)
     large = {kind for kind, shape in shapes if math.prod(shape) >= 64 * 64}
     assert large and large <= {"u4", "u8"}, shapes

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from mft_jax.arrays import over_stack
 from mft_jax.balancers.base import Balancer
 from mft_jax.balancers.uniform import uniform
 from mft_jax.data.packing import fill_row
@@ -18,12 +19,14 @@ from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.gradients import StepSpec, task_nll
 from mft_jax.losses import ObjectiveConfig, make_objective
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import bind, init_params, param_shapes
+from mft_jax.models.decoder import bind, init_params
+from mft_jax.models.params import param_infos
 from mft_jax.train_state import TrainState
 from mft_jax.train_step import make_train_step
 from mft_jax.types import Batch, TaskSums, TaskTable
 
 MODEL = ModelConfig(98, 64, 128, 2, 4, 2, 16, 32, qkv_bias=True)
+INFOS = param_infos(MODEL)
 TASKS = 4  # the last is absent from every batch
 LENGTH, ROWS = 32, 8
 RATE = 0.5
@@ -77,12 +80,11 @@ def start(method: str):
     """(trainable, frozen): random base, adapters with a B that is not zero."""
     tuning = compute_for(method).finetune
     put = functools.partial(store_weight, tuning, dtype=jnp.float32)
-    put_stack = jax.jit(jax.vmap(functools.partial(put, "layers/any/kernel")))
     stored = {
-        path: put_stack(weight) if path.endswith("/kernel") else put(path, weight)
-        for path, weight in base().items()
+        path: jax.jit(over_stack(functools.partial(put, info), len(info.stack)))(base()[path])
+        for path, info in INFOS.items()
     }
-    trainable = init_trainable(tuning, stored, param_shapes(MODEL), 0)
+    trainable = init_trainable(tuning, stored, INFOS, 0)
     if method != "full":
         trainable = {
             path: {"a": ab["a"], "b": 0.1 * jax.random.normal(jax.random.key(1), ab["b"].shape)}
@@ -126,7 +128,7 @@ def test_loss_and_gradient_are_those_of_the_equation_over_whole_logits(method):
     @jax.value_and_grad
     def equation_1(trainable):
         tuning = compute_for(method).finetune
-        model = bind(MODEL, combine.combine(tuning, trainable, frozen, jnp.float32))
+        model = bind(MODEL, combine.combine(tuning, INFOS, trainable, frozen, jnp.float32))
         hidden = model(batch.tokens, batch.positions, batch.segment_ids).states
         log_probability = jax.nn.log_softmax(hidden @ model.logit_head().table.T)
         nll = -jnp.take_along_axis(log_probability, batch.targets[..., None], axis=-1)[..., 0]
@@ -144,7 +146,7 @@ def test_loss_and_gradient_are_those_of_the_equation_over_whole_logits(method):
 
 def test_every_trainable_leaf_moves_and_the_step_is_counted():
     state, metrics, gradient = one_step("full", rows_of(samples(0), 2), np.full(4, 0.25))
-    assert int(state.step) == 1 and set(state.trainable) == set(param_shapes(MODEL))
+    assert int(state.step) == 1 and set(state.trainable) == set(INFOS)
     # A key's bias shifts all scores of a query alike, which a softmax does not see.
     moved = {path for path, g in gradient.items() if np.any(g != 0)}
     assert moved >= set(state.trainable) - {"layers/attention/k/bias"}
@@ -154,7 +156,7 @@ def test_every_trainable_leaf_moves_and_the_step_is_counted():
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_a_frozen_method_changes_adapters_alone(method):
     state, _, gradient = one_step(method, rows_of(samples(0), 2), np.full(4, 0.25))
-    assert set(state.trainable) == {p for p in param_shapes(MODEL) if p.endswith("kernel")}
+    assert set(state.trainable) == {path for path, info in INFOS.items() if info.quantizable}
     assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(gradient))
 
 

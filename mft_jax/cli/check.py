@@ -9,7 +9,7 @@ import functools
 import importlib
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from mft_jax import sharding
+from mft_jax.arrays import over_stack
 from mft_jax.cli import arguments as args
 from mft_jax.config import TrainConfig
 from mft_jax.data.encoding import build_encoder, encode
@@ -31,14 +32,15 @@ from mft_jax.data.samples import Conversation, Message
 from mft_jax.data.templates import FAULTS, chat_tokenizer, render
 from mft_jax.finetune.attach import init_trainable, split_initial_adapters, store_weight
 from mft_jax.finetune.combine import count_parameters
-from mft_jax.finetune.tuning import FinetuneConfig, adapted_paths, is_linear
+from mft_jax.finetune.tuning import FinetuneConfig, adapted_paths
 from mft_jax.huggingface import base_weights
 from mft_jax.huggingface.adapter_import import read_adapter
 from mft_jax.huggingface.folders import model_folder
 from mft_jax.huggingface.tokenizers import load_tokenizer
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import bind, param_shapes
+from mft_jax.models.decoder import bind
 from mft_jax.models.families.base import Family
+from mft_jax.models.params import param_infos
 from mft_jax.run.base_model import check_model, loading
 from mft_jax.types import MftError, Params
 
@@ -125,23 +127,23 @@ def tensor_rows(subject: Subject) -> Rows:
 
 def storage_rows(subject: Subject) -> Rows:
     """What becomes of the weights under the config's `finetune`, `mesh` and `compute_dtype`."""
-    settings, shapes = subject.settings, param_shapes(subject.model)
+    settings, infos = subject.settings, param_infos(subject.model)
     tuning, dtype = settings.finetune, settings.model.compute_dtype
     if tuning.adapter:
         where = Path(tuning.adapter).expanduser()
-        adapter = read_adapter(where, tuning, subject.family, subject.model, shapes)
+        adapter = read_adapter(where, tuning, subject.family, subject.model)
         adapter.check_base(
             base_weights.checked_spans(subject.folder, subject.family, subject.model)
         )
-        tuning = adapter.finetune
-    adapted = frozenset(adapted_paths(tuning, shapes))
+        tuning = adapter.tuning
+    adapted = frozenset(adapted_paths(tuning, infos))
     check_model(settings, subject.model, adapted)
     read, start = split_initial_adapters(stored_shapes(subject, tuning, adapted))
     trainable = jax.eval_shape(
-        lambda read, start: init_trainable(tuning, read, shapes, 0, start), read, start
+        lambda read, start: init_trainable(tuning, read, infos, 0, start), read, start
     )
-    count = count_parameters(tuning, shapes, trainable, dtype)
-    matrices = sum(math.prod(s.shape[:-2]) for p, s in shapes.items() if is_linear(p))
+    count = count_parameters(tuning, infos, trainable, dtype)
+    matrices = sum(math.prod(info.stack) for info in infos.values() if info.quantizable)
     forms = f"{matrices:,} matrices as {tuning.stored or dtype}, the rest as {dtype}"
     if tuning.method == "full":
         forms = "all as float32" + f", matrices used as {tuning.stored}" * bool(tuning.stored)
@@ -162,16 +164,12 @@ def stored_shapes(subject: Subject, tuning: FinetuneConfig, adapted: frozenset[s
     # Training may have devices that are not here; -1 depends on how many they are.
     sizes = {axis: max(size, 1) for axis, size in dataclasses.asdict(settings.mesh).items()}
     mesh = jax.sharding.Mesh(np.full(tuple(sizes.values()), jax.devices()[0]), tuple(sizes))
-    dense = param_shapes(subject.model)
-    for entry in subject.family.entries(subject.model):
-        path = entry.path
-        store: Callable = functools.partial(store_weight, tuning, path, **how)
-        for _ in entry.stack:
-            store = jax.vmap(store)
+    for path, info in param_infos(subject.model).items():
+        one = functools.partial(store_weight, tuning, info, **how)
         try:
-            sharding.leaf_shardings(mesh, path, dense[path])
-            stored[path] = jax.eval_shape(store, dense[path])
-            sharding.leaf_shardings(mesh, path, stored[path])
+            sharding.leaf_shardings(mesh, info, info.struct)
+            stored[path] = jax.eval_shape(over_stack(one, len(info.stack)), info.struct)
+            sharding.leaf_shardings(mesh, info, stored[path])
         except MftError as error:
             problems.append(str(error) if path in str(error) else f"{path}: {error}")
     if problems:
@@ -238,7 +236,7 @@ def our_logits(subject: Subject, ids: Tokens, console: Console) -> Logits:
     with loading(console, subject.folder.name) as progress:
         params = base_weights.load_params(
             subject.folder, subject.family, subject.model, on_bytes=progress,
-            store_weight=lambda path, weight: weight.astype(jnp.float32),
+            store_weight=lambda info, weight: weight.astype(jnp.float32),
             shardings=functools.partial(sharding.leaf_shardings, mesh),
         )  # fmt: skip
 

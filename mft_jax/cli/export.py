@@ -10,12 +10,14 @@ from rich.console import Console
 from mft_jax.cli import arguments as args
 from mft_jax.data.templates import chat_tokenizer, stop_token
 from mft_jax.finetune.combine import combine
+from mft_jax.finetune.merge import TrainedWeights
 from mft_jax.huggingface.adapter_export import save_adapter
 from mft_jax.huggingface.base_weights import load_params
 from mft_jax.huggingface.export import save_merged
 from mft_jax.huggingface.logit_difference import logit_difference
 from mft_jax.huggingface.output import check_free
 from mft_jax.huggingface.tokenizers import load_tokenizer
+from mft_jax.models.params import param_infos
 from mft_jax.run.base_model import Model, load_model, prepare
 from mft_jax.run.checkpoints import Checkpoints, abstract
 from mft_jax.run.folder import check_base, read_config, read_sample, saved_tuning
@@ -68,11 +70,9 @@ def export(workdir: Path, output: Path, kind: str, which: str, console: Console)
     trainable = checkpoints.restore_trainable(step, abstract(model.trainable))
     checkpoints.close()
     parts = {
-        "trainable": trainable,
-        "start": model.start,
-        "tuning": model.finetune,
+        "trained": TrainedWeights(model.finetune, trainable, model.start, model.frozen),
         "family": model.family,
-        "config": model.config,
+        "model_config": model.config,
     }
     if kind == "peft":
         save_adapter(output, base_model=model.name, **parts)
@@ -82,14 +82,14 @@ def export(workdir: Path, output: Path, kind: str, which: str, console: Console)
         save_merged(
             output,
             base_folder=model.folder,
-            frozen=model.frozen,
             dequantized=kind == "merged_dequantized",
             stop_ids=(stop,),
             **parts,
         )
     console.print(f"step {step} -> {output}", highlight=False, soft_wrap=True)
     if kind != "peft":
-        trained = combine(model.finetune, trainable, model.frozen, "float32")
+        infos = param_infos(model.config)
+        trained = combine(model.finetune, infos, trainable, model.frozen, "float32")
         report_difference(workdir, output, model, trained, console)
 
 
@@ -102,8 +102,8 @@ def report_difference(
         output,
         model.family,
         model.config,
-        store_weight=lambda path, weight: weight.astype("float32"),
-        shardings=lambda path, leaf: leaf_shardings(mesh, path, leaf),
+        store_weight=lambda info, weight: weight.astype("float32"),
+        shardings=lambda info, leaf: leaf_shardings(mesh, info, leaf),
     )
     batch = read_sample(workdir)
     gap = logit_difference(model.config, trained, merged, batch)

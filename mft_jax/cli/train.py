@@ -8,6 +8,7 @@ from absl import flags
 from rich.console import Console
 
 from mft_jax.cli import arguments as args
+from mft_jax.finetune.merge import TrainedWeights
 from mft_jax.huggingface.adapter_export import save_adapter
 from mft_jax.report.page import write_report
 from mft_jax.report.record import read_record
@@ -73,11 +74,9 @@ def _save_adapter(run: loop.Run, outcome: loop.Outcome) -> str:
     checkpoints.close()
     save_adapter(
         folder,
-        trainable=trainable,
-        start=run.model.start,
-        tuning=run.model.finetune,
+        trained=TrainedWeights(run.model.finetune, trainable, run.model.start),
         family=run.model.family,
-        config=run.model.config,
+        model_config=run.model.config,
         base_model=run.model.name,
         overwrite=True,
     )

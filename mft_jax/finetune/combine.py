@@ -7,21 +7,24 @@ trainable tree is its only differentiable input.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from mft_jax.finetune.tuning import TABLES, FinetuneConfig, Shapes, is_linear
+from mft_jax.arrays import over_stack
+from mft_jax.finetune.tuning import FinetuneConfig
+from mft_jax.models.params import ParamInfo, ParamInfos
 from mft_jax.types import Params
 from mft_jax.weights.lora import LoraArray, LoraTable, TaskLoraArray
-from mft_jax.weights.quantized import QuantizedDtype, quantize, stored_bits
+from mft_jax.weights.protocol import dense
+from mft_jax.weights.storage import QuantizedDtype, quantize, stored_bits
 
 
 def combine(
     tuning: FinetuneConfig,
+    infos: ParamInfos,
     trainable: Params,
     frozen: Params,
     dtype: jax.typing.DTypeLike,
@@ -32,41 +35,41 @@ def combine(
     With a `key` adapters drop out: give none in evaluation.
     """
     if tuning.method == "full":
-        return {path: _compute(tuning, path, w, dtype) for path, w in trainable.items()}
+        return {path: _compute(tuning, infos[path], w, dtype) for path, w in trainable.items()}
     adapters: Params = {}
     for path, adapter in trainable.items():
-        rest = _dropout(tuning, path, adapter["a"], sorted(trainable).index(path), key)
+        index = sorted(trainable).index(path)
+        rest = _dropout(tuning, infos[path], adapter["a"], index, key)
         cast = {name: part.astype(dtype) for name, part in adapter.items() if name != "magnitude"}
-        kind = LoraTable if path in TABLES.values() else LoraArray
+        kind = LoraTable if infos[path].is_table else LoraArray
         magnitude = {k: v for k, v in adapter.items() if k == "magnitude"}
         adapters[path] = kind(frozen[path], **cast, **magnitude, scale=tuning.scale, **rest)
     return {**frozen, **adapters}
 
 
 def _compute(
-    tuning: FinetuneConfig, path: str, weight: Array, dtype: jax.typing.DTypeLike
+    tuning: FinetuneConfig, info: ParamInfo, weight: Array, dtype: jax.typing.DTypeLike
 ) -> Array:
     """A trained weight as it is multiplied; quantised ones take gradients as if they were not."""
-    if is_linear(path) and tuning.stored:
-        rounded: Callable = functools.partial(_round_trip, dtype=tuning.stored)
-        for _ in weight.shape[:-2]:
-            rounded = jax.vmap(rounded)
+    if info.quantizable and tuning.stored:
+        one = functools.partial(_round_trip, dtype=tuning.stored)
+        rounded = over_stack(one, len(info.stack))
         weight = weight + jax.lax.stop_gradient(rounded(weight) - weight)
-    return weight.astype(dtype) if path.endswith(("kernel", "table")) else weight
+    return weight if info.is_vector else weight.astype(dtype)
 
 
 def _round_trip(weight: Array, dtype: QuantizedDtype) -> Array:
-    return quantize(weight, dtype).dequantize(weight.dtype)
+    return dense(quantize(weight, dtype), weight.dtype)
 
 
 def _dropout(
-    tuning: FinetuneConfig, path: str, a: Array, index: int, key: Key[Array, ""] | None
+    tuning: FinetuneConfig, info: ParamInfo, a: Array, index: int, key: Key[Array, ""] | None
 ) -> dict[str, Any]:
     """Fields of an adapter that drops out: its own key, one for each of its layers."""
-    if key is None or not tuning.dropout or path == TABLES["embedding"]:
+    if key is None or not tuning.dropout or info.kind == "embedding":
         return {}
-    own = jax.random.fold_in(key, index)
-    keys = own if path in TABLES.values() else jax.random.split(own, a.shape[0])
+    key = jax.random.fold_in(key, index)
+    keys = key if info.is_table else jax.random.split(key, a.shape[0])
     return {"key": keys, "rate": tuning.dropout}
 
 
@@ -82,6 +85,7 @@ def tasks_first(grads: Params) -> Params:
 
 def combine_by_task(
     tuning: FinetuneConfig,
+    infos: ParamInfos,
     repeated: Params,
     frozen: Params,
     dtype: jax.typing.DTypeLike,
@@ -91,7 +95,8 @@ def combine_by_task(
     """`combine` for adapters of `repeat_by_task`: their gradients come out per task."""
     adapters: Params = {}
     for path, adapter in repeated.items():
-        rest = _dropout(tuning, path, adapter["a"], sorted(repeated).index(path), key)
+        index = sorted(repeated).index(path)
+        rest = _dropout(tuning, infos[path], adapter["a"], index, key)
         a, b = adapter["a"].astype(dtype), adapter["b"].astype(dtype)
         ids = jnp.broadcast_to(task_ids, (len(a), *task_ids.shape))  # scanned with the layer
         magnitude = adapter.get("magnitude")
@@ -110,23 +115,23 @@ class ParameterCount:
 
 
 def count_parameters(
-    tuning: FinetuneConfig, shapes: Shapes, trainable: Params, dtype: jax.typing.DTypeLike
+    tuning: FinetuneConfig, infos: ParamInfos, trainable: Params, dtype: jax.typing.DTypeLike
 ) -> ParameterCount:
-    sizes = {path: math.prod(shape.shape) for path, shape in shapes.items()}
+    sizes = {path: math.prod(info.shape) for path, info in infos.items()}
     full = tuning.method == "full"
     dense_bits = 32 if full else 8 * jnp.dtype(dtype).itemsize
 
     def bits(path: str) -> int:
-        if tuning.stored and not full and is_linear(path):
-            return stored_bits(shapes[path].shape, tuning.stored)
+        if tuning.stored and not full and infos[path].quantizable:
+            return stored_bits(infos[path].shape, tuning.stored)
         return dense_bits * sizes[path]
 
-    linear = [path for path in shapes if is_linear(path)]
+    linear = [path for path, info in infos.items() if info.quantizable]
     in_training = sum(leaf.size for leaf in jax.tree.leaves(trainable))
     adapters = 0 if full else in_training
     return ParameterCount(
         total=sum(sizes.values()),
         trainable=in_training,
-        stored_bytes=sum(map(bits, shapes)) // 8 + 4 * adapters,
+        stored_bytes=sum(map(bits, infos)) // 8 + 4 * adapters,
         bits_per_weight=sum(map(bits, linear)) / sum(sizes[path] for path in linear),
     )

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mft_jax.weights.quantized import QuantizedDtype, quantize
+from mft_jax.weights.storage import QuantizedDtype, quantize
 
 OVERSAMPLED = 16
 POWER_ITERATIONS = 6

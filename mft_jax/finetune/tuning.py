@@ -3,15 +3,11 @@
 import dataclasses
 import fnmatch
 import math
-from collections.abc import Mapping
 from typing import Literal
 
-import jax
-
+from mft_jax.models.params import ParamInfos
 from mft_jax.types import MftError, at_least
-from mft_jax.weights.quantized import QuantizedDtype
-
-TABLES = {"embedding": "embedding/table", "head": "head/table"}
+from mft_jax.weights.storage import QuantizedDtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,15 +22,15 @@ class FinetuneConfig:
     alpha          the update is scaled by alpha / rank, or with `rslora` by alpha / sqrt(rank)
                    (arXiv 2312.03732)
     dropout        of an adapter's input while training
-    dora           magnitudes are trained beside directions (arXiv 2402.09353)
+    dora           magnitudes are trained next to directions (arXiv 2402.09353)
     init           "lora": A random, B zero; "pissa", "loftq": from the weight, see
-                   `weights.initialization`
+                   `finetune.initialization`
     adapter        a folder in PEFT's format to go on from: it says rank, alpha, targets, rslora
                    and dora itself
     """
 
     method: Literal["full", "lora", "qlora"] = "qlora"
-    quantization: Literal["auto", "none", "nf4", "int4", "int8"] = "auto"
+    quantization: Literal["auto", "none", QuantizedDtype] = "auto"
     rank: int = 16
     alpha: float = 32.0
     targets: tuple[str, ...] = ("all_linear",)
@@ -82,46 +78,26 @@ class FinetuneConfig:
         return None if self.quantization == "none" else self.quantization
 
 
-Shapes = Mapping[str, jax.ShapeDtypeStruct]
-
-
-def is_linear(path: str) -> bool:
-    """Whether `path` is a layer's matrix: what is quantised and may carry an adapter."""
-    return path.endswith("/kernel")
-
-
-def layer_name(path: str) -> str:
-    """`layers/attention/q/kernel` -> `attention/q`."""
-    return path.rpartition("layers/")[2].removesuffix("/kernel").removesuffix("/table")
-
-
-def adapted_paths(tuning: FinetuneConfig, shapes: Shapes) -> list[str]:
+def adapted_paths(tuning: FinetuneConfig, infos: ParamInfos) -> list[str]:
     """The weights that get an adapter, sorted. Every pattern must match at least one."""
     if tuning.method == "full":
         return []
-    known = {path: layer_name(path) for path in shapes if is_linear(path)}
-    usual = [path for path in known if len(shapes[path].shape) == 3]  # not [N, E, in, out]
-    known |= {path: name for name, path in TABLES.items() if path in shapes}
+    known = {path: info.layer for path, info in infos.items() if info.adaptable}
+    all_linear = [path for path in known if infos[path].kind == "matrix"]
     chosen: set[str] = set()
     for pattern in tuning.targets:
         matched = [path for path, name in known.items() if fnmatch.fnmatch(name, pattern)]
-        matched = usual if pattern == "all_linear" else matched
+        matched = all_linear if pattern == "all_linear" else matched
         if not matched:
             raise MftError(
                 f"finetune.targets: {pattern!r} matches no linear layer; expected 'all_linear' or "
                 f"patterns over {', '.join(sorted(set(known.values())))}"
             )
         chosen.update(matched)
-    others = sorted(path for path in chosen if path not in usual)
+    others = sorted(known[path] for path in chosen if infos[path].kind != "matrix")
     if tuning.dora and others:
         raise MftError(
-            f"finetune.dora has no magnitudes for {', '.join(map(layer_name, others))}; leave "
+            f"finetune.dora has no magnitudes for {', '.join(others)}; leave "
             "embedding, head and experts out of finetune.targets"
         )
     return sorted(chosen)
-
-
-def adapter_widths(path: str, shape: tuple[int, ...]) -> tuple[int, int]:
-    """(in, out) of an adapter: those of the matrix; a head [V, D] is multiplied from the right."""
-    first, last = shape[-2:]
-    return (last, first) if path == TABLES["head"] else (first, last)

@@ -21,64 +21,66 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mft_jax.finetune.tuning import TABLES, FinetuneConfig, layer_name
+from mft_jax.finetune.merge import TrainedWeights
+from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.huggingface.output import new_folder
 from mft_jax.huggingface.tensors import TensorType, write_tensors
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.families.base import Entry, Family
+from mft_jax.models.params import ParamInfos, ParamKind, param_infos
 from mft_jax.types import MftError, Params
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 PREFIX = "base_model.model."
 RENAMED = {"embed_out": "lm_head"}
+LOADED_EXPERTS = (set(), {"mlp/down"}, {"mlp/gate", "mlp/up", "mlp/down"})
 
 
 def save_adapter(
     folder: Path,
     *,
-    trainable: Params,
-    start: Params,
-    tuning: FinetuneConfig,
+    trained: TrainedWeights,
     family: Family,
-    config: ModelConfig,
+    model_config: ModelConfig,
     base_model: str,
     overwrite: bool = False,
 ) -> None:
     """Write the adapter in float32. `base_model` is where PEFT looks for the base weights.
 
-    `start`: {path: {"a", "b"}} of those that did not start at nothing. With several processes every
-    one must call it; the first writes. `overwrite` replaces an existing folder as a whole (for a
-    folder that belongs to the run).
+    With several processes every one must call it; the first writes. `overwrite` replaces an
+    existing folder as a whole (for a folder that belongs to the run).
     """
+    tuning, trainable, start = trained.tuning, trained.trainable, trained.start
     if tuning.method == "full":
         raise MftError(
             "a full fine-tune has no adapter to save; export it as a whole model (format 'merged')"
         )
     changes = {path: _since(adapter, start, path) for path, adapter in trainable.items()}
-    entries = family.entries(config)
-    tensors = dict(peft_tensors(changes, entries))
+    entries, infos = family.entries(model_config), param_infos(model_config)
+    tensors = dict(peft_tensors(changes, entries, infos))
     if jax.process_index():
         return
     with new_folder(folder, overwrite=overwrite) as partial:
         types = {name: TensorType("F32", tensor.shape) for name, tensor in tensors.items()}
         write_tensors(partial / WEIGHTS_FILE, types, tensors.items())
         rank_factor = 2 if start else 1
-        settings = peft_config(tuning, rank_factor, target_modules(trainable, entries))
+        settings = peft_config(tuning, rank_factor, target_modules(trainable, entries, infos))
         settings["base_model_name_or_path"] = base_model
         (partial / CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
 
 
-def not_for_peft(adapted: Collection[str], family: Family, config: ModelConfig) -> str:
+def not_for_peft(adapted: Collection[str], family: Family, model_config: ModelConfig) -> str:
     """What peft would leave out without a word, and the remedy; empty where it loads all."""
+    infos = param_infos(model_config)
     lost = {path for path in adapted if re.fullmatch(family.lost_in_peft, path)}
-    experts = {path for path in adapted if config.is_expert(path)}
-    # It holds gate and up of the experts in one tensor, and loads that beside down alone.
-    if {path.split("/")[2] for path in experts} not in (set(), {"down"}, {"gate", "up", "down"}):
+    experts = {path for path in adapted if infos[path].kind == "expert_matrix"}
+    # It holds gate and up of the experts in one tensor, and loads that only together with down.
+    if {infos[path].layer for path in experts} not in LOADED_EXPERTS:
         lost |= experts
     if not lost:
         return ""
-    names = ", ".join(sorted({layer_name(path) for path in lost}))
+    names = ", ".join(sorted({infos[path].layer for path in lost}))
     return (
         f"note: peft does not load the adapters of {names} of {family.name}; use a merged export "
         "where peft is in between, or finetune.targets without them"
@@ -105,9 +107,9 @@ def module_name(name: str) -> str:
     return RENAMED.get(module, module)
 
 
-def part_names(path: str) -> dict[str, str]:
-    """PEFT's ending for each part of an adapter."""
-    if path == TABLES["embedding"]:
+def part_names(kind: ParamKind) -> dict[str, str]:
+    """PEFT's ending for each part of an adapter of such a parameter."""
+    if kind == "embedding":
         return {"a": "lora_embedding_A", "b": "lora_embedding_B"}
     return {
         "a": "lora_A.weight",
@@ -117,22 +119,24 @@ def part_names(path: str) -> dict[str, str]:
 
 
 def peft_tensors(
-    adapters: Mapping[str, Mapping[str, np.ndarray]], entries: tuple[Entry, ...]
+    adapters: Mapping[str, Mapping[str, np.ndarray]],
+    entries: tuple[Entry, ...],
+    infos: ParamInfos,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The adapters' tensors by PEFT name, on the host."""
     for entry in entries:
         for name, index in entry.tensors() if entry.path in adapters else ():
             module = PREFIX + module_name(name)
-            for part, ending in part_names(entry.path).items():
+            for part, ending in part_names(infos[entry.path].kind).items():
                 if part in adapters[entry.path]:
                     yield f"{module}.{ending}", adapters[entry.path][part][index].T
 
 
-def target_modules(trainable: Params, entries: tuple[Entry, ...]) -> list[str]:
+def target_modules(trainable: Params, entries: tuple[Entry, ...], infos: ParamInfos) -> list[str]:
     """Ends of the adapted modules' names, as short as PEFT can tell them from the others."""
     names = {True: set[str](), False: set[str]()}
     for entry in entries:
-        if entry.path.endswith(("/kernel", "/table")):
+        if not infos[entry.path].is_vector:
             modules = {module_name(name) for name, _ in entry.tensors()}
             names[entry.path in trainable] |= modules
     found = set()

@@ -1,4 +1,4 @@
-"""Adapters in PEFT's format, read: to go on training what peft or MFTCoder trained.
+"""Adapters in PEFT's format, read: to continue the training of what peft or MFTCoder trained.
 
 The folder says rank, alpha, targets, rslora and dora. Where layers or modules differ in rank
 (`rank_pattern`), all get the largest: what is added is zero, and stays so. Where they differ in
@@ -7,22 +7,12 @@ Modules that are not adapted in every layer get zeros in the others, which stay 
 """
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from mft_jax.finetune.tuning import (
-    TABLES,
-    FinetuneConfig,
-    Shapes,
-    adapted_paths,
-    adapter_widths,
-    is_linear,
-    layer_name,
-)
+from mft_jax.finetune.tuning import FinetuneConfig, adapted_paths
 from mft_jax.huggingface.adapter_export import (
     CONFIG_FILE,
     PREFIX,
@@ -30,31 +20,13 @@ from mft_jax.huggingface.adapter_export import (
     module_name,
     part_names,
 )
-from mft_jax.huggingface.folders import refuse_pickles
-from mft_jax.huggingface.tensors import DTYPES, Span, read, read_json, read_spans, same_values
+from mft_jax.huggingface.adapter_settings import read_settings
+from mft_jax.huggingface.tensors import DTYPES, Span, read, read_spans, same_values
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.families.base import Family, is_positive
+from mft_jax.models.families.base import Family
+from mft_jax.models.params import ParamInfo, ParamInfos, param_infos
 from mft_jax.types import MftError, Params
 
-# Settings whose adapters compute something else; each with the values that mean "not used".
-UNUSED: Mapping[str, tuple[Any, ...]] = {
-    "bias": (None, "none"),
-    "fan_in_fan_out": (None, False),
-    "modules_to_save": (None, []),
-    "lora_bias": (None, False),
-    "layer_replication": (None,),
-    "trainable_token_indices": (None,),
-    "target_parameters": (None, []),
-    "use_qalora": (None, False),
-    "use_bdlora": (None, False),
-    "megatron_config": (None,),
-    "alora_invocation_tokens": (None,),
-    "arrow_config": (None,),
-    "kasa_config": (None,),
-    "monteclora_config": (None,),
-    # Others move the base weights: such an adapter does not fit the base that is named beside it.
-    "init_lora_weights": (None, True, False, "gaussian", "eva", "orthogonal"),
-}
 PARTS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector")
 
 
@@ -62,7 +34,7 @@ PARTS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magni
 class TensorSlot:
     """Where a tensor of the file belongs."""
 
-    path: str
+    info: ParamInfo
     part: str  # a, b or magnitude
     index: tuple[int, ...]
     module: str
@@ -73,11 +45,11 @@ class TensorSlot:
 class ImportedAdapter:
     """An adapter whose headers were read and fit the model; `load` reads the rest.
 
-    `finetune` are the run's settings with what the adapter says in slot of what they said.
+    `tuning`: the run's settings, with what the adapter says in place of theirs.
     """
 
     folder: Path
-    finetune: FinetuneConfig
+    tuning: FinetuneConfig
     base_model: str
     scales: Mapping[str, float]  # by module
     slots: tuple[TensorSlot, ...]
@@ -89,25 +61,25 @@ class ImportedAdapter:
         if changed:
             raise MftError(
                 f"{self.folder} carries base weights that are not this model's: "
-                f"{', '.join(changed)}; expected the adapter alone, of an unchanged base"
+                f"{', '.join(changed)}; expected only the adapter, of an unchanged base"
             )
 
-    def load(self, shapes: Shapes) -> Params:
+    def load(self) -> Params:
         """{path: {"a", "b"[, "magnitude"]}} in float32, on the host."""
-        rank, scale = self.finetune.rank, self.finetune.scale
+        rank, scale = self.tuning.rank, self.tuning.scale
         trainable: Params = {}
-        for path in sorted({slot.path for slot in self.slots}):
-            shape = shapes[path].shape
-            d_in, d_out = adapter_widths(path, shape)
+        adapted = {slot.info.path: slot.info for slot in self.slots}
+        for path, info in sorted(adapted.items()):
+            d_in, d_out = info.product_widths
             parts: dict[str, tuple[int, ...]] = {"a": (d_in, rank), "b": (rank, d_out)}
-            if self.finetune.dora:
+            if self.tuning.dora:
                 parts["magnitude"] = (d_out,)
             trainable[path] = {
-                part: np.zeros((*shape[:-2], *size), np.float32) for part, size in parts.items()
+                part: np.zeros((*info.stack, *size), np.float32) for part, size in parts.items()
             }
         for slot in self.slots:
             value = np.asarray(read(slot.span), np.float32).T
-            leaf = trainable[slot.path][slot.part]
+            leaf = trainable[slot.info.path][slot.part]
             if slot.part == "b":
                 value = value * np.float32(self.scales[slot.module] / scale)
             leaf[slot.index][tuple(map(slice, value.shape))] = value
@@ -115,98 +87,77 @@ class ImportedAdapter:
 
 
 def read_adapter(
-    folder: Path, finetune: FinetuneConfig, family: Family, config: ModelConfig, shapes: Shapes
+    folder: Path, tuning: FinetuneConfig, family: Family, model_config: ModelConfig
 ) -> ImportedAdapter:
     """One `MftError` lists all that does not fit; no tensor is read."""
     problems: list[str] = []
-    settings = _read_settings(folder, problems)
-    rank, alpha = _size(settings, problems)
-    ranks, alphas = (_pattern(settings, k, problems) for k in ("rank_pattern", "alpha_pattern"))
-    dora, rslora = (_flag(settings, key, problems) for key in ("use_dora", "use_rslora"))
+    settings = read_settings(folder, problems)
     slots: list[TensorSlot] = []
     carried: dict[str, Span] = {}
     try:
         spans = read_spans(folder / WEIGHTS_FILE)
-    except MftError as error:  # it stays an error, listed beside the others
+    except MftError as error:  # it stays an error, listed with the others
         problems.append(str(error))
     else:
-        slots, carried = _slots(spans, family, config, shapes, problems)
-        problems += _incomplete(slots, dora) + (_gaps(slots, family, config) if dora else [])
+        slots, carried = _slots(spans, family, model_config, problems)
+        problems += _incomplete(slots, settings.dora)
+        problems += _gaps(slots, family, model_config) if settings.dora else []
         problems += [
-            f"{p.module}: rank {p.span.shape[0]}, but {CONFIG_FILE} says {said}"
-            for p in slots
-            if p.part == "a" and rank
-            if p.span.shape[0] != (said := _matching(ranks, p.module, rank))
+            f"{slot.module}: rank {slot.span.shape[0]}, but {CONFIG_FILE} says {expected}"
+            for slot in slots
+            if slot.part == "a" and settings.rank
+            if slot.span.shape[0] != (expected := settings.expected_rank(slot.module))
         ]
     if problems:
         shown = problems[:20] + [f"... and {len(problems) - 20} more"] * (len(problems) > 20)
         raise MftError(
-            f"{folder} is no adapter for this model ({family.name}, width {config.width}, "
-            f"{config.num_layers} layers):\n  " + "\n  ".join(shown)
+            f"{folder} is no adapter for this model ({family.name}, width {model_config.width}, "
+            f"{model_config.num_layers} layers):\n  " + "\n  ".join(shown)
         )
-    own = {p.module: p.span.shape[0] for p in slots if p.part == "a"}
-    scales = {
-        module: _matching(alphas, module, alpha) / (r**0.5 if rslora else r)
-        for module, r in own.items()
-    }
-    usual, largest = alpha / (rank**0.5 if rslora else rank), max(own.values())
+    ranks = {slot.module: slot.span.shape[0] for slot in slots if slot.part == "a"}
+    scales = {module: settings.scale(module, rank) for module, rank in ranks.items()}
+    largest = max(ranks.values())
+    scale = settings.alpha / settings.divisor(settings.rank)  # of modules without a pattern
     adopted = dataclasses.replace(
-        finetune,
+        tuning,
         rank=largest,
-        alpha=usual * (largest**0.5 if rslora else largest),
-        rslora=rslora,
-        dora=dora,
-        targets=_targets({slot.path for slot in slots}, finetune, shapes),
+        alpha=scale * settings.divisor(largest),
+        rslora=settings.rslora,
+        dora=settings.dora,
+        targets=_targets({slot.info.path for slot in slots}, tuning, param_infos(model_config)),
     )
-    base_model = str(settings.get("base_model_name_or_path") or "an unnamed model")
-    return ImportedAdapter(folder, adopted, base_model, scales, tuple(slots), carried)
-
-
-def _read_settings(folder: Path, problems: list[str]) -> dict[str, Any]:
-    if not (folder / CONFIG_FILE).is_file():
-        raise MftError(f"{folder} has no {CONFIG_FILE}; expected a folder in PEFT's format")
-    if not (folder / WEIGHTS_FILE).is_file():
-        refuse_pickles(folder, "adapter_model*.bin")
-        raise MftError(f"{folder} has no {WEIGHTS_FILE}; save the adapter again")
-    settings = read_json(folder / CONFIG_FILE)
-    if settings.get("peft_type") != "LORA":
-        problems.append(f"peft_type={settings.get('peft_type')!r}; expected 'LORA'")
-    problems += [
-        f"{key}={settings[key]!r}; expected {' or '.join(map(repr, allowed))}"
-        for key, allowed in UNUSED.items()
-        if settings.get(key) not in allowed
-    ]
-    return settings
+    return ImportedAdapter(folder, adopted, settings.base_model, scales, tuple(slots), carried)
 
 
 def _slots(
     spans: Mapping[str, Span],
     family: Family,
-    config: ModelConfig,
-    shapes: Shapes,
+    model_config: ModelConfig,
     problems: list[str],
 ) -> tuple[list[TensorSlot], dict[str, Span]]:
     """Where tensors belong, and the base's among them: peft saves an adapted embedding or head."""
+    infos = param_infos(model_config)
     known, base = {}, {}
-    for entry in family.entries(config):
+    for entry in family.entries(model_config):
         for name, index in entry.tensors():
             module, _, kind = name.rpartition(".")
             for called in (module, module_name(module)):
                 base[f"{called}.base_layer.{kind}"] = name
-                if is_linear(entry.path) or entry.path in TABLES.values():
-                    known[called] = (entry.path, index)
+                if infos[entry.path].adaptable:
+                    known[called] = (infos[entry.path], index)
     found, carried = [], {}
     for name, span in spans.items():
         if (bare := name.removeprefix(PREFIX)) in base:
             carried[base[bare]] = span
             continue
         module, ending = _split(bare)
-        path, index = known.get(module, ("", ()))
-        part = {end: part for part, end in part_names(path).items()}.get(ending)
-        if not path or part is None:
+        info, index = known.get(module, (None, ()))
+        endings = part_names(info.kind) if info else {}
+        part = {end: part for part, end in endings.items()}.get(ending)
+        if info is None or part is None:
             problems.append(f"{name} {span.shape}: the model has no such module")
             continue
-        d_in, d_out = adapter_widths(path, shapes[path].shape)
+        d_in, d_out = info.product_widths
         expected = {"a": ("rank", d_in), "b": (d_out, "rank"), "magnitude": (d_out,)}[part]
         fits = len(expected) == len(span.shape) and all(
             want in ("rank", got) for want, got in zip(expected, span.shape, strict=True)
@@ -214,7 +165,7 @@ def _slots(
         if not fits or span.dtype not in DTYPES:
             problems.append(f"{name}: {span.dtype}{span.shape}, expected {expected}")
         else:
-            found.append(TensorSlot(path, part, index, module, span))
+            found.append(TensorSlot(info, part, index, module, span))
     return found, carried
 
 
@@ -244,59 +195,23 @@ def _incomplete(slots: list[TensorSlot], dora: bool) -> list[str]:
     return problems
 
 
-def _gaps(slots: list[TensorSlot], family: Family, config: ModelConfig) -> list[str]:
+def _gaps(slots: list[TensorSlot], family: Family, model_config: ModelConfig) -> list[str]:
     """Layers that other layers' magnitudes leave out: they have none that changes nothing."""
     adapted = {slot.module for slot in slots}
-    paths = {slot.path for slot in slots}
+    paths = {slot.info.path for slot in slots}
     return [
         f"use_dora: {module} is not adapted, though other layers are; expected all or none"
-        for entry in family.entries(config)
+        for entry in family.entries(model_config)
         for module in (module_name(name) for name, _ in entry.tensors())
         if entry.path in paths and module not in adapted
     ]
 
 
-def _size(settings: Mapping[str, Any], problems: list[str]) -> tuple[int, float]:
-    rank, alpha = settings.get("r"), settings.get("lora_alpha")
-    if isinstance(rank, int) and rank >= 1 and is_positive(alpha):
-        return rank, float(alpha)
-    problems.append(f"r={rank!r}, lora_alpha={alpha!r}; expected positive numbers")
-    return 0, 1.0
-
-
-def _flag(settings: Mapping[str, Any], key: str, problems: list[str]) -> bool:
-    value = settings.get(key)
-    if value is not None and not isinstance(value, bool):
-        problems.append(f"{key}={value!r}; expected true or false")
-    return value is True
-
-
-def _pattern(settings: Mapping[str, Any], key: str, problems: list[str]) -> dict[str, float]:
-    """Positive numbers by regular expression; empty where the key is absent or null."""
-    pattern = settings.get(key) or {}
-    try:
-        if isinstance(pattern, dict) and all(
-            re.compile(name) and is_positive(value) for name, value in pattern.items()
-        ):
-            return pattern
-    except re.error:
-        pass  # the same problem as a pattern of another kind
-    problems.append(f"{key}={pattern!r}; expected positive numbers by regular expression")
-    return {}
-
-
-def _targets(paths: set[str], finetune: FinetuneConfig, shapes: Shapes) -> tuple[str, ...]:
+def _targets(paths: set[str], tuning: FinetuneConfig, infos: ParamInfos) -> tuple[str, ...]:
     """`finetune.targets` of these. All linear layers are called so, since a name like "mlp/down"
     means experts as well where layers without them come first."""
-    usual = set(adapted_paths(dataclasses.replace(finetune, targets=("all_linear",)), shapes))
-    whole = usual <= paths
-    names = sorted({layer_name(path) for path in paths - (usual if whole else set())})
+    by_default = dataclasses.replace(tuning, targets=("all_linear",))
+    all_linear = set(adapted_paths(by_default, infos))
+    whole = all_linear <= paths
+    names = sorted({infos[path].layer for path in paths - (all_linear if whole else set())})
     return ("all_linear", *names) if whole else tuple(names)
-
-
-def _matching(pattern: Mapping[str, float], module: str, default: float) -> float:
-    """PEFT's rule: the first key that the module's name ends with, as a regular expression."""
-    for key, value in pattern.items():
-        if re.match(rf"(.*\.)?({key})$", module):
-            return value
-    return default

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from mft_jax.arrays import over_stack
 from mft_jax.huggingface.folders import has_weights
 from mft_jax.huggingface.tensors import (
     DTYPES,
@@ -34,13 +35,14 @@ from mft_jax.huggingface.tensors import (
     weight_files,
 )
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import init_params, param_shapes
+from mft_jax.models.decoder import init_params
 from mft_jax.models.families import FAMILIES
 from mft_jax.models.families.base import Entry, Family
+from mft_jax.models.params import ParamInfo, ParamInfos, param_infos
 from mft_jax.types import MftError, Params
 
-StoreWeight = Callable[[str, jax.Array], Any]
-Shardings = Callable[[str, Any], Any]
+StoreWeight = Callable[[ParamInfo, jax.Array], Any]
+Shardings = Callable[[ParamInfo, Any], Any]
 OnBytes = Callable[[int, int], None]
 
 SAMPLED_BYTES = 65536
@@ -67,13 +69,14 @@ def read_model(folder: Path) -> tuple[Family, ModelConfig]:
         raise MftError(f"{folder}: {error}") from error
 
 
-def hf_shape(entry: Entry, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> tuple[int, ...]:
+def hf_shape(entry: Entry, infos: ParamInfos) -> tuple[int, ...]:
     """The shape of one HF tensor of an entry."""
-    shape = shapes[entry.path].shape[len(entry.stack) :]
+    info = infos[entry.path]
+    shape = info.shape[len(info.stack) :]
     return shape[::-1] if entry.layout == "transposed" else shape
 
 
-def checked_spans(folder: Path, family: Family, config: ModelConfig) -> dict[str, Span]:
+def checked_spans(folder: Path, family: Family, model_config: ModelConfig) -> dict[str, Span]:
     """Every tensor the model needs, by HF name. One `MftError` lists all that is wrong."""
     found: dict[str, Span] = {}
     damaged: set[str] = set()
@@ -88,10 +91,10 @@ def checked_spans(folder: Path, family: Family, config: ModelConfig) -> dict[str
         twice = sorted(found.keys() & spans.keys())
         problems += [f"{n} is in {found[n].file.name} and in {file.name}" for n in twice]
         found |= spans
-    shapes = param_shapes(config)
+    infos = param_infos(model_config)
     expected = {
-        name: hf_shape(entry, shapes)
-        for entry in family.entries(config)
+        name: hf_shape(entry, infos)
+        for entry in family.entries(model_config)
         for name, _ in entry.tensors()
     }
     readable = expected
@@ -100,7 +103,7 @@ def checked_spans(folder: Path, family: Family, config: ModelConfig) -> dict[str
         if SINGLE_FILE not in damaged:
             places = read_json(folder / INDEX_FILE)["weight_map"]
         readable = {n: shape for n, shape in expected.items() if places.get(n) not in damaged}
-    problems += _differences(readable, found, family, config)
+    problems += _differences(readable, found, family, model_config)
     if problems:
         shown = problems[:20] + [f"... and {len(problems) - 20} more"] * (len(problems) > 20)
         raise MftError(
@@ -114,14 +117,14 @@ def _differences(
     expected: Mapping[str, tuple[int, ...]],
     found: Mapping[str, Span],
     family: Family,
-    config: ModelConfig,
+    model_config: ModelConfig,
 ) -> list[str]:
     problems = [f"missing: {name} {shape}" for name, shape in expected.items() if name not in found]
     head, embedding = (f"{family.names[name]}.weight" for name in ("head", "embedding"))
     for name, span in found.items():
         if name.endswith(family.ignored):  # constants that old checkpoints store
             continue
-        if name == head and config.tied_head:
+        if name == head and model_config.tied_head:
             table = found.get(embedding, span)
             if {span.dtype, table.dtype} <= DTYPES.keys() and not same_values(span, table):
                 problems.append(
@@ -153,31 +156,34 @@ def fingerprint(folder: Path) -> int:
 def load_params(
     folder: Path,
     family: Family,
-    config: ModelConfig,
+    model_config: ModelConfig,
     *,
     store_weight: StoreWeight,
     shardings: Shardings,
+    spans: Mapping[str, Span] | None = None,
     on_bytes: OnBytes | None = None,
 ) -> Params:
     """The checkpoint as `{path: leaf}`, stacked, frozen and placed.
 
-    `store_weight(path, weight)` is the stored form of one layer's weight, traced under jit.
-    `shardings(path, leaf)` gives the `NamedSharding`s of a leaf (of shapes): it is asked for the
-    stacked leaf and for one layer's dense weight. `on_bytes` gets bytes read and bytes in all.
+    `store_weight(info, weight)` is the stored form of one layer's weight, traced under jit.
+    `shardings(info, leaf)` gives the `NamedSharding`s of a leaf (of shapes): it is asked for the
+    stacked leaf and for one layer's dense weight. `spans` are those of `checked_spans`, where they
+    are known already. `on_bytes` gets bytes read and bytes in all.
     """
-    spans = checked_spans(folder, family, config)
-    shapes = param_shapes(config)
+    spans = checked_spans(folder, family, model_config) if spans is None else spans
+    infos = param_infos(model_config)
     total = sum(span.nbytes for span in spans.values())
-    entries = family.entries(config)
+    entries = family.entries(model_config)
     # All leaves are described before the first is read: a weight that cannot be quantised, or that
     # the mesh does not divide, is found before memory is spent.
-    plans = [_plan(entry, shapes[entry.path], store_weight, shardings) for entry in entries]
+    plans = [_plan(infos[entry.path], store_weight, shardings) for entry in entries]
     done = 0
     params: Params = {}
     for entry, plan in zip(entries, plans, strict=True):
-        leaf, insert = _leaf_builder(entry, plan, store_weight)
+        leaf, insert = _leaf_builder(plan, store_weight)
         for name, index in entry.tensors():
-            leaf = insert(leaf, _place(entry, shardings, read(spans[name])), index)
+            weight = _place(entry, plan.info, shardings, read(spans[name]))
+            leaf = insert(leaf, weight, index)
             # Wait, or the queue of dispatched tensors would hold many of them at once.
             jax.block_until_ready(leaf)
             done += spans[name].nbytes
@@ -187,10 +193,10 @@ def load_params(
     return params
 
 
-def _place(entry: Entry, shardings: Shardings, tensor: np.ndarray) -> jax.Array:
+def _place(entry: Entry, info: ParamInfo, shardings: Shardings, tensor: np.ndarray) -> jax.Array:
     """The dense weight in our layout, on its devices; each process reads only its shards."""
     weight = tensor.T if entry.layout == "transposed" else tensor
-    sharding = shardings(entry.path, jax.ShapeDtypeStruct(weight.shape, weight.dtype))
+    sharding = shardings(info, jax.ShapeDtypeStruct(weight.shape, weight.dtype))
     # A copy: the CPU backend may keep the array it is given, and the map is of a file.
     return jax.make_array_from_callback(
         weight.shape, sharding, lambda index: np.array(weight[index], order="C")
@@ -198,38 +204,36 @@ def _place(entry: Entry, shardings: Shardings, tensor: np.ndarray) -> jax.Array:
 
 
 class _Plan(NamedTuple):
-    """A leaf before it is made: whether it is stored by a cast alone, shapes, and placing."""
+    """A leaf before it is made: whether a cast is all that stores it, its shapes, its placing."""
 
+    info: ParamInfo
     cast: bool
     shapes: Any
     target: Any
     whole: NamedSharding
 
 
-def _plan(
-    entry: Entry, dense: jax.ShapeDtypeStruct, store_weight: StoreWeight, shardings: Shardings
-) -> _Plan:
-    depth = len(entry.stack)
-    one = jax.ShapeDtypeStruct(dense.shape[depth:], dense.dtype)
-    frozen = jax.eval_shape(functools.partial(store_weight, entry.path), one)
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*entry.stack, *x.shape), x.dtype), frozen)
-    whole = NamedSharding(shardings(entry.path, one).mesh, PartitionSpec())
-    cast = isinstance(frozen, jax.ShapeDtypeStruct)
-    return _Plan(cast, shapes, shardings(entry.path, shapes), whole)
+def _plan(info: ParamInfo, store_weight: StoreWeight, shardings: Shardings) -> _Plan:
+    one = jax.ShapeDtypeStruct(info.shape[len(info.stack) :], info.dtype)
+    frozen = jax.eval_shape(functools.partial(store_weight, info), one)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*info.stack, *x.shape), x.dtype), frozen)
+    whole = NamedSharding(shardings(info, one).mesh, PartitionSpec())
+    cast = jax.tree.structure(frozen) == jax.tree.structure(one)
+    return _Plan(info, cast, shapes, shardings(info, shapes), whole)
 
 
 def _leaf_builder(
-    entry: Entry, plan: _Plan, store_weight: StoreWeight
+    plan: _Plan, store_weight: StoreWeight
 ) -> tuple[Any, Callable[[Any, jax.Array, tuple[int, ...]], Any]]:
     """The empty leaf, and `insert(leaf, weight, index) -> leaf`, which donates the leaf."""
 
     def store(weight: jax.Array) -> Any:
         if plan.cast:  # elementwise, shard by shard
-            return store_weight(entry.path, weight)
+            return store_weight(plan.info, weight)
         # Quantisation reduces over the weight. On the whole of it, the codes are the same on
         # every mesh; on shards the order of the sums would move a scale by an ulp.
         weight = jax.lax.with_sharding_constraint(weight, plan.whole)
-        return jax.lax.with_sharding_constraint(store_weight(entry.path, weight), plan.whole)
+        return jax.lax.with_sharding_constraint(store_weight(plan.info, weight), plan.whole)
 
     def put(leaf: jax.Array, stored: jax.Array, index: tuple[Any, ...]) -> jax.Array:
         stored = stored.reshape((1,) * len(index) + stored.shape)
@@ -247,25 +251,22 @@ def _leaf_builder(
 
 
 def random_params(
-    family: Family,
-    config: ModelConfig,
+    model_config: ModelConfig,
     seed: int,
     *,
     store_weight: StoreWeight,
     shardings: Shardings,
 ) -> Params:
     """What `load_params` gives, from `init_params` instead of a file: training from scratch."""
-    stacks = {entry.path: entry.stack for entry in family.entries(config)}
+    infos = param_infos(model_config)
 
     def make() -> Params:
-        return {path: store(path, weight) for path, weight in init_params(config, seed).items()}
+        params = init_params(model_config, seed)
+        return {path: store(infos[path], weight) for path, weight in params.items()}
 
-    def store(path: str, weight: jax.Array) -> Any:
-        one: Callable = functools.partial(store_weight, path)
-        for _ in stacks[path]:
-            one = jax.vmap(one)
-        return one(weight)
+    def store(info: ParamInfo, weight: jax.Array) -> Any:
+        return over_stack(functools.partial(store_weight, info), len(info.stack))(weight)
 
     shapes = jax.eval_shape(make)
-    target = {path: shardings(path, leaf) for path, leaf in shapes.items()}
+    target = {path: shardings(infos[path], leaf) for path, leaf in shapes.items()}
     return jax.jit(make, out_shardings=target)()

@@ -1,13 +1,6 @@
 """A fine-tuned model as an ordinary Hugging Face folder, written tensor by tensor.
 
-    method full        the trained weights
-    original base      W16 of the base folder + delta       (dequantized=False)
-    dequantised base   dequantize(W4) + delta               (dequantized=True)
-
-An adapter that started from its weight adds its change since then to the original.
-
-A QLoRA adapter was trained on the dequantised weights, so only the third is the trained model; the
-second starts from better weights that the adapter never saw.
+Which weights are put together is said in `finetune.merge`.
 """
 
 import dataclasses
@@ -18,12 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
-from mft_jax.finetune.tuning import TABLES, FinetuneConfig, is_linear
+from mft_jax.finetune.merge import (
+    TrainedWeights,
+    merge_with_original,
+    merge_with_stored,
+    trained_weight,
+)
 from mft_jax.huggingface.base_weights import checked_spans, hf_shape
 from mft_jax.huggingface.folders import has_weights
 from mft_jax.huggingface.output import new_folder
@@ -38,11 +33,9 @@ from mft_jax.huggingface.tensors import (
     write_tensors,
 )
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import param_shapes
 from mft_jax.models.families.base import Entry, Family
-from mft_jax.types import MftError, Params
-from mft_jax.weights.lora import LoraArray
-from mft_jax.weights.quantized import IntArray, NF4Array, QuantizedDtype, quantize
+from mft_jax.models.params import ParamInfo, param_infos
+from mft_jax.types import MftError
 
 MAX_SHARD_BYTES = 5_000_000_000
 COPIED_FILES = (
@@ -65,6 +58,7 @@ class Source:
     """Where one HF tensor comes from: `index` of our leaf of `entry`, stored as `kind`."""
 
     entry: Entry
+    info: ParamInfo
     index: tuple[int, ...]
     kind: TensorType
 
@@ -73,12 +67,9 @@ def save_merged(
     output: Path,
     *,
     base_folder: Path,
-    trainable: Params,
-    start: Params,
-    frozen: Params,
-    tuning: FinetuneConfig,
+    trained: TrainedWeights,
     family: Family,
-    config: ModelConfig,
+    model_config: ModelConfig,
     dequantized: bool,
     stop_ids: tuple[int, ...] = (),
     max_shard_bytes: int = MAX_SHARD_BYTES,
@@ -87,23 +78,24 @@ def save_merged(
 
     `stop_ids` join the end tokens of generation_config.json, which is made if the base has none.
 
-    `frozen` is needed for `dequantized` alone. A `full` export needs no weights in
-    `base_folder`: then config.json names the dtype.
+    With `dequantized` the base is the stored one (`trained.frozen`), else that of `base_folder`. A
+    `full` export needs no weights in `base_folder`: then config.json names the dtype.
     One process must hold all shards of the parameters. Raises `MftError`, before anything is
     written, where `output` is not free or `base_folder` is incomplete.
     """
-    full = tuning.method == "full"
-    if config.tied_head and not full and TABLES["embedding"] in trainable:
+    full, infos = trained.tuning.method == "full", param_infos(model_config)
+    adapted = {infos[path].kind for path in trained.trainable}
+    if model_config.tied_head and not full and "embedding" in adapted:
         raise MftError(
             "the adapter of an embedding that is also the head cannot be merged: it changes what "
             "is read in, not what is put out; use --format=peft"
         )
     scratch = full and not has_weights(base_folder)
-    spans = {} if scratch else checked_spans(base_folder, family, config)
-    sources = _sources(base_folder, spans, family, config)
-    merging = Merging(tuning, trainable, start, frozen, spans, dequantized)
+    spans = {} if scratch else checked_spans(base_folder, family, model_config)
+    sources = _sources(base_folder, spans, family, model_config)
+    merged = functools.partial(_merged, trained=trained, spans=spans, dequantized=dequantized)
     with new_folder(output) as partial:
-        _write_shards(partial, sources, merging.weight, max_shard_bytes)
+        _write_shards(partial, sources, merged, max_shard_bytes)
         hf_config = read_json(base_folder / "config.json")
         hf_config["architectures"] = [family.architecture]
         (partial / "config.json").write_text(json.dumps(hf_config, indent=2) + "\n", "utf-8")
@@ -126,7 +118,7 @@ def _stop_at(file: Path, hf_config: dict[str, Any], stop_ids: tuple[int, ...]) -
 
 
 def _sources(
-    base_folder: Path, spans: Mapping[str, Span], family: Family, config: ModelConfig
+    base_folder: Path, spans: Mapping[str, Span], family: Family, model_config: ModelConfig
 ) -> dict[str, Source]:
     """Every tensor to write, by HF name."""
     hf_config = read_json(base_folder / "config.json")
@@ -136,76 +128,37 @@ def _sources(
             f"{base_folder / 'config.json'}: dtype={named!r} cannot be written; expected one of "
             f"{', '.join(CONFIG_DTYPES)}"
         )
-    shapes = param_shapes(config)
-    sources = {}
-    for entry in family.entries(config):
-        shape = hf_shape(entry, shapes)
+    infos, sources = param_infos(model_config), {}
+    for entry in family.entries(model_config):
+        info = infos[entry.path]
+        shape = hf_shape(entry, infos)
         for name, index in entry.tensors():
             dtype = spans[name].dtype if name in spans else CONFIG_DTYPES[named]
-            sources[name] = Source(entry, index, TensorType(dtype, shape))
+            sources[name] = Source(entry, info, index, TensorType(dtype, shape))
     return sources
 
 
-@dataclasses.dataclass(frozen=True)
-class Merging:
-    """What `weight` puts together for every tensor."""
-
-    finetune: FinetuneConfig
-    trainable: Params
-    start: Params
-    frozen: Params
-    spans: Mapping[str, Span]
-    dequantized: bool
-
-    def weight(self, name: str, source: Source) -> np.ndarray:
-        """One merged HF tensor."""
-        path, index = source.entry.path, source.index
-        if self.finetune.method == "full":
-            rounded = self.dequantized and is_linear(path)
-            leaves = {"base": self.trainable[path][index]}
-            return self._merge(source, leaves, rounded)
-        adapter = {"adapter": {k: v[index] for k, v in self.trainable.get(path, {}).items()}}
-        if self.dequantized:
-            base = jax.tree.map(lambda x: x[index], self.frozen[path])
-            return self._merge(source, {"base": base, **adapter})
-        original = np.array(read(self.spans[name]))
-        if not adapter["adapter"]:
+def _merged(
+    name: str,
+    source: Source,
+    trained: TrainedWeights,
+    spans: Mapping[str, Span],
+    dequantized: bool,
+) -> np.ndarray:
+    """One HF tensor."""
+    info, transposed = source.info, source.entry.layout == "transposed"
+    if trained.tuning.method == "full":
+        weight = trained_weight(trained, info, source.index, rounded=dequantized)
+    elif dequantized:
+        weight = merge_with_stored(trained, info, source.index)
+    else:
+        original = np.array(read(spans[name]))
+        if not trained.is_changed(info.path):
             return original
-        since = {"start": {k: v[index] for k, v in self.start.get(path, {}).items()}}
-        if source.entry.layout == "transposed":
-            original = original.T
-        return self._merge(source, {"base": original, **adapter, **since})
-
-    def _merge(self, source: Source, leaves: dict[str, Any], rounded: bool = False) -> np.ndarray:
-        dense = _merge(
-            leaves,
-            scale=self.finetune.scale,
-            stored=self.finetune.stored if rounded else None,
-            head=source.entry.path == TABLES["head"],
-        )
-        dense = np.asarray(dense.astype(DTYPES[source.kind.dtype]))
-        return dense.T if source.entry.layout == "transposed" else dense
-
-
-@functools.partial(jax.jit, static_argnames=("scale", "stored", "head"))
-def _merge(
-    leaves: dict[str, Any], *, scale: float, stored: QuantizedDtype | None, head: bool
-) -> Array:
-    """`base + update` in our layout, in float32."""
-    base, adapter, start = (leaves.get(name) for name in ("base", "adapter", "start"))
-    if isinstance(base, (NF4Array, IntArray)):
-        base = base.dequantize(jnp.float32)
-    dense = jnp.asarray(base, jnp.float32)
-    if stored is not None:
-        dense = quantize(dense, stored).dequantize(jnp.float32)
-    with jax.default_matmul_precision("highest"):
-        if start:
-            dense -= scale * start["a"] @ start["b"]
-        if adapter and head:
-            dense += scale * (adapter["a"] @ adapter["b"]).T
-        elif adapter:
-            dense = LoraArray(dense, **adapter, scale=scale).dense(dense)
-    return dense
+        original = original.T if transposed else original
+        weight = merge_with_original(trained, info, source.index, original)
+    found = np.asarray(weight.astype(DTYPES[source.kind.dtype]))
+    return found.T if transposed else found
 
 
 def _write_shards(

@@ -172,11 +172,6 @@ class ModelConfig:
     def score_scale(self) -> float:
         return self.attention_scale or self.head_width**-0.5
 
-    def is_expert(self, path: str) -> bool:
-        """Whether the matrix at `path` is one of several, of which a token uses a few."""
-        sparse = self.experts is not None and path.startswith("layers/mlp/")
-        return sparse and path.count("/") == 3 and path.endswith("/kernel")
-
     @property
     def stacks(self) -> dict[str, range]:
         """Layers of one form each, by the prefix of their parameters, in order of computation."""

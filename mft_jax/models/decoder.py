@@ -18,38 +18,9 @@ from mft_jax.models.attention import View, segment_mask
 from mft_jax.models.block import Block
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.head import Head, OutputTable
-from mft_jax.models.layers import Embedding, Norm
+from mft_jax.models.layers import Embedding, Norm, PositionTable
 from mft_jax.models.rope import rotation
 from mft_jax.types import Params, RouterSums
-
-# Logical axes of a matrix [in, out] by the name of its layer; a bias has the last.
-MATRIX_AXES: dict[str, tuple[str | None, str | None]] = {
-    **dict.fromkeys(("q", "k", "v", "qkv"), ("embed", "heads")),
-    **dict.fromkeys(("q_down", "kv_down"), ("embed", None)),
-    **dict.fromkeys(("q_up", "kv_up"), (None, "heads")),
-    "o": ("heads", "embed"),
-    **dict.fromkeys(("gate", "up", "gate_up"), ("embed", "mlp")),
-    "down": ("mlp", "embed"),
-}
-TABLE_AXES: dict[str, tuple[str | None, str | None]] = {
-    "embedding": ("vocab", "embed"),
-    "head": ("vocab", "embed"),
-    "positions": (None, "embed"),
-    "router": (None, "embed"),
-    "shared_gate": (None, "embed"),
-}
-
-
-def logical_axes(path: str) -> tuple[str | None, ...]:
-    """Of the parameter at `path`, without the leading layer and expert axes of a stacked one."""
-    layer, kind = path.split("/")[-2:]
-    if kind == "table":
-        return TABLE_AXES[layer]
-    if kind == "kernel":
-        return MATRIX_AXES[layer]
-    if kind == "bias" and layer == "head":
-        return TABLE_AXES[layer][:1]
-    return MATRIX_AXES[layer][1:] if layer in MATRIX_AXES else (None,)
 
 
 class Hidden(NamedTuple):
@@ -76,7 +47,8 @@ class Decoder(nnx.Module):
         v, d = model_config.vocab_size, model_config.width
         learned = model_config.positions == "learned"
         self.embedding = Embedding(v, d, rngs=rngs)
-        self.positions = Embedding(model_config.max_positions, d, rngs=rngs) if learned else None
+        positions = model_config.max_positions
+        self.positions = PositionTable(positions, d, rngs=rngs) if learned else None
         for name, layers in model_config.stacks.items():
             block = Block(model_config, sparse=name == "layers", stack=(len(layers),), rngs=rngs)
             setattr(self, name, block)

@@ -7,8 +7,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.layers import INIT
-from mft_jax.weights.lora import LoraTable, dropout
+from mft_jax.models.layers import INIT, Kinds
+from mft_jax.weights.lora import dropout
+from mft_jax.weights.protocol import split_adapter
 
 
 class Head(NamedTuple):
@@ -53,17 +54,19 @@ class Head(NamedTuple):
 class OutputTable(nnx.Module):
     """A head of its own, where the model does not use the embedding's table."""
 
+    KINDS: Kinds = {"table": "head", "bias": "bias"}
+
     def __init__(self, vocab_size: int, width: int, *, bias: bool, rngs: nnx.Rngs):
         self.table = nnx.Param(INIT(rngs.params(), (vocab_size, width), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((vocab_size,), jnp.float32)) if bias else None
 
     def as_head(self, model_config: ModelConfig) -> Head:
-        table = self.table.get_value()
+        table, adapter = split_adapter(self.table.get_value())
         bias = None if self.bias is None else self.bias.get_value()
         head = Head(table, bias, softcap=model_config.final_softcap)
-        if isinstance(table, LoraTable):
-            b = table.scale * table.b.T
-            head = head._replace(table=table.base, a=table.a, b=b, key=table.key, rate=table.rate)
+        if adapter is not None:
+            b = adapter.scale * adapter.b.T
+            head = head._replace(a=adapter.a, b=b, key=adapter.key, rate=adapter.rate)
         if model_config.normalized_head:
             dtype = jnp.promote_types(head.table.dtype, jnp.float32)
             norm = jnp.linalg.norm(head.table.astype(dtype), axis=1, keepdims=True)

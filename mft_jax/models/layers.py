@@ -1,6 +1,8 @@
 """The small layers. `stack` puts a layer axis (or a layer and an expert axis) in front."""
 
 import functools
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +10,15 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from mft_jax.models.config import ModelConfig
-from mft_jax.weights.lora import LoraTable
+from mft_jax.weights.protocol import split_adapter
 
 INIT = nnx.initializers.normal(0.02)
+
+# Every layer that holds parameters says in `KINDS` what they are, by attribute (`models.params`).
+ParamKind = Literal[
+    "matrix", "expert_matrix", "embedding", "head", "table", "norm", "norm_bias", "bias"
+]
+Kinds = ClassVar[Mapping[str, ParamKind]]
 
 ACTIVATIONS = {
     "silu": jax.nn.silu,
@@ -20,6 +28,8 @@ ACTIVATIONS = {
 
 
 class Linear(nnx.Module):
+    KINDS: Kinds = {"kernel": "matrix", "bias": "bias"}
+
     def __init__(
         self, d_in: int, d_out: int, *, bias: bool, stack: tuple[int, ...], rngs: nnx.Rngs
     ):
@@ -34,6 +44,8 @@ class Linear(nnx.Module):
 class Norm(nnx.Module):
     """Root-mean-square norm (arXiv 1910.07467) or layer norm (arXiv 1607.06450), computed in at
     least float32."""
+
+    KINDS: Kinds = {"scale": "norm", "bias": "norm_bias"}
 
     def __init__(self, model_config: ModelConfig, *, width: int = 0, stack: tuple[int, ...] = ()):
         shape = (*stack, width or model_config.width)
@@ -57,6 +69,8 @@ class Norm(nnx.Module):
 
 
 class Embedding(nnx.Module):
+    KINDS: Kinds = {"table": "embedding"}
+
     def __init__(self, rows: int, width: int, *, rngs: nnx.Rngs):
         self.table = nnx.Param(INIT(rngs.params(), (rows, width), jnp.float32))
 
@@ -67,8 +81,13 @@ class Embedding(nnx.Module):
 
     def base_table(self) -> Float[Array, "V D"]:
         """Without its adapter, which changes what is read in, not what a tied head puts out."""
-        table = self.table.get_value()
-        return table.base if isinstance(table, LoraTable) else table
+        return split_adapter(self.table.get_value())[0]
+
+
+class PositionTable(Embedding):
+    """Learned positions: small, never adapted."""
+
+    KINDS = {"table": "table"}
 
 
 def as_row(vector: Float[Array, " D"], like: Array) -> Array:

@@ -12,10 +12,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from mft_jax.models.config import Experts, ModelConfig
-from mft_jax.models.layers import ACTIVATIONS, INIT
+from mft_jax.models.layers import ACTIVATIONS, INIT, Kinds
 from mft_jax.models.mlp import Mlp
 from mft_jax.types import RouterSums
-from mft_jax.weights.experts import ragged_matmul
+from mft_jax.weights.protocol import ragged_matmul
 
 
 def choose(
@@ -37,6 +37,8 @@ def choose(
 class ExpertLayer(nnx.Module):
     """One matrix per expert, [E, in, out]."""
 
+    KINDS: Kinds = {"kernel": "expert_matrix"}
+
     def __init__(self, num: int, d_in: int, d_out: int, *, stack: tuple[int, ...], rngs: nnx.Rngs):
         self.kernel = nnx.Param(INIT(rngs.params(), (*stack, num, d_in, d_out), jnp.float32))
 
@@ -46,6 +48,8 @@ class ExpertLayer(nnx.Module):
 
 class Table(nnx.Module):
     """Scores by rows: small, never quantised, computed in at least float32."""
+
+    KINDS: Kinds = {"table": "table"}
 
     def __init__(self, rows: int, width: int, *, stack: tuple[int, ...], rngs: nnx.Rngs):
         self.table = nnx.Param(INIT(rngs.params(), (*stack, rows, width), jnp.float32))

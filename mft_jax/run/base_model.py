@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from mft_jax.finetune.attach import (
     split_initial_adapters,
     store_weight,
 )
-from mft_jax.finetune.tuning import TABLES, FinetuneConfig, Shapes, adapted_paths
+from mft_jax.finetune.tuning import FinetuneConfig, adapted_paths
 from mft_jax.huggingface.adapter_export import not_for_peft
 from mft_jax.huggingface.adapter_import import ImportedAdapter, read_adapter
 from mft_jax.huggingface.base_weights import (
@@ -40,9 +40,10 @@ from mft_jax.huggingface.base_weights import (
     read_model,
 )
 from mft_jax.huggingface.folders import hub_name, model_folder
+from mft_jax.huggingface.tensors import Span
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import param_shapes
 from mft_jax.models.families.base import Family
+from mft_jax.models.params import ParamInfo, ParamInfos, param_infos
 from mft_jax.types import MftError, Params
 
 
@@ -59,10 +60,11 @@ class Prepared:
     finetune: FinetuneConfig
     imported: ImportedAdapter | None
     name: str  # what others can find the model by
+    spans: Mapping[str, Span]  # where its tensors lie; empty for weights made at random
 
     @property
     def adapted(self) -> frozenset[str]:
-        return frozenset(adapted_paths(self.finetune, param_shapes(self.config)))
+        return frozenset(adapted_paths(self.finetune, param_infos(self.config)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,26 +82,26 @@ def prepare(config: TrainConfig, console: Console, begun: FinetuneConfig | None 
     checkpoints, and the folder that it came from is not read again."""
     folder = model_folder(config.model.path)
     family, model = read_model(folder)
-    shapes = param_shapes(model)
     pretrained = config.model.weights == "pretrained"
     spans = checked_spans(folder, family, model) if pretrained else {}
     tuning, imported = begun or config.finetune, None
     if tuning.adapter and not begun:
-        imported = read_adapter(Path(tuning.adapter).expanduser(), tuning, family, model, shapes)
+        imported = read_adapter(Path(tuning.adapter).expanduser(), tuning, family, model)
         if pretrained:
             imported.check_base(spans)
-        tuning = imported.finetune
+        tuning = imported.tuning
         _say(
             console,
             f"going on from {imported.folder}: rank {tuning.rank}, alpha {tuning.alpha:g}, "
             f"trained on {imported.base_model}",
         )
     name = hub_name(config.model.path) or str(folder)
-    prepared = Prepared(folder, family, model, tuning, imported, name)
+    prepared = Prepared(folder, family, model, tuning, imported, name, spans)
     check_model(config, model, prepared.adapted)
     if note := not_for_peft(prepared.adapted, family, model):
         _say(console, note)
-    if model.tied_head and TABLES["embedding"] in prepared.adapted:
+    infos = param_infos(model)
+    if model.tied_head and any(infos[path].kind == "embedding" for path in prepared.adapted):
         _say(
             console,
             "note: this model's embedding is its head as well, and the adapter changes only what "
@@ -119,22 +121,28 @@ def load_model(config: TrainConfig, prepared: Prepared, mesh: Mesh, console: Con
         prepared.config,
         prepared.finetune,
     )
-    shapes, dtype = param_shapes(model), config.model.compute_dtype
+    infos, dtype = param_infos(model), config.model.compute_dtype
     store = functools.partial(_store, tuning, dtype, prepared.adapted)
     place = functools.partial(sharding.leaf_shardings, mesh)
     if config.model.weights == "random":
-        params = random_params(family, model, config.seed, store_weight=store, shardings=place)
+        params = random_params(model, config.seed, store_weight=store, shardings=place)
     else:
         with loading(console, folder.name) as progress:
             params = load_params(
-                folder, family, model, store_weight=store, shardings=place, on_bytes=progress
+                folder,
+                family,
+                model,
+                store_weight=store,
+                shardings=place,
+                spans=prepared.spans,
+                on_bytes=progress,
             )
     params, start = split_initial_adapters(params)
     if prepared.imported is not None:
-        trainable = prepared.imported.load(shapes)
-        trainable = jax.device_put(trainable, sharding.tree_shardings(mesh, trainable))
+        trainable = prepared.imported.load()
+        trainable = jax.device_put(trainable, sharding.tree_shardings(mesh, infos, trainable))
     else:
-        trainable = _attach(config, tuning, shapes, params, start, mesh)
+        trainable = _attach(config, tuning, infos, params, start, mesh)
     frozen = init_frozen(tuning, params)
     return Model(**vars(prepared), frozen=frozen, trainable=trainable, start=start)
 
@@ -142,7 +150,7 @@ def load_model(config: TrainConfig, prepared: Prepared, mesh: Mesh, console: Con
 def _attach(
     config: TrainConfig,
     tuning: FinetuneConfig,
-    shapes: Shapes,
+    infos: ParamInfos,
     params: Params,
     start: Params,
     mesh: Mesh,
@@ -152,9 +160,9 @@ def _attach(
     read = params if tuning.dora else {}
 
     def adapters(read: Params, start: Params) -> Params:
-        return init_trainable(tuning, read, shapes, config.seed, start)
+        return init_trainable(tuning, read, infos, config.seed, start)
 
-    where = sharding.tree_shardings(mesh, jax.eval_shape(adapters, read, start))
+    where = sharding.tree_shardings(mesh, infos, jax.eval_shape(adapters, read, start))
     return jax.jit(adapters, out_shardings=where)(read, start)
 
 
@@ -170,7 +178,8 @@ def check_model(config: TrainConfig, model: ModelConfig, adapted: frozenset[str]
             f"objective.router_loss={config.objective.router_loss:g}, but the model has no experts "
             "to use evenly; set it to 0"
         )
-    if model.normalized_head and TABLES["head"] in adapted:
+    infos = param_infos(model)
+    if model.normalized_head and any(infos[path].kind == "head" for path in adapted):
         raise MftError(
             "finetune.targets: this model scales the rows of its head to length 1, so an adapter "
             "beside it could not be merged; leave 'head' out"
@@ -206,6 +215,6 @@ def loading(console: Console, name: str) -> Iterator[Callable[[int, int], None]]
 
 
 def _store(
-    tuning: FinetuneConfig, dtype: str, adapted: frozenset[str], path: str, weight: jax.Array
+    tuning: FinetuneConfig, dtype: str, adapted: frozenset[str], info: ParamInfo, weight: jax.Array
 ) -> Any:
-    return store_weight(tuning, path, weight, dtype, adapted)
+    return store_weight(tuning, info, weight, dtype, adapted)

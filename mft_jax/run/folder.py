@@ -30,7 +30,7 @@ from mft_jax.data.tokenization import TokenizedData
 from mft_jax.finetune.combine import count_parameters
 from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.huggingface.base_weights import fingerprint as base_fingerprint
-from mft_jax.models.decoder import param_shapes
+from mft_jax.models.params import param_infos
 from mft_jax.run.base_model import Model, Prepared
 from mft_jax.run.checkpoints import has_checkpoint
 from mft_jax.run.parts import Data
@@ -203,7 +203,7 @@ def packing_record(data: TokenizedData, row_length: int, batch_rows: int) -> dic
 def run_record(config: TrainConfig, model: Model, data: Data, mesh: Mesh) -> dict[str, Any]:
     """The first line of `metrics.jsonl`: what this run is."""
     dtype = config.model.compute_dtype
-    count = count_parameters(model.finetune, param_shapes(model.config), model.trainable, dtype)
+    count = count_parameters(model.finetune, param_infos(model.config), model.trainable, dtype)
     loop, row_length = config.loop, config.data.row_length
     return {
         "kind": "run",

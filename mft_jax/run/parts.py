@@ -29,7 +29,7 @@ from mft_jax.finetune.attach import trainable_shapes
 from mft_jax.gradients import StepSpec
 from mft_jax.huggingface.tokenizers import load_tokenizer
 from mft_jax.losses import make_objective
-from mft_jax.models.decoder import param_shapes
+from mft_jax.models.params import param_infos, vectors
 from mft_jax.run.base_model import Model, Prepared
 from mft_jax.train_state import TrainState
 from mft_jax.train_step import make_train_step
@@ -118,9 +118,10 @@ def build_step_functions(
     steps = config.loop.steps
     compute = _computation(config, model, mesh, data)
     balancer = _balancer(config, data)
-    optimizer = optim.optimizer(config.optim, steps)
+    infos = param_infos(model.config)
+    optimizer = optim.optimizer(config.optim, steps, vectors(infos))
     whole = sharding.replicated(mesh)
-    trainable = sharding.tree_shardings(mesh, model.trainable)
+    trainable = sharding.tree_shardings(mesh, infos, model.trainable)
 
     def init_state(params: Params, initial: TaskSums) -> TrainState:
         zero = jax.numpy.zeros((), jax.numpy.int32)
@@ -167,7 +168,7 @@ def _computation(config: TrainConfig, model: Model, mesh: Mesh, data: Data) -> S
         dtype=config.model.compute_dtype,
         remat=config.model.remat,
         seed=config.seed,
-        placement=sharding.placement(mesh),
+        placement=sharding.placement(mesh, param_infos(model.config)),
     )
 
 
@@ -203,14 +204,15 @@ def check_task_gradients(
             f"{who} needs the gradient of every task, and objective.router_loss belongs to none: "
             "set it to 0, or choose a balancer of losses"
         )
-    shared = [p for p in model.adapted if p.endswith("/table") or model.config.is_expert(p)]
+    infos = param_infos(model.config)
+    shared = [path for path in model.adapted if infos[path].kind != "matrix"]
     if shared:
         raise MftError(
             f"{who} needs the gradient of every task, which adapters of embedding, head and "
             f"experts do not keep apart ({', '.join(sorted(shared))}); leave them out of "
             "finetune.targets"
         )
-    leaves = jax.tree.leaves(trainable_shapes(model.finetune, param_shapes(model.config)))
+    leaves = jax.tree.leaves(trainable_shapes(model.finetune, infos))
     gib = num_tasks * sum(4 * leaf.size for leaf in leaves) / 2**30
     bound = config.balancer.max_task_gradients_gib
     if gib > bound:

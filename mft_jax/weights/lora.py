@@ -5,14 +5,50 @@ embeddings and heads, `TaskLoraArray` for the gradient of every task.
 import dataclasses
 import functools
 import typing
+from collections.abc import Callable
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from mft_jax.weights.quantized import IntArray, NF4Array
+from mft_jax.types import Params
+from mft_jax.weights.frozen import QuantizedArray
+from mft_jax.weights.protocol import (
+    Axes,
+    ShardingOf,
+    Weight,
+    dense,
+    gathered,
+    ragged_matmul,
+    shardings,
+)
 
-Frozen = Array | NF4Array | IntArray
+Frozen = Array | QuantizedArray
+
+
+class Adapter(Weight):
+    """A weight around another, its `base`: an adapter travels as it is, its base as bases do."""
+
+    base: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.base.shape
+
+    def gathered(self, gather: Callable[[Any], Any]) -> Any:
+        return dataclasses.replace(cast(Any, self), base=gathered(self.base, gather))
+
+    def split(self) -> tuple[Any, Any]:
+        return self.base, self
+
+
+def adapter_shardings(parts: Params, axes: Axes, sharding_of: ShardingOf) -> Params:
+    """Of `a`, `b` and the magnitude of an adapter around a matrix with the logical axes (in, out):
+    each lies as its weight along the axis they share."""
+    first, last = axes
+    of_part: dict[str, Axes] = {"a": (first, None), "b": (None, last), "magnitude": (last,)}
+    return {name: sharding_of(part, of_part[name]) for name, part in parts.items()}
 
 
 def dropout(x: Float[Array, "*B in"], key: Key[Array, ""] | None, rate: float) -> Array:
@@ -30,13 +66,18 @@ def dropout(x: Float[Array, "*B in"], key: Key[Array, ""] | None, rate: float) -
 )
 @typing.no_type_check
 @dataclasses.dataclass(frozen=True)
-class LoraArray:
+class LoraArray(Adapter):
     """`x @ w = x @ base + scale * (dropout(x) @ a) @ b` (LoRA, arXiv 2106.09685, Eq. 3).
 
     `base` is whatever knows `x @ base`: QLoRA is `LoraArray(NF4Array, a, b, scale)`. With a
     `magnitude` the columns of `base + scale * a @ b` are scaled to it (DoRA, arXiv 2402.09353,
     Eq. 5), their norm taken as a constant in the backward pass (section 4.3).
     As a pytree it may hold shapes or shardings in place of arrays (`no_type_check`).
+
+    >>> import jax.numpy as jnp
+    >>> w = LoraArray(jnp.eye(2), a=jnp.ones((2, 1)), b=jnp.ones((1, 2)), scale=0.5)
+    >>> (jnp.array([[1.0, 3.0]]) @ w).tolist()
+    [[3.0, 5.0]]
     """
 
     base: Frozen
@@ -46,10 +87,6 @@ class LoraArray:
     magnitude: Float[Array, "*N out"] | None = None
     key: Key[Array, "*N"] | None = None
     rate: float = 0.0
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.base.shape
 
     def dropped(self, x: Float[Array, "*B in"]) -> Float[Array, "*B in"]:
         return dropout(x, self.key, self.rate)
@@ -68,9 +105,20 @@ class LoraArray:
         """The dense update, `scale * a @ b`, in the adapter's dtype."""
         return self.scale * jnp.einsum("...ir,...ro->...io", self.a, self.b)
 
-    def dense(self, base: Float[Array, "*N in out"]) -> Float[Array, "*N in out"]:
-        """The whole weight, with `base` in place of the adapter's own."""
-        merged = base + self.delta()
+    def ragged(self, x: Float[Array, "M in"], sizes: Int[Array, " E"]) -> Float[Array, "M out"]:
+        low = ragged_matmul(self.dropped(x), self.a, sizes)
+        update = self.scale * ragged_matmul(low, self.b, sizes)
+        return ragged_matmul(x, self.base, sizes) + update
+
+    def shardings(self, axes: Axes, sharding_of: ShardingOf) -> Any:
+        """Of the stored rest of a weight and the start that follows from it."""
+        parts = adapter_shardings({"a": self.a, "b": self.b}, axes, sharding_of)
+        base = shardings(self.base, axes, sharding_of)
+        return LoraArray(base, **parts, scale=self.scale)
+
+    def dense(self, dtype: jax.typing.DTypeLike) -> Float[Array, "*N in out"]:
+        """The base and the update together."""
+        merged = dense(self.base, dtype) + self.delta()
         if self.magnitude is None:
             return merged
         norm = jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(merged), axis=-2), _least(merged.dtype)))
@@ -84,11 +132,16 @@ class LoraArray:
 )
 @typing.no_type_check
 @dataclasses.dataclass(frozen=True)
-class LoraTable:
+class LoraTable(Adapter):
     """The table of an embedding, whose rows are taken, or of a head, whose rows make logits.
 
     embedding   a [V, R], b [R, D]   table + scale * a @ b
     head        a [D, R], b [R, V]   table + scale * (a @ b).T, put together in `models.head`
+
+    >>> import jax.numpy as jnp
+    >>> table = LoraTable(jnp.zeros((3, 2)), a=jnp.eye(3, 1), b=jnp.ones((1, 2)), scale=2.0)
+    >>> table.take(jnp.array([0, 2])).tolist()
+    [[2.0, 2.0], [0.0, 0.0]]
     """
 
     base: Float[Array, "V D"]
@@ -110,7 +163,7 @@ class LoraTable:
 )
 @typing.no_type_check
 @dataclasses.dataclass(frozen=True)
-class TaskLoraArray:
+class TaskLoraArray(Adapter):
     """`LoraArray` whose backward pass returns the gradient of its adapter for every task.
 
     Segments are isolated by attention and every position belongs to one task, so the cotangent of
@@ -127,10 +180,6 @@ class TaskLoraArray:
     magnitude: Float[Array, "*N T out"] | None = None
     key: Key[Array, "*N"] | None = None
     rate: float = 0.0
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.base.shape
 
     def __rmatmul__(self, x: Float[Array, "B L in"]) -> Float[Array, "B L out"]:
         plain, dropped = x @ self.base, dropout(x, self.key, self.rate)
@@ -151,14 +200,19 @@ def column_norm(
 
     |w + s a b|^2 = |w|^2 + 2 s (a.T w) . b + s^2 b . (a.T a) b needs no dense sum. Never zero: it
     divides, and a column of zeros is no mistake.
+
+    >>> import jax.numpy as jnp
+    >>> w, a, b = jnp.diag(jnp.array([3.0, 4.0])), jnp.zeros((2, 1)), jnp.zeros((1, 2))
+    >>> column_norm(w, a, b, scale=1.0).tolist()
+    [3.0, 4.0]
     """
     dtype = jnp.promote_types(a.dtype, jnp.float32)
     base, a, b = jax.lax.stop_gradient((base, a.astype(dtype), b.astype(dtype)))
-    dense = base.astype(dtype) if isinstance(base, jax.Array) else base.dequantize(dtype)
     with jax.default_matmul_precision("highest"):
         cross = jnp.sum((a.T @ base) * b, axis=0)
-        own = jnp.sum(b * ((a.T @ a) @ b), axis=0)
-    square = jnp.sum(jnp.square(dense), axis=-2) + 2 * scale * cross + scale**2 * own
+        of_update = jnp.sum(b * ((a.T @ a) @ b), axis=0)
+    square = jnp.sum(jnp.square(dense(base, dtype)), axis=-2)
+    square = square + 2 * scale * cross + scale**2 * of_update
     return jnp.sqrt(jnp.maximum(square, _least(dtype)))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mft_jax.huggingface.base_weights import hf_shape, read_model
 from mft_jax.huggingface.tensors import DTYPES, INDEX_FILE
-from mft_jax.models.decoder import param_shapes
+from mft_jax.models.params import param_infos
 from mft_jax.testing import tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,8 +36,8 @@ def sparse_checkpoint(folder, hf_config, shards):
     (folder / "model.safetensors").unlink()
     (folder / "config.json").write_text(json.dumps(hf_config))
     family, config = read_model(folder)
-    shapes = param_shapes(config)
-    entries = [(n, hf_shape(e, shapes)) for e in family.entries(config) for n, _ in e.tensors()]
+    infos = param_infos(config)
+    entries = [(n, hf_shape(e, infos)) for e in family.entries(config) for n, _ in e.tensors()]
     weight_map, total = {}, 0
     for number in range(shards):
         header, offset = {}, 0

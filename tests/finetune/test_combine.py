@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mft_jax.arrays import over_stack
 from mft_jax.finetune.attach import (
     init_frozen,
     init_trainable,
@@ -15,16 +16,21 @@ from mft_jax.finetune.attach import (
     store_weight,
 )
 from mft_jax.finetune.combine import combine
-from mft_jax.finetune.tuning import FinetuneConfig, adapted_paths, is_linear
+from mft_jax.finetune.tuning import FinetuneConfig, adapted_paths
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import bind, init_params, param_shapes
+from mft_jax.models.decoder import bind, init_params
 from mft_jax.models.nll import next_token_nll
+from mft_jax.models.params import param_infos
 from mft_jax.types import MftError
-from mft_jax.weights.quantized import QuantizedArray, dequantize_stack
+from mft_jax.weights import protocol
+from mft_jax.weights.frozen import QuantizedArray
 
 CONFIG = ModelConfig(98, 64, 128, 2, 4, 2, 16, 64, qkv_bias=True)
-SHAPES = param_shapes(CONFIG)
-LINEAR = sorted(path for path in SHAPES if is_linear(path))
+INFOS = param_infos(CONFIG)
+LINEAR = sorted(path for path in INFOS if INFOS[path].quantizable)
+UP = "layers/mlp/up/kernel"
+OF_EXPERTS = dataclasses.replace(INFOS[UP], kind="expert_matrix", shape=(2, 4, 64, 128))
+EXPERTS = {**INFOS, UP: OF_EXPERTS}
 TABLES = ("all_linear", "embedding", "head")
 TOKENS = jax.random.randint(jax.random.key(9), (2, 12), 0, 98)
 
@@ -38,11 +44,12 @@ def base():
 
 def stored(config: FinetuneConfig, base) -> tuple[dict, dict]:
     """(stored, start), as the importer makes them: layer by layer."""
-    adapted = adapted_paths(config, SHAPES)
+    adapted = adapted_paths(config, INFOS)
 
     def put(path, weight):
-        one = functools.partial(store_weight, config, path, dtype=jnp.float32, adapted=adapted)
-        return (jax.vmap(one) if is_linear(path) else one)(weight)
+        info, how = INFOS[path], {"dtype": jnp.float32, "adapted": adapted}
+        one = functools.partial(store_weight, config, info, **how)
+        return over_stack(one, len(info.stack))(weight)
 
     made = jax.jit(lambda base: {path: put(path, w) for path, w in base.items()})(base)
     return split_initial_adapters(made)
@@ -51,7 +58,7 @@ def stored(config: FinetuneConfig, base) -> tuple[dict, dict]:
 def split(config: FinetuneConfig, base, moved: float = 0.0) -> tuple[dict, dict]:
     """(trainable, frozen); `moved`: by noise of that size, other for every leaf."""
     params, start = stored(config, base)
-    trainable = init_trainable(config, params, SHAPES, 0, start)
+    trainable = init_trainable(config, params, INFOS, 0, start)
     leaves, structure = jax.tree.flatten(trainable)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     leaves = [x + moved * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
@@ -79,8 +86,7 @@ def dense(config: FinetuneConfig, trainable, frozen) -> dict:
     """Every weight as one array, by the formulas: in NumPy, float64."""
     merged = {}
     for path, leaf in frozen.items():
-        weight = dequantize_stack(leaf, jnp.float32) if isinstance(leaf, QuantizedArray) else leaf
-        weight = np.asarray(weight, np.float64)
+        weight = np.asarray(protocol.dense(leaf, jnp.float32), np.float64)
         if path in trainable:
             part = {name: np.asarray(x, np.float64) for name, x in trainable[path].items()}
             update = config.scale * part["a"] @ part["b"]
@@ -111,7 +117,10 @@ COMPOSITIONS = {
 def test_logits_and_nll_are_those_of_the_merged_weights(case, base):
     config = FinetuneConfig(**{"method": "qlora", "rank": 4, "alpha": 6.0, **COMPOSITIONS[case]})
     trainable, frozen = split(config, base, moved=0.1)
-    ours, merged = combine(config, trainable, frozen, jnp.float32), dense(config, trainable, frozen)
+    ours, merged = (
+        combine(config, INFOS, trainable, frozen, jnp.float32),
+        dense(config, trainable, frozen),
+    )
     want = logits(merged)
     assert jnp.abs(want - logits(dense(config, {}, frozen))).max() > 0.05
     np.testing.assert_allclose(logits(ours), want, atol=2e-4)
@@ -140,7 +149,7 @@ def test_training_starts_at_the_base(case, base):
     trainable, frozen = split(config, base)
     want = logits(dense(config, {}, frozen) if config.stored else base)
     np.testing.assert_allclose(
-        logits(combine(config, trainable, frozen, jnp.float32)), want, atol=1e-4
+        logits(combine(config, INFOS, trainable, frozen, jnp.float32)), want, atol=1e-4
     )
 
 
@@ -161,10 +170,10 @@ def test_loftq_and_pissa_start_nearer_to_the_base_than_rounding(quantization, ba
 def test_a_start_comes_back_beside_what_is_stored(init, base):
     config = FinetuneConfig(rank=4, init=init, targets=("attention/q", "mlp/*", "head"))
     params, start = stored(config, base)
-    paths = adapted_paths(config, SHAPES)
-    assert sorted(start) == [path for path in paths if is_linear(path)]
+    paths = adapted_paths(config, INFOS)
+    assert sorted(start) == [path for path in paths if INFOS[path].quantizable]
     assert all(isinstance(params[path], QuantizedArray) for path in LINEAR)
-    trainable = init_trainable(config, params, SHAPES, 0, start)
+    trainable = init_trainable(config, params, INFOS, 0, start)
     assert sorted(trainable) == paths
     for path, part in start.items():
         assert part["b"].any() and sorted(part) == ["a", "b"]
@@ -187,11 +196,11 @@ def test_full_through_the_rounding_is_straight_through(quantization, base):
     trainable, frozen = split(config, base)
     assert frozen == {} and all(leaf.dtype == jnp.float32 for leaf in trainable.values())
     rounded = dense(config, {}, stored(FinetuneConfig(quantization=quantization), base)[0])
-    computed = combine(config, trainable, frozen, jnp.float32)
+    computed = combine(config, INFOS, trainable, frozen, jnp.float32)
     for path, leaf in computed.items():
         np.testing.assert_allclose(leaf, rounded[path], rtol=0, atol=1e-6)
-        assert np.array_equal(leaf, base[path]) != is_linear(path)
-    ours = jax.grad(lambda t: nll(combine(config, t, {}, jnp.float32), 40).mean())(trainable)
+        assert np.array_equal(leaf, base[path]) != INFOS[path].quantizable
+    ours = jax.grad(lambda t: nll(combine(config, INFOS, t, {}, jnp.float32), 40).mean())(trainable)
     want = jax.grad(lambda params: nll(params, 98).mean())(rounded)
     for path, grad in ours.items():
         np.testing.assert_allclose(grad, want[path], atol=1e-4 * float(jnp.abs(want[path]).max()))
@@ -201,12 +210,12 @@ def test_full_through_the_rounding_is_straight_through(quantization, base):
 def test_dropout_differs_by_layer_path_and_key_and_is_off_without_one(targets, base):
     config = FinetuneConfig(rank=4, dropout=0.5, targets=targets)
     trainable, frozen = split(config, base, moved=0.1)
-    run = functools.partial(combine, config, trainable, frozen, jnp.float32)
+    run = functools.partial(combine, config, INFOS, trainable, frozen, jnp.float32)
     still = logits(run())
     without = dataclasses.replace(config, dropout=0.0)
     for params in (
-        combine(without, trainable, frozen, jnp.float32),
-        combine(without, trainable, frozen, jnp.float32, jax.random.key(0)),
+        combine(without, INFOS, trainable, frozen, jnp.float32),
+        combine(without, INFOS, trainable, frozen, jnp.float32, jax.random.key(0)),
     ):
         np.testing.assert_array_equal(logits(params), still)
     steps = [logits(run(jax.random.key(k))) for k in (0, 0, 1)]
@@ -215,7 +224,7 @@ def test_dropout_differs_by_layer_path_and_key_and_is_off_without_one(targets, b
     params = run(jax.random.key(0))
     keys = [
         tuple(words)
-        for path in adapted_paths(config, SHAPES)
+        for path in adapted_paths(config, INFOS)
         if path != "embedding/table"
         for words in np.atleast_2d(jax.random.key_data(params[path].key))
     ]
@@ -225,9 +234,9 @@ def test_dropout_differs_by_layer_path_and_key_and_is_off_without_one(targets, b
 def test_a_dropped_head_is_the_same_in_every_chunk_of_the_vocabulary(base):
     config = FinetuneConfig("lora", rank=4, dropout=0.5, targets=("head",))
     trainable, frozen = split(config, base, moved=0.1)
-    params = combine(config, trainable, frozen, jnp.float32, jax.random.key(0))
+    params = combine(config, INFOS, trainable, frozen, jnp.float32, jax.random.key(0))
     assert not np.allclose(
-        nll(params, 98), nll(combine(config, trainable, frozen, jnp.float32), 98)
+        nll(params, 98), nll(combine(config, INFOS, trainable, frozen, jnp.float32), 98)
     )
     np.testing.assert_allclose(nll(params, 98), nll(params, 7), atol=1e-4)
 
@@ -261,25 +270,23 @@ def test_what_contradicts_itself_is_refused(options, said):
 @pytest.mark.parametrize("target", ["embedding", "head", "*"])
 def test_dora_has_no_magnitudes_for_tables(target):
     with pytest.raises(MftError, match="dora has no magnitudes for .*(embedding|head)"):
-        adapted_paths(FinetuneConfig(dora=True, targets=("all_linear", target)), SHAPES)
+        adapted_paths(FinetuneConfig(dora=True, targets=("all_linear", target)), INFOS)
 
 
 def test_dora_has_no_magnitudes_for_experts():
-    experts = {"layers/mlp/up/kernel": jax.ShapeDtypeStruct((2, 4, 64, 128), jnp.float32)}
     config = FinetuneConfig(dora=True, targets=("mlp/up",))
     with pytest.raises(MftError, match="dora has no magnitudes for mlp/up"):
-        adapted_paths(config, {**SHAPES, **experts})
-    assert adapted_paths(dataclasses.replace(config, dora=False), {**SHAPES, **experts})
+        adapted_paths(config, EXPERTS)
+    assert adapted_paths(dataclasses.replace(config, dora=False), EXPERTS)
 
 
 def test_all_linear_leaves_experts_and_tables_out():
-    experts = {"layers/mlp/up/kernel": jax.ShapeDtypeStruct((2, 4, 64, 128), jnp.float32)}
-    paths = adapted_paths(FinetuneConfig(), {**SHAPES, **experts})
+    paths = adapted_paths(FinetuneConfig(), EXPERTS)
     assert paths == [path for path in LINEAR if path != "layers/mlp/up/kernel"]
 
 
 def test_a_tied_head_cannot_be_a_target():
-    tied = {path: shape for path, shape in SHAPES.items() if path != "head/table"}
+    tied = param_infos(dataclasses.replace(CONFIG, tied_head=True))
     assert adapted_paths(FinetuneConfig(targets=("embedding",)), tied) == ["embedding/table"]
     with pytest.raises(MftError, match="'head' matches no linear layer"):
         adapted_paths(FinetuneConfig(targets=("head",)), tied)

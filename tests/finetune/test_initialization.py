@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mft_jax.finetune.initialization import loftq, pissa, principal
-from mft_jax.weights.quantized import quantize
+from mft_jax.weights.storage import quantize
 
 RANK = 8
 SHAPES = [(128, 96), (64, 192)]

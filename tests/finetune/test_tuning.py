@@ -5,17 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mft_jax.arrays import over_stack
 from mft_jax.finetune.attach import init_frozen, init_trainable, store_weight
 from mft_jax.finetune.combine import combine, count_parameters
-from mft_jax.finetune.tuning import FinetuneConfig, adapted_paths, is_linear
+from mft_jax.finetune.tuning import FinetuneConfig, adapted_paths
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import bind, init_params, param_shapes
+from mft_jax.models.decoder import bind, init_params
+from mft_jax.models.params import param_infos
 from mft_jax.types import MftError
-from mft_jax.weights.quantized import NF4Array, QuantizedArray
+from mft_jax.weights.frozen import QuantizedArray
+from mft_jax.weights.nf4 import NF4Array
 
 CONFIG = ModelConfig(98, 64, 128, 2, 4, 2, 16, 64, qkv_bias=True)
-SHAPES = param_shapes(CONFIG)
-LINEAR = sorted(path for path in SHAPES if is_linear(path))
+INFOS = param_infos(CONFIG)
+LINEAR = sorted(path for path in INFOS if INFOS[path].quantizable)
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +29,9 @@ def base():
 def frozen_params(config: FinetuneConfig, base) -> dict:
     def stored(path, weight):
         def one(layer):
-            return store_weight(config, path, layer, jnp.float32)
+            return store_weight(config, INFOS[path], layer, jnp.float32)
 
-        return jax.vmap(one)(weight) if is_linear(path) else one(weight)
+        return over_stack(one, len(INFOS[path].stack))(weight)
 
     return jax.jit(lambda base: {path: stored(path, w) for path, w in base.items()})(base)
 
@@ -36,7 +39,7 @@ def frozen_params(config: FinetuneConfig, base) -> dict:
 def split(config: FinetuneConfig, base) -> tuple[dict, dict]:
     """(trainable, frozen)"""
     params = frozen_params(config, base)
-    return init_trainable(config, params, SHAPES, 0), init_frozen(config, params)
+    return init_trainable(config, params, INFOS, 0), init_frozen(config, params)
 
 
 @jax.jit
@@ -48,9 +51,9 @@ def run(params):
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_the_trainable_tree_is_the_adapters_alone(method, base):
     trainable, frozen = split(FinetuneConfig(method=method, rank=4), base)
-    assert sorted(trainable) == LINEAR and set(frozen) == set(SHAPES)
+    assert sorted(trainable) == LINEAR and set(frozen) == set(INFOS)
     for path, adapter in trainable.items():
-        n, d_in, d_out = SHAPES[path].shape
+        n, d_in, d_out = INFOS[path].shape
         assert adapter["a"].shape == (n, d_in, 4) and adapter["b"].shape == (n, 4, d_out)
         assert np.abs(adapter["a"]).max() <= d_in**-0.5 and np.std(adapter["a"]) > 0
         np.testing.assert_array_equal(adapter["b"], 0.0)
@@ -62,18 +65,18 @@ def test_the_trainable_tree_is_the_adapters_alone(method, base):
 def test_training_starts_at_the_frozen_base_exactly(method, base):
     config = FinetuneConfig(method=method, rank=4)
     trainable, frozen = split(config, base)
-    started = run(combine(config, trainable, frozen, jnp.float32))
+    started = run(combine(config, INFOS, trainable, frozen, jnp.float32))
     np.testing.assert_array_equal(started, run(frozen))
     moved = jax.tree.map(lambda x: x + 0.1, trainable)
-    assert not np.allclose(run(combine(config, moved, frozen, jnp.float32)), started)
+    assert not np.allclose(run(combine(config, INFOS, moved, frozen, jnp.float32)), started)
 
 
 def test_full_trains_everything_in_float32_and_freezes_nothing(base):
     config = FinetuneConfig(method="full")
     trainable, frozen = split(config, base)
-    assert frozen == {} and set(trainable) == set(SHAPES)
+    assert frozen == {} and set(trainable) == set(INFOS)
     assert all(leaf.dtype == jnp.float32 for leaf in trainable.values())
-    computed = combine(config, trainable, frozen, jnp.bfloat16)
+    computed = combine(config, INFOS, trainable, frozen, jnp.bfloat16)
     for path, leaf in computed.items():
         vector = path.endswith(("scale", "bias"))
         assert leaf.dtype == (jnp.float32 if vector else jnp.bfloat16), path
@@ -81,8 +84,8 @@ def test_full_trains_everything_in_float32_and_freezes_nothing(base):
 
 def test_adapters_differ_between_layers_and_matrices_and_follow_the_seed():
     config = FinetuneConfig(rank=4)
-    first, again = (init_trainable(config, {}, SHAPES, 0) for _ in range(2))
-    other = init_trainable(config, {}, SHAPES, 1)
+    first, again = (init_trainable(config, {}, INFOS, 0) for _ in range(2))
+    other = init_trainable(config, {}, INFOS, 1)
     jax.tree.map(np.testing.assert_array_equal, first, again)
     a = [
         np.asarray(first[path]["a"]) for path in ("layers/mlp/gate/kernel", "layers/mlp/up/kernel")
@@ -101,7 +104,7 @@ def test_adapters_differ_between_layers_and_matrices_and_follow_the_seed():
     ],
 )
 def test_targets_are_patterns_over_layer_names(targets, want):
-    paths = adapted_paths(FinetuneConfig(targets=targets), SHAPES)
+    paths = adapted_paths(FinetuneConfig(targets=targets), INFOS)
     assert paths == [f"layers/{name}/kernel" for name in want]
 
 
@@ -109,7 +112,7 @@ def test_a_target_that_matches_nothing_is_refused_and_the_choices_named():
     with pytest.raises(
         MftError, match=r"'q_proj' matches no linear layer; .*attention/q, .*mlp/up"
     ):
-        adapted_paths(FinetuneConfig(targets=("attention/q", "q_proj")), SHAPES)
+        adapted_paths(FinetuneConfig(targets=("attention/q", "q_proj")), INFOS)
 
 
 def test_a_rank_below_one_is_refused():
@@ -120,12 +123,12 @@ def test_a_rank_below_one_is_refused():
 def test_counts_are_those_of_the_trees(base):
     config = FinetuneConfig(method="qlora", rank=4)
     trainable, frozen = split(config, base)
-    count = count_parameters(config, SHAPES, trainable, jnp.bfloat16)
+    count = count_parameters(config, INFOS, trainable, jnp.bfloat16)
     assert count.total == sum(leaf.size for leaf in base.values())
     assert count.trainable == sum(leaf.size for leaf in jax.tree.leaves(trainable))
     codes = [leaf for leaf in frozen.values() if isinstance(leaf, NF4Array)]
     bits = [leaf.size * jax.dtypes.itemsize_bits(leaf.dtype) for leaf in jax.tree.leaves(codes)]
-    dense = sum(leaf.size for path, leaf in base.items() if not is_linear(path))
+    dense = sum(leaf.size for path, leaf in base.items() if not INFOS[path].quantizable)
     assert count.stored_bytes == sum(bits) // 8 + 2 * dense + 4 * count.trainable
     assert count.bits_per_weight == sum(bits) / sum(leaf.codes.size for leaf in codes)
 
@@ -134,5 +137,5 @@ def test_counts_are_those_of_the_trees(base):
 def test_dense_weights_count_in_the_dtype_they_are_kept_in(method, bits, base):
     config = FinetuneConfig(method=method)
     trainable, _ = split(config, base)
-    count = count_parameters(config, SHAPES, trainable, jnp.bfloat16)
+    count = count_parameters(config, INFOS, trainable, jnp.bfloat16)
     assert count.bits_per_weight == bits

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from mft_jax.huggingface.base_weights import hf_shape, read_model
-from mft_jax.models.decoder import param_shapes
+from mft_jax.models.params import param_infos
 from mft_jax.sharding import MeshConfig, make_mesh
 
 HF_CONFIG = {
@@ -46,10 +46,10 @@ def write_checkpoint(tmp_path: Path) -> WriteCheckpoint:
         (folder / "config.json").write_text(json.dumps(hf_config))
         (folder / "generation_config.json").write_text('{"do_sample": false}')
         family, config = read_model(folder)
-        shapes = param_shapes(config)
+        infos = param_infos(config)
         rng = np.random.default_rng(0)
         tensors = {
-            name: rng.normal(0, 0.1, hf_shape(entry, shapes)).astype(dtype)
+            name: rng.normal(0, 0.1, hf_shape(entry, infos)).astype(dtype)
             for entry in family.entries(config)
             for name, _ in entry.tensors()
         }

@@ -11,11 +11,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mft_jax.finetune.attach import init_trainable, store_weight
+from mft_jax.finetune.merge import TrainedWeights
 from mft_jax.finetune.tuning import FinetuneConfig, adapted_paths
 from mft_jax.huggingface.adapter_export import save_adapter
 from mft_jax.huggingface.adapter_import import read_adapter
 from mft_jax.huggingface.base_weights import load_params, read_model
-from mft_jax.models.decoder import param_shapes
+from mft_jax.models.params import param_infos
 from mft_jax.sharding import MeshConfig, leaf_shardings, make_mesh
 from mft_jax.testing import tiny_checkpoint
 from mft_jax.types import MftError
@@ -28,12 +29,12 @@ NORMAL = FinetuneConfig("lora", rank=3, alpha=6.0)
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """`model(family) -> (folder, family, config, params in float32)`, made once."""
-    shelf = tmp_path_factory.mktemp("models")
+    folder_of_models = tmp_path_factory.mktemp("models")
     mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
 
     @functools.cache
     def make(name):
-        folder = tiny_checkpoint(shelf / name, name)
+        folder = tiny_checkpoint(folder_of_models / name, name)
         family, config = read_model(folder)
         put = functools.partial(store_weight, FinetuneConfig("lora"), dtype=jnp.float32)
         where = functools.partial(leaf_shardings, mesh)
@@ -54,14 +55,12 @@ def noise(tree, seed=1):
 def saved(model, name, settings, folder, start=None):
     """The trainable tree of an adapter that was saved to `folder`."""
     _, family, config, params = model(name)
-    trainable = noise(init_trainable(settings, params, param_shapes(config), 0))
+    trainable = noise(init_trainable(settings, params, param_infos(config), 0))
     save_adapter(
         folder,
-        trainable=trainable,
-        start=start or {},
-        tuning=settings,
+        trained=TrainedWeights(settings, trainable, start or {}),
         family=family,
-        config=config,
+        model_config=config,
         base_model="the/base",
     )
     return trainable
@@ -69,7 +68,7 @@ def saved(model, name, settings, folder, start=None):
 
 def reading(model, name, folder, settings=NORMAL):
     _, family, config, _ = model(name)
-    return read_adapter(folder, settings, family, config, param_shapes(config))
+    return read_adapter(folder, settings, family, config)
 
 
 TABLES = ("all_linear", "embedding", "head")
@@ -93,15 +92,15 @@ def test_what_was_saved_is_read_again(case, model, tmp_path):
     trainable = saved(model, name, settings, tmp_path / "adapter")
     other = FinetuneConfig("qlora", rank=7, alpha=1.0, targets=("attention/q",), dropout=0.1)
     found = reading(model, name, tmp_path / "adapter", other)
-    assert (found.finetune.rank, found.finetune.dora) == (settings.rank, settings.dora)
-    assert not found.finetune.rslora  # its scale is written as a plain one
-    assert found.finetune.scale == pytest.approx(settings.scale, rel=1e-6)
+    assert (found.tuning.rank, found.tuning.dora) == (settings.rank, settings.dora)
+    assert not found.tuning.rslora  # its scale is written as a plain one
+    assert found.tuning.scale == pytest.approx(settings.scale, rel=1e-6)
     assert found.base_model == "the/base"
     # What the adapter does not say stays as the run has it.
-    assert (found.finetune.method, found.finetune.dropout) == ("qlora", 0.1)
-    shapes = param_shapes(model(name)[2])
-    assert adapted_paths(found.finetune, shapes) == sorted(trainable)
-    loaded = found.load(shapes)
+    assert (found.tuning.method, found.tuning.dropout) == ("qlora", 0.1)
+    infos = param_infos(model(name)[2])
+    assert adapted_paths(found.tuning, infos) == sorted(trainable)
+    loaded = found.load()
     assert jax.tree.structure(loaded) == jax.tree.structure(trainable)
     for got, want in zip(jax.tree.leaves(loaded), jax.tree.leaves(trainable), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-6)
@@ -111,13 +110,13 @@ def test_what_was_saved_is_read_again(case, model, tmp_path):
 def test_a_start_is_taken_off_with_twice_the_rank(rslora, model, tmp_path):
     """Targets without a start grow as well: the folder names one rank for all."""
     settings = dataclasses.replace(NORMAL, rslora=rslora, init="pissa", targets=TABLES)
-    shapes = param_shapes(model("llama")[2])
-    start = noise(init_trainable(settings, {}, shapes, 3), seed=4)
+    infos = param_infos(model("llama")[2])
+    start = noise(init_trainable(settings, {}, infos, 3), seed=4)
     start = {path: start[path] for path in start if path.endswith("kernel")}
     trainable = saved(model, "llama", settings, tmp_path / "adapter", start)
     found = reading(model, "llama", tmp_path / "adapter")
-    assert found.finetune.rank == 6 and found.finetune.scale == pytest.approx(settings.scale)
-    for path, part in found.load(shapes).items():
+    assert found.tuning.rank == 6 and found.tuning.scale == pytest.approx(settings.scale)
+    for path, part in found.load().items():
         zero = {name: jnp.zeros_like(leaf) for name, leaf in trainable[path].items()}
         want = trainable[path]["a"] @ trainable[path]["b"]
         since = start.get(path, zero)
@@ -126,7 +125,7 @@ def test_a_start_is_taken_off_with_twice_the_rank(rslora, model, tmp_path):
 
 def test_names_with_the_adapters_name_in_them_are_the_same(model, tmp_path):
     saved(model, "llama", dataclasses.replace(NORMAL, dora=True), tmp_path / "a")
-    want = reading(model, "llama", tmp_path / "a").load(param_shapes(model("llama")[2]))
+    want = reading(model, "llama", tmp_path / "a").load()
     tensors = load_file(tmp_path / "a" / WEIGHTS)
     renamed = {
         n.replace("lora_A.", "lora_A.default.")
@@ -136,7 +135,7 @@ def test_names_with_the_adapters_name_in_them_are_the_same(model, tmp_path):
     }
     assert renamed.keys().isdisjoint(tensors)
     save_file(renamed, tmp_path / "a" / WEIGHTS)
-    got = reading(model, "llama", tmp_path / "a").load(param_shapes(model("llama")[2]))
+    got = reading(model, "llama", tmp_path / "a").load()
     jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
@@ -173,8 +172,8 @@ def test_ranks_and_alphas_by_module_compute_the_same_function(folder, model):
     pattern = {"layers.0.self_attn.q_proj": 20, r"layers\.\d+\.self_attn\.v_proj": 9}
     edit_config(folder, rank_pattern={"layers.0.self_attn.q_proj": 5}, alpha_pattern=pattern)
     tensors, found = load_file(folder / WEIGHTS), reading(model, "llama", folder)
-    assert found.finetune.rank == 5 and found.finetune.scale == pytest.approx(2.0)
-    loaded = found.load(param_shapes(model("llama")[2]))
+    assert found.tuning.rank == 5 and found.tuning.scale == pytest.approx(2.0)
+    loaded = found.load()
     for module, path, scale in (
         (q, "q", 20 / 5),
         (v, "v", 9 / 3),
@@ -189,7 +188,7 @@ def test_ranks_and_alphas_by_module_compute_the_same_function(folder, model):
 
 def test_layers_that_are_not_adapted_are_zeros_that_stay(folder, model):
     edit_weights(folder, lambda t: [t.pop(n) for n in list(t) if ".layers.1." in n])
-    loaded = reading(model, "llama", folder).load(param_shapes(model("llama")[2]))
+    loaded = reading(model, "llama", folder).load()
     for part in loaded.values():
         assert part["a"][0].any() and not part["a"][1].any() and not part["b"][1].any()
 
@@ -221,7 +220,7 @@ def test_everything_that_does_not_fit_is_listed_at_once(folder, model):
         tensors[f"{v}.lora_B.weight"] = np.ones((32, 4), np.float32)
 
     edit_weights(folder, change)
-    said = raised(model, folder)
+    message = raised(model, folder)
     for what in (
         "peft_type='IA3'; expected 'LORA'",
         "bias='all'; expected None or 'none'",
@@ -237,7 +236,7 @@ def test_everything_that_does_not_fit_is_listed_at_once(folder, model):
         "layers.0.self_attn.v_proj: rank 3 of A, 4 of B",
         "llama, width 64, 2 layers",
     ):
-        assert what in said, (what, said)
+        assert what in message, (what, message)
 
 
 def test_a_long_list_is_cut_and_counted(folder, model):
@@ -246,7 +245,7 @@ def test_a_long_list_is_cut_and_counted(folder, model):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"lora_alpha": 0}, "lora_alpha=0"),
         ({"lora_alpha": None}, "lora_alpha=None"),
@@ -265,9 +264,9 @@ def test_a_long_list_is_cut_and_counted(folder, model):
         ({"rank_pattern": {"o_proj": 2}}, "o_proj: rank 3, but adapter_config.json says 2"),
     ],
 )
-def test_settings_that_mean_something_else_are_refused(changes, said, folder, model):
+def test_settings_that_mean_something_else_are_refused(changes, message, folder, model):
     edit_config(folder, **changes)
-    assert said in raised(model, folder)
+    assert message in raised(model, folder)
 
 
 def test_an_empty_file_holds_no_adapter(folder, model):
@@ -288,8 +287,8 @@ def test_files_that_are_missing_or_broken(folder, model, tmp_path):
     for cut in (4, 200, len(whole) - 8):
         (folder / WEIGHTS).write_bytes(whole[:cut])
         edit_config(folder, bias="all")
-        said = raised(model, folder)
-        assert WEIGHTS in said and "bias='all'" in said
+        message = raised(model, folder)
+        assert WEIGHTS in message and "bias='all'" in message
     text = (folder / CONFIG).read_text()
     (folder / CONFIG).write_text("{")
     assert f"{CONFIG}:1: invalid JSON" in raised(model, folder)
@@ -297,5 +296,5 @@ def test_files_that_are_missing_or_broken(folder, model, tmp_path):
     (folder / WEIGHTS).unlink()
     assert f"has no {WEIGHTS}; save the adapter again" in raised(model, folder)
     (folder / "adapter_model.bin").write_bytes(b"")
-    said = raised(model, folder)
-    assert "as adapter_model.bin, a pickle" in said and "safetensors.torch" in said
+    message = raised(model, folder)
+    assert "as adapter_model.bin, a pickle" in message and "safetensors.torch" in message

@@ -15,9 +15,11 @@ from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.huggingface.base_weights import load_params, random_params, read_model
 from mft_jax.huggingface.folders import model_folder
 from mft_jax.models.decoder import param_shapes
+from mft_jax.models.params import param_infos
 from mft_jax.sharding import MeshConfig, leaf_shardings, make_mesh
 from mft_jax.types import MftError
-from mft_jax.weights.quantized import NF4Array, quantize
+from mft_jax.weights.nf4 import NF4Array
+from mft_jax.weights.storage import quantize
 
 Q = "model.layers.{}.self_attn.q_proj.weight"
 
@@ -57,10 +59,11 @@ def test_a_layer_is_the_transposed_tensor(write_checkpoint, one_device, dtype):
 def test_every_mesh_holds_the_same_values(write_checkpoint, one_device, method):
     folder, _ = write_checkpoint("qwen2", vocab_size=128)
     mesh = make_mesh(MeshConfig(2, 2, 2))
+    _, config = read_model(folder)
     params = load(folder, mesh, method, jnp.bfloat16)
     equal_trees(params, load(folder, one_device, method, jnp.bfloat16))
     for path, leaf in params.items():
-        expected = leaf_shardings(mesh, path, leaf)
+        expected = leaf_shardings(mesh, param_infos(config)[path], leaf)
         assert jax.tree.map(lambda x: x.sharding, leaf) == expected
 
 
@@ -137,19 +140,19 @@ def test_random_params_are_stored_as_loaded_ones(write_checkpoint, one_device):
     folder, _ = write_checkpoint("qwen2")
     store = functools.partial(store_weight, FinetuneConfig("qlora"), dtype=jnp.bfloat16)
     placed = functools.partial(leaf_shardings, one_device)
-    params = random_params(*read_model(folder), 0, store_weight=store, shardings=placed)
+    params = random_params(read_model(folder)[1], 0, store_weight=store, shardings=placed)
     form = functools.partial(jax.tree.map, lambda x: (x.shape, x.dtype, x.sharding))
     assert form(params) == form(load(folder, one_device, "qlora", jnp.bfloat16))
     assert float(jnp.std(params["embedding/table"].astype(jnp.float32))) == pytest.approx(0.02, 0.1)
 
 
 def test_random_params_are_made_on_their_mesh(write_checkpoint):
-    model = read_model(write_checkpoint()[0])
+    _, config = read_model(write_checkpoint()[0])
     mesh = make_mesh(MeshConfig(2, 2, 2))
     store = functools.partial(store_weight, FinetuneConfig("full"), dtype=jnp.bfloat16)
     placed = functools.partial(leaf_shardings, mesh)
-    for path, leaf in random_params(*model, 0, store_weight=store, shardings=placed).items():
-        assert leaf.sharding == leaf_shardings(mesh, path, leaf)
+    for path, leaf in random_params(config, 0, store_weight=store, shardings=placed).items():
+        assert leaf.sharding == leaf_shardings(mesh, param_infos(config)[path], leaf)
 
 
 def test_one_error_lists_everything_wrong(write_checkpoint, one_device):

@@ -10,11 +10,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from mft_jax.finetune.attach import init_frozen, init_trainable, store_weight
+from mft_jax.finetune.merge import TrainedWeights
 from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.huggingface.base_weights import load_params, random_params, read_model
 from mft_jax.huggingface.export import save_merged
 from mft_jax.huggingface.logit_difference import logit_difference
-from mft_jax.models.decoder import init_params, param_shapes
+from mft_jax.models.decoder import init_params
+from mft_jax.models.params import param_infos
 from mft_jax.sharding import leaf_shardings
 from mft_jax.types import Batch, MftError
 
@@ -28,25 +30,22 @@ def loaded(folder, mesh, settings, dtype=jnp.float32):
     store = functools.partial(store_weight, settings, dtype=dtype)
     placed = functools.partial(leaf_shardings, mesh)
     params = load_params(folder, family, config, store_weight=store, shardings=placed)
-    trainable = init_trainable(settings, params, param_shapes(config), seed=0)
+    trainable = init_trainable(settings, params, param_infos(config), seed=0)
     if settings.method != "full":
         key = jax.random.key(1)
         trainable = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(key, x.shape), trainable)
     return {
         "base_folder": folder,
-        "trainable": trainable,
-        "start": {},
-        "frozen": init_frozen(settings, params),
-        "tuning": settings,
+        "trained": TrainedWeights(settings, trainable, {}, init_frozen(settings, params)),
         "family": family,
-        "config": config,
+        "model_config": config,
     }
 
 
 def delta(model, layer):
-    ab = jax.tree.map(lambda x: np.asarray(x[layer]), model["trainable"])
+    ab = jax.tree.map(lambda x: np.asarray(x[layer]), model["trained"].trainable)
     ab = ab["layers/attention/v/kernel"]
-    return model["tuning"].scale * (ab["a"] @ ab["b"]).T
+    return model["trained"].tuning.scale * (ab["a"] @ ab["b"]).T
 
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
@@ -81,8 +80,8 @@ def test_shards_carry_an_index(write_checkpoint, one_device, tmp_path):
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     assert index["weight_map"].keys() == tensors.keys()
     assert index["metadata"]["total_size"] == sum(x.nbytes for x in tensors.values())
-    again = loaded(tmp_path / "out", one_device, FinetuneConfig("full"))["trainable"]
-    jax.tree.map(np.testing.assert_array_equal, again, model["trainable"])
+    again = loaded(tmp_path / "out", one_device, FinetuneConfig("full"))["trained"].trainable
+    jax.tree.map(np.testing.assert_array_equal, again, model["trained"].trainable)
 
 
 def test_a_merge_onto_the_original_adds_the_delta(write_checkpoint, one_device, tmp_path):
@@ -104,7 +103,7 @@ def test_a_dequantised_merge_adds_it_to_the_codes(write_checkpoint, one_device, 
     model = loaded(folder, one_device, settings)
     save_merged(tmp_path / "out", **model, dequantized=True)
     exported = load_file(tmp_path / "out" / "model.safetensors")
-    codes = model["frozen"]["layers/attention/v/kernel"]
+    codes = model["trained"].frozen["layers/attention/v/kernel"]
     for layer in range(3):
         dense = jax.tree.map(lambda x: x[layer], codes).dequantize(jnp.float32)  # noqa: B023
         expected = np.asarray(dense).T + delta(model, layer)
@@ -121,25 +120,22 @@ def test_a_model_trained_from_scratch_is_exported(write_checkpoint, one_device, 
     settings = FinetuneConfig("full")
     store = functools.partial(store_weight, settings, dtype=jnp.float32)
     placed = functools.partial(leaf_shardings, one_device)
-    params = random_params(family, config, 0, store_weight=store, shardings=placed)
+    params = random_params(config, 0, store_weight=store, shardings=placed)
     model = {
         "base_folder": folder,
-        "trainable": params,
-        "start": {},
-        "frozen": {},
-        "tuning": settings,
+        "trained": TrainedWeights(settings, params),
         "family": family,
-        "config": config,
+        "model_config": config,
     }
     save_merged(tmp_path / "out", **model, dequantized=False)
     exported = load_file(tmp_path / "out" / "model.safetensors")
     assert {tensor.dtype for tensor in exported.values()} == {np.dtype(ml_dtypes.bfloat16)}
-    again = loaded(tmp_path / "out", one_device, settings)["trainable"]
+    again = loaded(tmp_path / "out", one_device, settings)["trained"].trainable
     for path, weight in params.items():
         np.testing.assert_array_equal(again[path], weight.astype(jnp.bfloat16).astype(jnp.float32))
 
     with pytest.raises(MftError, match="holds no weights"):
-        lora = {**model, "tuning": FinetuneConfig("lora")}
+        lora = {**model, "trained": TrainedWeights(FinetuneConfig("lora"), params)}
         save_merged(tmp_path / "lora", **lora, dequantized=False)
     assert not (tmp_path / "lora").exists()
 

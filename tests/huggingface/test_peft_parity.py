@@ -12,13 +12,15 @@ import pytest
 
 from mft_jax.finetune.attach import init_trainable, split_initial_adapters, store_weight
 from mft_jax.finetune.combine import combine
+from mft_jax.finetune.merge import TrainedWeights
 from mft_jax.finetune.tuning import FinetuneConfig, adapted_paths
 from mft_jax.huggingface.adapter_export import module_name, not_for_peft, part_names, save_adapter
 from mft_jax.huggingface.adapter_import import read_adapter
 from mft_jax.huggingface.base_weights import checked_spans, load_params, read_model
-from mft_jax.models.decoder import bind, param_shapes
+from mft_jax.models.decoder import bind
 from mft_jax.models.families import FAMILIES
 from mft_jax.models.nll import next_token_nll
+from mft_jax.models.params import param_infos
 from mft_jax.sharding import MeshConfig, leaf_shardings, make_mesh
 
 torch = pytest.importorskip("torch", reason="parity needs the extra `parity` (torch)")
@@ -64,18 +66,19 @@ def positions(ids):
     return jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape), jnp.ones(ids.shape, int)
 
 
-def logits(config, params, ids):
+def logits(config, settings, trainable, frozen):
     @jax.jit
-    def run(params, ids):
+    def run(trainable, frozen, ids):
+        params = combine(settings, param_infos(config), trainable, frozen, jnp.float32)
         decoder = bind(config, params)
         return decoder.logit_head().logits(decoder(ids, *positions(ids)).states)
 
-    return np.asarray(run(params, ids))
+    return np.asarray(run(trainable, frozen, tokens()))
 
 
 def loss(config, settings, trainable, frozen, ids):
     """Mean nll of the next token, as transformers computes it, in chunks of the vocabulary."""
-    decoder = bind(config, combine(settings, trainable, frozen, jnp.float32))
+    decoder = bind(config, combine(settings, param_infos(config), trainable, frozen, jnp.float32))
     hidden = decoder(ids, *positions(ids)).states
     targets = jnp.roll(ids, -1, axis=1)
     nll = next_token_nll(hidden, decoder.logit_head(), targets, vocab_chunk=1000)
@@ -99,8 +102,8 @@ def wrapped(name, base, folder, trainable, settings, start=None, renamed=True):
     """peft's model with our adapter, through the folder that we write."""
     path, model = base(name)
     family, config = read_model(path)
-    what = {"trainable": trainable, "start": start or {}, "tuning": settings}
-    save_adapter(folder, **what, family=family, config=config, base_model=str(path))
+    trained = TrainedWeights(settings, trainable, start or {})
+    save_adapter(folder, trained=trained, family=family, model_config=config, base_model=str(path))
     model = copy.deepcopy(model)
     if name == "deepseek_v2" and renamed:
         # By this name peft 0.21 takes shared experts for the routed ones, which it cannot load.
@@ -108,7 +111,7 @@ def wrapped(name, base, folder, trainable, settings, start=None, renamed=True):
     return peft.PeftModel.from_pretrained(model, str(folder), is_trainable=True).eval()
 
 
-def their_gradients(model, trainable, entries):
+def their_gradients(model, trainable, family, config):
     """peft's gradients in our tree."""
     named = {
         name.replace(".default", ""): parameter.grad.numpy()
@@ -116,10 +119,10 @@ def their_gradients(model, trainable, entries):
         if parameter.requires_grad
     }
     found = jax.tree.map(lambda x: np.full(x.shape, np.nan, np.float32), trainable)
-    for entry in entries:
+    for entry in family.entries(config):
         if entry.path in trainable:
             for tensor, index in entry.tensors():
-                for part, ending in part_names(entry.path).items():
+                for part, ending in part_names(param_infos(config)[entry.path].kind).items():
                     if part in trainable[entry.path]:
                         key = f"base_model.model.{module_name(tensor)}.{ending}"
                         key = key if key in named else f"{key}.weight"
@@ -146,7 +149,7 @@ def test_a_step_of_lora_is_pefts(name, options, base, tmp_path):
     family, config, params, _ = load(base(name)[0], settings)
     if config.tied_head:
         settings = dataclasses.replace(settings, targets=settings.targets[:2])
-    trainable = noise(init_trainable(settings, params, param_shapes(config), 0))
+    trainable = noise(init_trainable(settings, params, param_infos(config), 0))
     theirs = wrapped(name, base, tmp_path / "adapter", trainable, settings)
     ids = tokens()
     step = jax.jit(jax.value_and_grad(functools.partial(loss, config, settings)))
@@ -157,7 +160,7 @@ def test_a_step_of_lora_is_pefts(name, options, base, tmp_path):
     assert float(value) == pytest.approx(expected, rel=1e-5)
     plain = float(their_loss(base(name)[1], ids).detach())
     assert abs(expected - plain) > 1e-4 * plain, "the adapter makes no difference"
-    want = their_gradients(theirs, trainable, family.entries(config))
+    want = their_gradients(theirs, trainable, family, config)
     assert worst(grads, want) < 1e-4
 
 
@@ -172,12 +175,12 @@ EXPORTS = {
 def test_peft_computes_with_the_original_weights_what_started_from_them(case, base, tmp_path):
     name, options = EXPORTS[case]
     settings = dataclasses.replace(NORMAL, **options)
-    adapted = adapted_paths(settings, param_shapes(read_model(base(name)[0])[1]))
+    adapted = adapted_paths(settings, param_infos(read_model(base(name)[0])[1]))
     _, config, params, start = load(base(name)[0], settings, adapted)
     assert start
-    trainable = noise(init_trainable(settings, params, param_shapes(config), 0, start))
+    trainable = noise(init_trainable(settings, params, param_infos(config), 0, start))
     theirs = wrapped(name, base, tmp_path / "adapter", trainable, settings, start=start)
-    ours = logits(config, combine(settings, trainable, params, jnp.float32), tokens())
+    ours = logits(config, settings, trainable, params)
     assert np.abs(ours - their_logits(base(name)[1], tokens())).max() > 0.1
     np.testing.assert_allclose(ours, their_logits(theirs, tokens()), rtol=0, atol=1e-4)
 
@@ -193,8 +196,8 @@ LOADED += [("qwen2_moe", ALL), ("qwen2_moe", EXPERTS), ("deepseek_v2", ALL)]
 def test_a_note_names_exactly_what_peft_does_not_load(name, targets, base, tmp_path):
     settings = dataclasses.replace(NORMAL, targets=targets, rslora=True)
     family, config, params, _ = load(base(name)[0], settings)
-    trainable = noise(init_trainable(settings, params, param_shapes(config), 0))
-    ours = logits(config, combine(settings, trainable, params, jnp.float32), tokens())
+    trainable = noise(init_trainable(settings, params, param_infos(config), 0))
+    ours = logits(config, settings, trainable, params)
     try:
         theirs = wrapped(name, base, tmp_path / "a", trainable, settings, renamed=False)
         same = np.abs(ours - their_logits(theirs, tokens())).max() < 1e-4
@@ -233,12 +236,11 @@ def test_what_peft_wrote_computes_the_same(case, base, tmp_path):
     carried = "what they are of" in case  # as peft does unless told otherwise
     theirs.save_pretrained(tmp_path / "adapter", save_embedding_layers=carried)
     family, config, params, _ = load(folder, NORMAL)
-    shapes = param_shapes(config)
-    found = read_adapter(tmp_path / "adapter", NORMAL, family, config, shapes)
+    found = read_adapter(tmp_path / "adapter", NORMAL, family, config)
     assert bool(found.carried) == carried
     found.check_base(checked_spans(folder, family, config))
-    trainable = jax.tree.map(jnp.asarray, found.load(shapes))
-    ours = logits(config, combine(found.finetune, trainable, params, jnp.float32), tokens())
+    trainable = jax.tree.map(jnp.asarray, found.load())
+    ours = logits(config, found.tuning, trainable, params)
     want = their_logits(theirs, tokens())
     assert np.abs(want - their_logits(model, tokens())).max() > 0.05
     np.testing.assert_allclose(ours, want, rtol=0, atol=1e-4)
@@ -280,7 +282,7 @@ def test_qlora_follows_bitsandbytes(name, base, tmp_path):
     settings = FinetuneConfig("qlora", rank=8, alpha=16.0)
     folder, _ = base(name)
     _, config, params, _ = load(folder, settings)
-    trainable = init_trainable(settings, params, param_shapes(config), 0)
+    trainable = init_trainable(settings, params, param_infos(config), 0)
     wrapped(name, base, tmp_path / "adapter", trainable, settings)
     batches = [tokens(seed=seed % 4) % 50 + 3 for seed in range(STEPS_OF_QLORA)]
     want = their_losses(folder, tmp_path / "adapter", batches)

@@ -16,11 +16,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from mft_jax.finetune.attach import store_weight
+from mft_jax.finetune.merge import TrainedWeights
 from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.huggingface.base_weights import load_params, read_model
 from mft_jax.huggingface.export import save_merged
 from mft_jax.models.decoder import bind
 from mft_jax.models.families import FAMILIES
+from mft_jax.models.params import param_infos
 from mft_jax.models.rope import Rope
 from mft_jax.sharding import MeshConfig, leaf_shardings, make_mesh, tree_shardings
 from mft_jax.testing import tiny_checkpoint
@@ -153,12 +155,9 @@ def test_export_of_an_import_is_value_equal(name, variant, checkpoint, tmp_path)
     save_merged(
         tmp_path / "out",
         base_folder=folder,
-        trainable=params,
-        start={},
-        frozen={},
-        tuning=FinetuneConfig("full"),
+        trained=TrainedWeights(FinetuneConfig("full"), params),
         family=family,
-        config=config,
+        model_config=config,
         dequantized=False,
         max_shard_bytes=300_000,
     )
@@ -227,7 +226,7 @@ def test_the_comparison_would_see_each_capability_missing(name, variant, checkpo
 def test_every_mesh_computes_the_same(name, checkpoint):
     _, config, params = loaded(checkpoint(name, ""), "qlora")
     mesh = make_mesh(MeshConfig(2, 2, 2))
-    placed = jax.device_put(params, tree_shardings(mesh, params))
+    placed = jax.device_put(params, tree_shardings(mesh, param_infos(config), params))
     inputs = [np.concatenate([x, x[:1]]) for x in batch()]
     want, got = forward(config, params, *inputs), forward(config, placed, *inputs)
     np.testing.assert_allclose(got, want, rtol=0, atol=2e-5)

@@ -12,9 +12,9 @@ from mft_jax import losses
 from mft_jax.models.config import Experts, ModelConfig
 from mft_jax.models.moe import ExpertMlp, choose
 from mft_jax.types import RouterSums
-from mft_jax.weights.experts import ragged_matmul
 from mft_jax.weights.lora import LoraArray
-from mft_jax.weights.quantized import dequantize_stack, quantize
+from mft_jax.weights.protocol import ragged_matmul
+from mft_jax.weights.storage import quantize
 
 SIZES = np.array([3, 0, 5, 2])
 
@@ -29,7 +29,7 @@ def stored(kind):
     if kind == "dense":
         return dense, dense
     base = jax.jit(jax.vmap(lambda w: quantize(w, "nf4" if kind == "lora" else kind)))(dense)
-    dense = dequantize_stack(base, jnp.float32)
+    dense = base.dense(jnp.float32)
     if kind == "lora":
         a, b = normal(2, 4, 64, 3), normal(3, 4, 3, 32)
         return LoraArray(base, a, b, 0.5), dense + 0.5 * a @ b
@@ -55,7 +55,7 @@ def test_a_ragged_product_is_each_experts_own_in_value_and_gradient(kind):
 def test_adapters_of_experts_get_the_gradient_of_their_own_tokens():
     weight, _ = stored("lora")
     x, expert = normal(0, 10, 64), np.repeat(np.arange(4), SIZES)
-    base = dequantize_stack(weight.base, jnp.float32)
+    base = weight.base.dense(jnp.float32)
 
     def ragged(ab):
         adapted = LoraArray(weight.base, *ab, 0.5)

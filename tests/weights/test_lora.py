@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mft_jax.weights.lora import LoraArray, LoraTable, column_norm, dropout
-from mft_jax.weights.quantized import quantize
+from mft_jax.weights.storage import quantize
 
 SCALE = 1.75
 BASES = ["dense", "nf4", "int4", "int8"]
@@ -127,19 +127,19 @@ def test_dora_bears_a_column_of_zeros():
     for case_ in (start, {**parts, "magnitude": start["magnitude"]}):
         grads = jax.grad(dora_loss)(case_, x, dense, g)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
-        assert np.isfinite(LoraArray(dense, **case_, scale=SCALE).dense(dense)).all()
+        assert np.isfinite(LoraArray(dense, **case_, scale=SCALE).dense(jnp.float32)).all()
 
 
 @pytest.mark.parametrize("dora", [False, True])
 def test_dense_is_what_is_multiplied(dora):
     x, _, dense, parts, _ = dora_case("dense")
     chosen = parts if dora else {name: parts[name] for name in "ab"}
-    adapter = LoraArray(jnp.zeros_like(dense), **chosen, scale=SCALE)
-    whole = adapter.dense(dense)  # the given base, not the adapter's own
-    want = x @ LoraArray(dense, **chosen, scale=SCALE)
+    adapter = LoraArray(dense, **chosen, scale=SCALE)
+    whole = adapter.dense(jnp.float32)
+    want = x @ adapter
     np.testing.assert_allclose(x @ whole, want, rtol=1e-4, atol=1e-4)
     stack = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), adapter)
-    both = stack.dense(jnp.stack([dense, dense]))
+    both = stack.dense(jnp.float32)
     np.testing.assert_allclose(both[0], whole, rtol=1e-5, atol=1e-5)
     assert both.shape == (2, *dense.shape) and not np.allclose(both[1], whole)
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 from mft_jax.weights.lora import LoraArray
-from mft_jax.weights.quantized import quantize
+from mft_jax.weights.storage import quantize
 
 # A TPU keeps small temporaries out of its main memory, so there the layers are larger.
 WIDTH = 2048 if __name__ == "__main__" else 512

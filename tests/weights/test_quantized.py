@@ -10,13 +10,18 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from mft_jax.models.config import ModelConfig
+from mft_jax.models.params import param_infos
 from mft_jax.sharding import MeshConfig, leaf_shardings, make_mesh
 from mft_jax.types import MftError
-from mft_jax.weights.quantized import NF4_LEVELS, quantize, stored_bits
+from mft_jax.weights.nf4 import NF4_LEVELS
+from mft_jax.weights.storage import quantize, stored_bits
 
 GOLDENS = np.load(Path(__file__).with_name("bitsandbytes_nf4.npz"))
 RECIPES = {recipe["name"]: recipe for recipe in json.loads(str(GOLDENS["recipes"]))}
 DTYPES = ["nf4", "int4"]
+MODEL = ModelConfig(98, 64, 128, 2, 4, 2, 16, 64)
+GATE = param_infos(MODEL)["layers/mlp/gate/kernel"]
 quantized = jax.jit(quantize, static_argnums=1)
 quantized_stack = jax.jit(jax.vmap(lambda w: quantize(w, "nf4")))
 
@@ -170,7 +175,7 @@ def test_a_mesh_of_eight_devices_changes_nothing():
     mesh = make_mesh(MeshConfig(2, 2, 2))
     x, w, both = stack_case()
     want, want_grad = jax.jit(both)(x, w)
-    placed_w = jax.device_put(w, leaf_shardings(mesh, "layers/mlp/gate/kernel", w))
+    placed_w = jax.device_put(w, leaf_shardings(mesh, GATE, w))
     assert placed_w.codes.sharding.shard_shape(w.codes.shape) == (3, 64, 64)
     rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
     value, grad = jax.jit(both)(jax.device_put(x, rows), placed_w)

@@ -1,0 +1,30 @@
+"""Array functions that every room may use: over a stack of layers, and division that may meet 0."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def over_stack(function: Callable[..., Any], depth: int) -> Callable[..., Any]:
+    """`function` of one layer's arrays, applied along `depth` leading axes of all its arguments.
+
+    >>> import jax.numpy as jnp
+    >>> over_stack(jnp.trace, 2)(jnp.ones((3, 4, 5, 5))).shape
+    (3, 4)
+    """
+    for _ in range(depth):
+        function = jax.vmap(function)
+    return function
+
+
+def safe_divide(x: Float[Array, "..."], by: Float[Array, "..."]) -> Float[Array, "..."]:
+    """`x / by`, and `x` itself where `by` is not above 0.
+
+    >>> import jax.numpy as jnp
+    >>> safe_divide(jnp.array([6.0, 6.0]), jnp.array([2.0, 0.0])).tolist()
+    [3.0, 6.0]
+    """
+    return x / jnp.where(by > 0, by, 1)

@@ -1,0 +1,105 @@
+"""Frozen weights stored as codes: products that never keep the dense weight.
+
+`QuantizedArray` is what a storage type inherits. It says how one layer's codes become a dense
+matrix (`dequantize`) and where its parts lie (`shardings`); products, stacks and gathering are
+here. A new storage type is one file with such a class, a function that quantises and one that
+counts bits, and a line in `weights.storage`.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from mft_jax.arrays import over_stack
+from mft_jax.types import MftError
+from mft_jax.weights.protocol import Weight
+
+GROUP_SIZE = 64
+
+
+class QuantizedArray(Weight):
+    """A frozen matrix [*N, in, out] as codes; axes of a stack stand in front of every leaf, and
+    `lax.scan` takes them off again."""
+
+    @abc.abstractmethod
+    def dequantize(self, dtype: jax.typing.DTypeLike) -> Float[Array, "in out"]:
+        """The dense matrix of one layer."""
+
+    def dense(self, dtype: jax.typing.DTypeLike) -> Float[Array, "*N in out"]:
+        return over_stack(lambda w: w.dequantize(dtype), len(self.shape) - 2)(self)
+
+    def __rmatmul__(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
+        return frozen_matmul(x, self)
+
+    def ragged(self, x: Float[Array, "M in"], sizes: Int[Array, " E"]) -> Float[Array, "M out"]:
+        return _frozen_ragged_matmul(x, self, sizes)
+
+    def gathered(self, gather: Callable[[Any], Any]) -> Any:
+        return gather(self)
+
+
+@jax.custom_vjp
+def frozen_matmul(x: Float[Array, "*B in"], w: QuantizedArray) -> Float[Array, "*B out"]:
+    """`x @ w` for a quantised weight that is never trained: `w` has no cotangent.
+
+    The dense weight lives only inside the product. Without the barriers XLA merges the two
+    dequantisations (forward, backward) and keeps the dense weight alive between them.
+    """
+    return x @ jax.lax.optimization_barrier(w).dequantize(x.dtype)
+
+
+def _frozen_matmul_fwd(x: Array, w: QuantizedArray) -> tuple[Array, QuantizedArray]:
+    return frozen_matmul(x, w), w
+
+
+def _frozen_matmul_bwd(w: QuantizedArray, g: Array) -> tuple[Array, None]:
+    w, g = jax.lax.optimization_barrier((w, g))
+    return jnp.einsum("...o,io->...i", g, w.dequantize(g.dtype)), None
+
+
+frozen_matmul.defvjp(_frozen_matmul_fwd, _frozen_matmul_bwd)
+
+
+@jax.custom_vjp
+def _frozen_ragged_matmul(
+    x: Float[Array, "M in"], w: QuantizedArray, sizes: Int[Array, " E"]
+) -> Float[Array, "M out"]:
+    """As `frozen_matmul`: the residual is the codes, never the dense weights."""
+    return jax.lax.ragged_dot(x, jax.lax.optimization_barrier(w).dense(x.dtype), sizes)
+
+
+def _ragged_fwd(x: Array, w: QuantizedArray, sizes: Array) -> tuple[Array, tuple]:
+    return _frozen_ragged_matmul(x, w, sizes), (w, sizes)
+
+
+def _ragged_bwd(residuals: tuple, dy: Array) -> tuple[Array, None, None]:
+    w, sizes = residuals
+    w, dy = jax.lax.optimization_barrier((w, dy))
+    dense = w.dense(dy.dtype)
+    return jax.lax.ragged_dot(dy, jnp.swapaxes(dense, -1, -2), sizes), None, None
+
+
+_frozen_ragged_matmul.defvjp(_ragged_fwd, _ragged_bwd)
+
+
+def in_groups(w: Float[Array, "in out"]) -> Float[Array, "G 64 out"]:
+    """The matrix in float32, cut along `in` into groups that share a scale.
+
+    Raises `MftError` when `in` is no multiple of 64.
+    """
+    if w.shape[-2] % GROUP_SIZE:
+        raise MftError(
+            f"a weight of shape {tuple(w.shape)} cannot be quantised: its input width must be a "
+            f"multiple of {GROUP_SIZE}; leave it dense (finetune.method=lora)"
+        )
+    return w.astype(jnp.float32).reshape(-1, GROUP_SIZE, w.shape[-1])
+
+
+def scale_groups(levels: Float[Array, "in out"], scales: Float[Array, "G out"]) -> Array:
+    """Every group of rows times its scale, [in, out]."""
+    groups, out = scales.shape
+    return (levels.reshape(groups, -1, out) * scales[:, None, :]).reshape(-1, out)
