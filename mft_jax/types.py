@@ -4,6 +4,7 @@ Axis legend, used in jaxtyping signatures and as capital suffixes of local names
 
     A  micro-batches of one optimiser step (gradient accumulation)
     B  rows of a batch              L  positions of a row
+    E  experts                      S  keys, where they may be more than the queries
     T  tasks                        N  decoder layers (stacked)
     D  model width                  F  feed-forward width
     H  query heads                  K  key/value heads        C  head width

@@ -132,39 +132,9 @@ SUPPORTED: dict[str, dict[str, tuple[Any, ...]]] = {
 }
 
 
-DEFAULTS: dict[str, Any] = {
-    "norm": "rms",
-    "norm_offset": False,
-    "positions": "rotary",
-    "local_rope": False,
-    "window": False,
-    "attention_scale": False,
-    "attention_softcap": False,
-    "qkv": "separate",
-    "qkv_bias": False,
-    "out_bias": False,
-    "qk_norm": False,
-    "latent": False,
-    "mlp": "gated",
-    "activation": "silu",
-    "mlp_bias": False,
-    "experts": False,
-    "block": "sequential",
-    "post_norms": False,
-    "embedding_scale": False,
-    "tied_head": False,
-    "head_bias": False,
-    "normalized_head": False,
-    "final_softcap": False,
-    "fraction": False,
-    "interleaved": False,
-    "scaling": "none",
-}
-
-
-def departures(traits: Mapping[str, Any], form: str) -> list[str]:
-    """What `form` does not have and a decoder of these traits asks for."""
-    allowed = {name: (value,) for name, value in DEFAULTS.items()} | SUPPORTED[form]
+def departures(traits: Mapping[str, Any], form: str, defaults: Mapping[str, Any]) -> list[str]:
+    """The traits of a decoder that `form` does not have."""
+    allowed = {name: (value,) for name, value in defaults.items()} | SUPPORTED[form]
     return [
         f"{name}={value!r} (expected {' or '.join(map(repr, allowed[name]))})"
         for name, value in traits.items()
@@ -172,9 +142,9 @@ def departures(traits: Mapping[str, Any], form: str) -> list[str]:
     ]
 
 
-def check_combination(traits: Mapping[str, Any]) -> None:
+def check_combination(traits: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """Raise `MftError` where no family combines these traits, naming the nearest form."""
-    found = {form: departures(traits, form) for form in SUPPORTED}
+    found = {form: departures(traits, form, defaults) for form in SUPPORTED}
     nearest = min(found, key=lambda form: len(found[form]))
     if found[nearest]:
         raise MftError(

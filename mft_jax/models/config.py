@@ -3,8 +3,9 @@
 import dataclasses
 from typing import Any, Literal
 
-from mft_jax.models.combinations import DEFAULTS, check_combination
+from mft_jax.models.combinations import check_combination
 from mft_jax.models.rope import Rope
+from mft_jax.models.schedule import LayerKind, Part, schedule
 from mft_jax.types import MftError
 
 
@@ -141,25 +142,27 @@ class ModelConfig:
                 f"experts.groups_per_token={self.experts.groups_per_token} must be between 1 and "
                 f"experts.groups={self.experts.groups}"
             )
-        check_combination(self.traits)
+        if any(self.window_layers) and not self.window:
+            raise MftError(
+                "window_layers names layers that look through a window, but window=0; expected its "
+                "width in tokens"
+            )
+        if self.experts and not self.experts.dense_layers < self.num_layers:
+            raise MftError(
+                f"experts.dense_layers={self.experts.dense_layers} must be below num_layers="
+                f"{self.num_layers}: some layers have experts"
+            )
+        check_combination(self.traits, DEFAULTS)
 
     @property
     def traits(self) -> dict[str, Any]:
-        """What a form of `combinations` speaks of. A number or a part is there or not there."""
-        return {
-            **{name: getattr(self, name) for name in DEFAULTS.keys() & vars(self).keys()},
-            "window": self.window > 0,
-            "local_rope": self.local_rope is not None,
-            "experts": self.experts is not None,
-            "latent": self.latent is not None,
-            "attention_scale": self.attention_scale > 0 and self.latent is None,
-            "attention_softcap": self.attention_softcap > 0,
-            "final_softcap": self.final_softcap > 0,
-            "embedding_scale": self.embedding_scale != 1.0,
-            "fraction": self.rope.fraction != 1.0,
-            "interleaved": self.rope.interleaved,
-            "scaling": self.rope.scaling,
+        """The capabilities by name, as the forms of `combinations` list them."""
+        traits = {name: _trait(getattr(self, name), value) for name, value in CAPABILITIES.items()}
+        traits |= {
+            name: _trait(getattr(self.rope, name), getattr(Rope(), name)) for name in OF_ROPE
         }
+        traits["attention_scale"] &= self.latent is None  # there it follows from the rotation
+        return traits
 
     @property
     def turned_width(self) -> int:
@@ -173,8 +176,36 @@ class ModelConfig:
         return self.attention_scale or self.head_width**-0.5
 
     @property
-    def stacks(self) -> dict[str, range]:
-        """Layers of one form each, by the prefix of their parameters, in order of computation."""
-        dense = self.experts.dense_layers if self.experts else 0
-        stacks = {"first_layers": range(dense), "layers": range(dense, self.num_layers)}
-        return {name: layers for name, layers in stacks.items() if layers}
+    def layer_kinds(self) -> tuple[LayerKind, ...]:
+        """The kind of each layer, in order of computation."""
+        local = self.window_layers or (self.window > 0,) * self.num_layers
+        dense = self.experts.dense_layers if self.experts else self.num_layers
+        return tuple(LayerKind(is_local, n >= dense) for n, is_local in enumerate(local))
+
+    @property
+    def schedule(self) -> tuple[Part, ...]:
+        return schedule(self.layer_kinds)
+
+    @property
+    def stacks(self) -> dict[str, tuple[int, ...]]:
+        """The numbers of the layers of each stack, by the prefix of its parameters."""
+        stacks = [stack for part in self.schedule for stack in part.stacks]
+        return {stack.name: stack.layers for stack in stacks}
+
+
+# Fields that no form lists: their values go with every form.
+FREE = ("norm_epsilon", "rope", "window_layers", "bounded")
+OF_ROPE = {name: getattr(Rope(), name) for name in ("fraction", "interleaved", "scaling")}
+CAPABILITIES: dict[str, Any] = {
+    field.name: field.default
+    for field in dataclasses.fields(ModelConfig)
+    if field.default is not dataclasses.MISSING and field.name not in FREE
+}
+
+
+def _trait(value: Any, default: Any) -> Any:
+    """A choice or a flag as it is; a number or a part by whether it differs from its default."""
+    return value if isinstance(default, str | bool) else value != default
+
+
+DEFAULTS = {name: _trait(usual, usual) for name, usual in (CAPABILITIES | OF_ROPE).items()}

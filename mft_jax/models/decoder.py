@@ -1,11 +1,10 @@
 """The decoder, and its parameters as a flat dict `{"layers/attention/q/kernel": weight}`.
 
-Blocks of one form are stacked: every parameter under `layers/` has a leading axis N, and the
-forward pass is one `lax.scan` over it with rematerialisation, so compile time and activation memory
-do not grow with depth. A weight is anything that knows `x @ w` (see `mft_jax.weights`).
+Layers of one kind are stacked (`schedule`): every parameter under `layers/` has a leading axis N,
+and the forward pass is a `lax.scan` over it with rematerialisation, so compile time and activation
+memory do not grow with depth. A weight is anything that knows `x @ w` (see `mft_jax.weights`).
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,12 +13,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from mft_jax.models.attention import View, segment_mask
+from mft_jax.models.attention import BACKENDS, Backend
+from mft_jax.models.attention_rule import AttentionInputs
 from mft_jax.models.block import Block
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.head import Head, OutputTable
 from mft_jax.models.layers import Embedding, Norm, PositionTable
-from mft_jax.models.rope import rotation
+from mft_jax.models.rope import Rotation, rotation
+from mft_jax.models.schedule import Part, Stack
 from mft_jax.types import Params, RouterSums
 
 
@@ -49,9 +50,11 @@ class Decoder(nnx.Module):
         self.embedding = Embedding(v, d, rngs=rngs)
         positions = model_config.max_positions
         self.positions = PositionTable(positions, d, rngs=rngs) if learned else None
-        for name, layers in model_config.stacks.items():
-            block = Block(model_config, sparse=name == "layers", stack=(len(layers),), rngs=rngs)
-            setattr(self, name, block)
+        for part in model_config.schedule:
+            for stack in part.stacks:
+                lengths = (len(stack.layers),)
+                block = Block(model_config, kind=stack.kind, stack=lengths, rngs=rngs)
+                setattr(self, stack.name, block)
         self.final_norm = Norm(model_config)
         tied = model_config.tied_head
         self.head = None if tied else OutputTable(v, d, bias=model_config.head_bias, rngs=rngs)
@@ -66,6 +69,7 @@ class Decoder(nnx.Module):
         dtype: jax.typing.DTypeLike = jnp.float32,
         remat: bool = True,
         placement: ActivationSharding = UNSHARDED,
+        attend: Backend = BACKENDS["reference"],
     ) -> Hidden:
         model_config = self.config
         x = placement.rows(self.embedding(tokens, dtype))
@@ -73,34 +77,77 @@ class Decoder(nnx.Module):
             x *= jnp.asarray(model_config.embedding_scale, x.dtype)
         if self.positions is not None:
             x += self.positions(positions, dtype)
-        local = model_config.window_layers or (model_config.window > 0,) * model_config.num_layers
-        views = [_view(model_config, kind, positions, segment_ids) for kind in sorted(set(local))]
-        real = segment_ids > 0
-        router = None
-        for name, layers in model_config.stacks.items():
-            graph, weights = nnx.split(getattr(self, name))
+        inputs = AttentionInputs(segment_ids, positions, segment_ids, positions)
+        rotations = _rotations(model_config, positions, segment_ids)
 
-            def layer(x, item, graph=graph, name=name):
-                weights, is_local = item
-                weights = _placed(placement, name, weights)
-                view = views[0]
-                if len(views) > 1:
-                    view = jax.tree.map(functools.partial(jnp.where, is_local), views[1], view)
-                x, sums = nnx.merge(graph, weights)(x, view, real)
+        def scan_of(stack: Stack, periods: int) -> Scan:
+            graph, weights = nnx.split(getattr(self, stack.name))
+
+            def layer(x: Array, weights: nnx.State) -> tuple[Array, RouterSums | None]:
+                block = nnx.merge(graph, _placed(placement, stack.name, weights))
+                # Without the barrier masks are made before the scan and kept: they need no `x`.
+                x, own_inputs = jax.lax.optimization_barrier((x, inputs))
+                x, sums = block(x, own_inputs, rotations[stack.kind.local], attend)
                 return placement.rows(x), sums
 
             # prevent_cse=False: inside a scan nothing can be merged across iterations anyway.
-            body = jax.checkpoint(layer, prevent_cse=False) if remat else layer
-            x, sums = jax.lax.scan(
-                body, x, (weights, jnp.asarray(local[layers.start : layers.stop]))
+            return Scan(
+                stack, jax.checkpoint(layer, prevent_cse=False) if remat else layer, weights
             )
-            router = router if sums is None else jax.tree.map(lambda s: s.sum(axis=0), sums)
+
+        router = None
+        for part in model_config.schedule:
+            x, sums = _compute(part, [scan_of(stack, part.periods) for stack in part.stacks], x)
+            router = _add(router, sums)
         return Hidden(self.final_norm(x), router)
 
     def logit_head(self) -> Head:
         if self.head is None:
             return Head(self.embedding.base_table(), softcap=self.config.final_softcap)
         return self.head.as_head(self.config)
+
+
+class Scan(NamedTuple):
+    """A stack of layers: `layer(x, weights of one) -> (x, its router sums)`, and its weights."""
+
+    stack: Stack
+    layer: Callable[[Array, nnx.State], tuple[Array, RouterSums | None]]
+    weights: nnx.State
+
+
+def _compute(
+    part: Part, scans: list[Scan], x: Float[Array, "B L D"]
+) -> tuple[Float[Array, "B L D"], RouterSums | None]:
+    """One stack after the other, or period by period, the next `run` layers of each."""
+    if part.periods == 1:
+        (scan,) = scans
+        x, sums = jax.lax.scan(scan.layer, x, scan.weights)
+        return x, _total(sums)
+
+    def period(x: Array, weights: list[nnx.State]) -> tuple[Array, RouterSums | None]:
+        total = None
+        for scan, of_period in zip(scans, weights, strict=True):
+            x, sums = jax.lax.scan(scan.layer, x, of_period)
+            total = _add(total, _total(sums))
+        return x, total
+
+    def by_period(scan: Scan) -> nnx.State:
+        shape = (part.periods, scan.stack.run)
+        return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), scan.weights)
+
+    x, sums = jax.lax.scan(period, x, [by_period(scan) for scan in scans])
+    return x, _total(sums)
+
+
+def _total(sums: RouterSums | None) -> RouterSums | None:
+    """Summed over the leading axis, the layers'."""
+    return None if sums is None else jax.tree.map(lambda s: s.sum(axis=0), sums)
+
+
+def _add(total: RouterSums | None, more: RouterSums | None) -> RouterSums | None:
+    if total is None or more is None:
+        return more if total is None else total
+    return jax.tree.map(jnp.add, total, more)
 
 
 def _placed(placement: ActivationSharding, name: str, weights: nnx.State) -> nnx.State:
@@ -112,17 +159,16 @@ def _placed(placement: ActivationSharding, name: str, weights: nnx.State) -> nnx
     return nnx.from_flat_state((path, place(path, p)) for path, p in nnx.to_flat_state(weights))
 
 
-def _view(
-    model_config: ModelConfig,
-    is_local: bool,
-    positions: Int[Array, "B L"],
-    segment_ids: Int[Array, "B L"],
-) -> View:
-    """Of the layers that look through the window, or of the others."""
-    rope = model_config.local_rope if is_local and model_config.local_rope else model_config.rope
-    width = model_config.turned_width if model_config.positions == "rotary" else 0
-    mask = segment_mask(segment_ids, model_config.window if is_local else 0)
-    return View(mask, *rotation(positions, segment_ids, rope, width))
+def _rotations(
+    model_config: ModelConfig, positions: Int[Array, "B L"], segment_ids: Int[Array, "B L"]
+) -> dict[bool, Rotation | None]:
+    """The rotations of layers that look through the window (True) and of the others (False)."""
+    if model_config.positions != "rotary":
+        return {True: None, False: None}
+    width, rope = model_config.turned_width, model_config.rope
+    ropes = {True: model_config.local_rope or rope, False: rope}
+    used = {kind.local for kind in model_config.layer_kinds}
+    return {local: rotation(positions, segment_ids, ropes[local], width) for local in sorted(used)}
 
 
 def init_params(model_config: ModelConfig, seed: int) -> Params:

@@ -5,15 +5,22 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mft_jax.models.attention import View, attend
+from mft_jax.models.attention import Backend
+from mft_jax.models.attention_rule import AttentionInputs
 from mft_jax.models.config import Latent, ModelConfig
 from mft_jax.models.layers import Linear, Norm
-from mft_jax.models.rope import rotate
+from mft_jax.models.rope import Rotation, rotate
 
 
 class LatentAttention(nnx.Module):
     def __init__(
-        self, model_config: ModelConfig, latent: Latent, *, stack: tuple[int, ...], rngs: nnx.Rngs
+        self,
+        model_config: ModelConfig,
+        latent: Latent,
+        *,
+        window: int,
+        stack: tuple[int, ...],
+        rngs: nnx.Rngs,
     ):
         d, heads = model_config.width, model_config.num_heads
         q_width = heads * (latent.plain_width + latent.rope_width)
@@ -30,21 +37,30 @@ class LatentAttention(nnx.Module):
         self.kv_down_norm = Norm(model_config, width=latent.kv_rank, stack=stack)
         self.kv_up = linear(latent.kv_rank, heads * (latent.plain_width + latent.v_width))
         self.o = linear(heads * latent.v_width, d)
-        self.config, self.latent = model_config, latent
+        self.config, self.latent, self.window = model_config, latent, window
 
-    def __call__(self, x: Float[Array, "B L D"], view: View) -> Float[Array, "B L D"]:
+    def __call__(
+        self,
+        x: Float[Array, "B L D"],
+        inputs: AttentionInputs,
+        rotation: Rotation | None,
+        attend: Backend,
+    ) -> Float[Array, "B L D"]:
+        assert rotation is not None
         latent = self.latent
         heads = (*x.shape[:2], self.config.num_heads, -1)
-        turns = {"cos": view.cos, "sin": view.sin, "interleaved": self.config.rope.interleaved}
+        interleaved = self.config.rope.interleaved
         q = self._queries(x).reshape(heads)
         narrow = self.kv_down(x)
-        shared = rotate(narrow[:, :, None, latent.kv_rank :], **turns)
+        shared = rotate(narrow[:, :, None, latent.kv_rank :], rotation, interleaved=interleaved)
         kv = self.kv_up(self.kv_down_norm(narrow[..., : latent.kv_rank])).reshape(heads)
         shared = jnp.broadcast_to(shared, (*kv.shape[:3], latent.rope_width))
         split = latent.plain_width
-        q = jnp.concatenate([q[..., :split], rotate(q[..., split:], **turns)], axis=-1)
+        turned = rotate(q[..., split:], rotation, interleaved=interleaved)
+        q = jnp.concatenate([q[..., :split], turned], axis=-1)
         k = jnp.concatenate([kv[..., :split], shared], axis=-1)
-        y = attend(q, k, kv[..., split:], view.mask, scale=self.config.score_scale)
+        scale = self.config.score_scale
+        y = attend(q, k, kv[..., split:], inputs, window=self.window, scale=scale)
         return self.o(y.reshape(*x.shape[:2], -1))
 
     def _queries(self, x: Float[Array, "B L D"]) -> Float[Array, "B L _"]:

@@ -6,11 +6,12 @@ interleaved  turns the pairs (x[2i], x[2i + 1])
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from mft_jax.types import MftError
 
@@ -56,7 +57,7 @@ class Rope:
             )
 
 
-def frequencies(rope: Rope, width: int) -> Float[np.ndarray, "S half"]:
+def frequencies(rope: Rope, width: int) -> Float[np.ndarray, "tables half"]:
     """Angle per position of every pair of `width` channels; two rows for longrope, else one."""
     plain = rope.theta ** (-np.arange(0, width, 2) / width)
     match rope.scaling:
@@ -92,41 +93,50 @@ def _pair_that_turns(rope: Rope, width: int, times: float) -> float:
     return width * math.log(longest) / (2 * math.log(rope.theta))
 
 
+class Rotation(NamedTuple):
+    """cos and sin of the angle by which each pair of channels is turned, in float32."""
+
+    cos: Float[Array, "B L half"]
+    sin: Float[Array, "B L half"]
+
+
 def rotation(
     positions: Int[Array, "B L"], segment_ids: Int[Array, "B L"], rope: Rope, width: int
-) -> tuple[Float[Array, "B L half"], Float[Array, "B L half"]]:
-    """cos and sin of `position * frequency`, times the amplitude, in float32."""
+) -> Rotation:
+    """The angle is `position * frequency`; cos and sin are multiplied by the amplitude.
+
+    Segment ids of a row lie between 0 and its length.
+    """
     table = jnp.asarray(frequencies(rope, width))
     angle = positions[..., None].astype(jnp.float32) * table[:1][None]
     if len(table) > 1:
-        long = _is_long(positions, segment_ids, rope.original_positions)
+        long = last_positions(positions, segment_ids) >= rope.original_positions
         angle = jnp.where(
             long[..., None], positions[..., None].astype(jnp.float32) * table[1:][None], angle
         )
-    return jnp.cos(angle) * rope.amplitude, jnp.sin(angle) * rope.amplitude
+    return Rotation(jnp.cos(angle) * rope.amplitude, jnp.sin(angle) * rope.amplitude)
 
 
-def _is_long(
-    positions: Int[Array, "B L"], segment_ids: Int[Array, "B L"], limit: int
-) -> Bool[Array, "B L"]:
-    """Whether a token's segment has more than `limit` tokens."""
-    beyond = segment_ids[:, :, None] == segment_ids[:, None, :]
-    beyond &= (positions >= limit)[:, None, :]
-    return beyond.any(axis=-1)
+def last_positions(
+    positions: Int[Array, "B L"], segment_ids: Int[Array, "B L"]
+) -> Int[Array, "B L"]:
+    """The largest position of each token's segment."""
+
+    def of_row(positions: Int[Array, " L"], segment_ids: Int[Array, " L"]) -> Int[Array, " L"]:
+        segments = len(segment_ids) + 1  # every id from 1 on has a token, and 0 is padding
+        return jax.ops.segment_max(positions, segment_ids, num_segments=segments)[segment_ids]
+
+    return jax.vmap(of_row)(positions, segment_ids)
 
 
 def rotate(
-    x: Float[Array, "B L H C"],
-    cos: Float[Array, "B L half"],
-    sin: Float[Array, "B L half"],
-    *,
-    interleaved: bool = False,
+    x: Float[Array, "B L H C"], rotation: Rotation, *, interleaved: bool = False
 ) -> Float[Array, "B L H C"]:
     """Turn the pairs of the first channels by their position's angles; the others stay."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    width = 2 * cos.shape[-1]
+    width = 2 * rotation.cos.shape[-1]
     turned, rest = x[..., :width].astype(dtype), x[..., width:]
-    cos, sin = (turn[:, :, None, :].astype(dtype) for turn in (cos, sin))
+    cos, sin = (turn[:, :, None, :].astype(dtype) for turn in rotation)
     if interleaved:
         first, second = turned[..., 0::2], turned[..., 1::2]
     else:

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from mft_jax.models.combinations import DEFAULTS, SUPPORTED, departures
-from mft_jax.models.config import Experts, ModelConfig
+from mft_jax.models.combinations import SUPPORTED, departures
+from mft_jax.models.config import DEFAULTS, Experts, ModelConfig
 from mft_jax.models.families import FAMILIES
 from mft_jax.models.rope import Rope
 from mft_jax.types import MftError
@@ -20,7 +20,8 @@ CONFIGS = [
 
 @pytest.mark.parametrize("form", SUPPORTED)
 def test_every_value_that_a_form_allows_is_one_that_a_family_has(form):
-    members = [config.traits for config in CONFIGS if not departures(config.traits, form)]
+    traits = [config.traits for config in CONFIGS]
+    members = [trait for trait in traits if not departures(trait, form, DEFAULTS)]
     for name, values in SUPPORTED[form].items():
         had = {member[name] for member in members}
         assert had == set(values), f"{name}: {set(values) - had} is had by none"
@@ -72,6 +73,11 @@ def test_what_no_family_combines_is_refused_with_the_reason(changes, said):
         ({"num_kv_heads": 3}, "multiple of num_kv_heads=3"),
         ({"head_width": 15}, "expected an even number"),
         ({"window": 8, "window_layers": (True,)}, "window_layers names 1 layers, expected 2"),
+        ({"window_layers": (True, False)}, "but window=0; expected its width"),
+        (
+            {"experts": dataclasses.replace(EXPERTS, dense_layers=2)},
+            "dense_layers=2 must be below num_layers=2",
+        ),
         ({"experts": dataclasses.replace(EXPERTS, per_token=5)}, "per_token=5 must be between"),
     ],
 )

@@ -3,7 +3,8 @@
 from typing import Any
 
 from mft_jax.models.config import Experts, Latent
-from mft_jax.models.families.base import GATED_NAMES, LAYER, SIZES, ConfigReader, Family, read_gated
+from mft_jax.models.families.base import ConfigReader, Family
+from mft_jax.models.families.gated import GATED_NAMES, LAYER, SIZES, read_gated
 from mft_jax.models.families.rotary import read_rope, rope_part, yarn_magnitude
 
 

@@ -2,16 +2,8 @@
 
 from typing import Any
 
-from mft_jax.models.families.base import (
-    GATED_NAMES,
-    LAYER,
-    SIZES,
-    ConfigReader,
-    Family,
-    read_gated,
-    read_layer_types,
-)
-from mft_jax.models.families.gpt_bigcode import ACTIVATIONS
+from mft_jax.models.families.base import ACTIVATIONS, ConfigReader, Family
+from mft_jax.models.families.gated import GATED_NAMES, LAYER, SIZES, read_gated, read_layer_types
 from mft_jax.models.families.rotary import read_rope
 
 TANH = (None, *(name for name, meaning in ACTIVATIONS.items() if meaning == "gelu_tanh"))
@@ -131,6 +123,17 @@ GEMMA2 = Family(
     tiny={"": GEMMA2_SIZES},
 )
 
+GEMMA3_SIZES = {
+    **GEMMA2_SIZES,
+    "attn_logit_softcapping": None,
+    "final_logit_softcapping": None,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "rope_theta": 1000000.0,
+    "rope_local_base_freq": 10000.0,
+    "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+}
+PERIOD = ["sliding_attention", "sliding_attention", "full_attention"]
+
 GEMMA3 = Family(
     name="gemma3_text",
     architecture="Gemma3ForCausalLM",
@@ -139,14 +142,11 @@ GEMMA3 = Family(
     models="Gemma 3 1B and text-only exports of the larger ones",
     notes="sliding window and a rotation of its own in five of six layers",
     tiny={
-        "": {
-            **GEMMA2_SIZES,
-            "attn_logit_softcapping": None,
-            "final_logit_softcapping": None,
-            "layer_types": ["sliding_attention", "full_attention"],
-            "rope_theta": 1000000.0,
-            "rope_local_base_freq": 10000.0,
-            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
-        }
+        "": GEMMA3_SIZES,
+        "two periods and a layer": {
+            **GEMMA3_SIZES,
+            "num_hidden_layers": 7,
+            "layer_types": [*PERIOD, *PERIOD, "sliding_attention"],
+        },
     },
 )

@@ -2,14 +2,7 @@
 
 from typing import Any
 
-from mft_jax.models.families.base import ConfigReader, Family
-
-ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-}
+from mft_jax.models.families.base import ACTIVATIONS, ConfigReader, Family
 
 
 def _read(keys: ConfigReader) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from mft_jax.models.families.base import SIZES, ConfigReader, Family
-from mft_jax.models.families.gpt_bigcode import ACTIVATIONS
+from mft_jax.models.families.base import ACTIVATIONS, ConfigReader, Family
+from mft_jax.models.families.gated import SIZES
 from mft_jax.models.families.rotary import read_rope
 
 

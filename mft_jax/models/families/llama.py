@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from mft_jax.models.families.base import GATED_NAMES, SIZES, ConfigReader, Family, read_gated
+from mft_jax.models.families.base import ConfigReader, Family
+from mft_jax.models.families.gated import GATED_NAMES, SIZES, read_gated
 from mft_jax.models.families.rotary import read_rope
 
 

@@ -3,7 +3,8 @@
 from typing import Any
 
 from mft_jax.models.config import Experts
-from mft_jax.models.families.base import GATED_NAMES, LAYER, SIZES, ConfigReader, Family, read_gated
+from mft_jax.models.families.base import ConfigReader, Family
+from mft_jax.models.families.gated import GATED_NAMES, LAYER, SIZES, read_gated
 from mft_jax.models.families.rotary import read_rope
 
 ABSENT = {"max_position_embeddings": 131072, "num_key_value_heads": 8}

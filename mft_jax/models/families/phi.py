@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from mft_jax.models.families.base import GATED_NAMES, LAYER, SIZES, ConfigReader, Family, read_gated
-from mft_jax.models.families.gpt_bigcode import ACTIVATIONS
+from mft_jax.models.families.base import ACTIVATIONS, ConfigReader, Family
+from mft_jax.models.families.gated import GATED_NAMES, LAYER, SIZES, read_gated
 from mft_jax.models.families.rotary import read_rope
 
 

@@ -3,12 +3,14 @@
 from typing import Any
 
 from mft_jax.models.config import Experts
-from mft_jax.models.families.base import (
+from mft_jax.models.families.base import ConfigReader, Family
+from mft_jax.models.families.gated import (
+    EXPERT_NAMES,
+    EXPERT_SIZES,
     GATED_NAMES,
     LAYER,
     SIZES,
-    ConfigReader,
-    Family,
+    every_layer_sparse,
     read_gated,
     read_window,
 )
@@ -19,11 +21,6 @@ def _read(keys: ConfigReader) -> dict[str, Any]:
     keys = keys.with_defaults(max_position_embeddings=32768, num_key_value_heads=32)
     settings = {**read_gated(keys), "rope": read_rope(keys), "qkv_bias": True}
     return settings | read_window(keys, settings["num_layers"])
-
-
-def every_layer_sparse(keys: ConfigReader) -> None:
-    keys.refuse("mlp_only_layers", (None, []), "every layer must have experts")
-    keys.refuse("decoder_sparse_step", (None, 1), "every layer must have experts")
 
 
 def _read_moe(keys: ConfigReader) -> dict[str, Any]:
@@ -43,26 +40,11 @@ def _read_moe(keys: ConfigReader) -> dict[str, Any]:
     return {**settings, "qkv_bias": biases} | read_window(keys, settings["num_layers"])
 
 
-EXPERT = f"{LAYER}.mlp.experts.{{expert}}"
-EXPERT_NAMES = {
-    **GATED_NAMES,
-    "layers/mlp/router": f"{LAYER}.mlp.gate",
-    **{f"layers/mlp/{x}": f"{EXPERT}.{x}_proj" for x in ("gate", "up", "down")},
-}
 SHARED_NAMES = {
     "layers/mlp/shared_gate": f"{LAYER}.mlp.shared_expert_gate",
     **{f"layers/mlp/shared/{x}": f"{LAYER}.mlp.shared_expert.{x}_proj"
        for x in ("gate", "up", "down")},
 }  # fmt: skip
-EXPERT_SIZES = {
-    **SIZES,
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 64,
-    "decoder_sparse_step": 1,
-    "mlp_only_layers": [],
-}
-
 QWEN2 = Family(
     name="qwen2",
     architecture="Qwen2ForCausalLM",

@@ -3,15 +3,16 @@
 from typing import Any
 
 from mft_jax.models.config import Experts
-from mft_jax.models.families.base import (
+from mft_jax.models.families.base import ConfigReader, Family
+from mft_jax.models.families.gated import (
+    EXPERT_NAMES,
+    EXPERT_SIZES,
     GATED_NAMES,
     SIZES,
-    ConfigReader,
-    Family,
+    every_layer_sparse,
     read_gated,
     read_window,
 )
-from mft_jax.models.families.qwen2 import EXPERT_NAMES, EXPERT_SIZES, every_layer_sparse
 from mft_jax.models.families.rotary import read_rope
 
 

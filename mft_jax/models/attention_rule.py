@@ -1,0 +1,81 @@
+"""What a token may see, as a rule; and the readable reference that every backend is compared with.
+
+A query sees a key of the same segment that is not later and lies within the window. The rule is
+given by segment ids and positions, `[B, L]` of queries and `[B, S]` of keys: no `[B, L, S]` array
+crosses an interface, and each backend turns the rule into what it needs.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+
+class AttentionInputs(NamedTuple):
+    """Where queries and keys stand. In training the keys are those of the queries' tokens.
+
+    `segment_ids` 0 is padding, which sees padding only and has no loss. Positions are counted from
+    the start of a segment, 0 for padding. Every query must see at least one key, as it does where
+    its own is among them: the softmax over no key is not a number.
+    """
+
+    segment_ids: Int[Array, "B L"]
+    positions: Int[Array, "B L"]
+    key_segment_ids: Int[Array, "B S"]
+    key_positions: Int[Array, "B S"]
+
+
+def visible(inputs: AttentionInputs, window: int = 0) -> Bool[Array, "B L S"]:
+    """True where a query (second axis) sees a key (third axis). For the reference only.
+
+    A row of two segments and padding, queries down, keys across; right with a window of 2:
+
+        segment_ids  1 1 1 2 2 0      1 1 1 2 2 0
+        positions    0 1 2 0 1 0      0 1 2 0 1 0
+                     x . . . . .      x . . . . .
+                     x x . . . .      x x . . . .
+                     x x x . . .      . x x . . .
+                     . . . x . .      . . . x . .
+                     . . . x x .      . . . x x .
+                     . . . . . x      . . . . . x
+    """
+    distance = _distance(inputs)
+    seen = (inputs.segment_ids[:, :, None] == inputs.key_segment_ids[:, None, :]) & (distance >= 0)
+    return seen & (distance < window) if window else seen
+
+
+def _distance(inputs: AttentionInputs) -> Int[Array, "B L S"]:
+    """How far a key lies before a query, in tokens of their segment."""
+    return inputs.positions[:, :, None] - inputs.key_positions[:, None, :]
+
+
+def reference(
+    q: Float[Array, "B L H C"],
+    k: Float[Array, "B S K C"],
+    v: Float[Array, "B S K values"],
+    inputs: AttentionInputs,
+    *,
+    window: int,
+    scale: float,
+    softcap: float = 0.0,
+    alibi_slopes: Float[np.ndarray, " H"] | None = None,
+) -> Float[Array, "B L H values"]:
+    """softmax(softcap(scale q k^T) + bias) v over the keys that each query sees.
+
+    The softmax is computed in at least float32. `window` 0: the whole segment. `softcap` 0: none,
+    else c tanh(x / c). The bias of ALiBi is `-slope * distance` in tokens.
+    """
+    batch, length, heads, head_width = q.shape
+    grouped = q.reshape(batch, length, k.shape[2], -1, head_width)
+    dtype = jnp.promote_types(q.dtype, jnp.float32)
+    scores = jnp.einsum("blkgc,bskc->bkgls", grouped, k, preferred_element_type=dtype) * scale
+    if softcap:
+        scores = softcap * jnp.tanh(scores / softcap)
+    if alibi_slopes is not None:
+        slopes = jnp.asarray(alibi_slopes, dtype).reshape(1, k.shape[2], -1, 1, 1)
+        scores -= slopes * _distance(inputs).astype(dtype)[:, None, None]
+    scores = jnp.where(visible(inputs, window)[:, None, None], scores, -jnp.inf)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return jnp.einsum("bkgls,bske->blkge", weights, v).reshape(batch, length, heads, -1)
