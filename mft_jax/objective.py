@@ -56,7 +56,7 @@ class Objective(NamedTuple):
     loss(sums [A], counts [A, T], weight [T]) -> scalar
                                           of all micro-batches of a step, for a balancer's weights.
     task_losses(sums [A], counts [A, T])  L_i over the global batch, as balancers see it: a
-                                          `TaskSums` with the count 1 for every present task.
+                                          `TaskSums` over the units of each task.
     shares(count [T], weight [T]) -> [T]  the factor of each L_i in the loss.
 
     linear:           the loss is linear in the sums: its gradient by them is known before they are.
@@ -114,7 +114,7 @@ def weighted_objective(terms: Terms, normalization: Normalization) -> Objective:
         counts=terms.counts,
         sums=functools.partial(_sums, terms, normalization.num_tasks),
         loss=functools.partial(_loss, terms, shares, normalization.mode == "microbatch"),
-        task_losses=functools.partial(_present_losses, terms),
+        task_losses=functools.partial(_sums_of_losses, terms),
         shares=shares,
         num_tasks=normalization.num_tasks,
         linear=terms.linear,
@@ -145,10 +145,9 @@ def _task_losses(
     return terms.task_loss(numerators / jnp.where(count > 0, count, 1.0)[None])
 
 
-def _present_losses(terms: Terms, sums: ObjectiveSums, counts: Float[Array, "A T"]) -> TaskSums:
+def _sums_of_losses(terms: Terms, sums: ObjectiveSums, counts: Float[Array, "A T"]) -> TaskSums:
     count = counts.sum(axis=0)
-    losses = _task_losses(terms, sums.numerators.sum(axis=0), count)
-    return TaskSums(losses, (count > 0).astype(losses.dtype))
+    return TaskSums(_task_losses(terms, sums.numerators.sum(axis=0), count) * count, count)
 
 
 def _shares(
