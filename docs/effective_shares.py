@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mft_jax import losses
+from mft_jax.losses import Normalization, task_token_mean
+from mft_jax.objective import ObjectiveSums
 from mft_jax.types import TaskTable
 
 FREQUENCIES = np.array([0.90, 0.09, 0.01])
@@ -42,13 +43,13 @@ def effective_shares(
     micro = tokens.reshape(3, steps, -1, micro_batch_rows).sum(axis=-1)
     counts_SAT = jnp.asarray(np.moveaxis(micro, 0, -1), float)
     expected = FREQUENCIES * step_rows * (20 + 199) / 2
-    config = losses.ObjectiveConfig("task_token_mean", normalization)
-    objective = losses.make_objective(config, TASKS, {"token": expected})
+    objective = task_token_mean(Normalization(len(TASKS), normalization, {"token": expected}))
 
     def shares(counts_AT: jax.Array) -> jax.Array:
         def loss(mean_nll_T: jax.Array) -> jax.Array:
-            features = (counts_AT * mean_nll_T[None])[:, None]
-            return losses.total_loss(objective, features, counts_AT, jnp.full(3, 1 / 3))
+            nll_AT = counts_AT * mean_nll_T[None]
+            sums = ObjectiveSums(nll_AT, nll_AT[:, None])
+            return objective.loss(sums, counts_AT, jnp.full(3, 1 / 3))
 
         return jax.grad(loss)(jnp.ones(3))
 

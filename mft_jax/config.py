@@ -103,7 +103,7 @@ class TrainConfig:
 
     def _check_tasks(self, tasks: TaskTable) -> None:
         """What rooms say of tasks by name, and of one another."""
-        tasks.values("objective.alpha", self.objective.alpha, default=1.0)
+        self.objective.check(tasks)
         self.balancer.check(tasks)
         if self.data.sampling == "rates":
             tasks.values("data.rates", self.data.rates)

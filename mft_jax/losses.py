@@ -1,24 +1,29 @@
-"""Objectives over statistics per task.
+"""The objectives by name, and their settings.
 
-    nll [B, L] -> statistics per task [F, T] -> loss per task [T] -> dot(shares_T, loss_T)
-                  sums: they add up over       one mean each,        from counts and
-                  micro-batches and devices    taken last            balancer weights
-
-Counts depend on the batch alone and are known before the forward pass; so an objective is the same
-for any micro-batch size, device count and packing. A sample is a segment of a packed row: of a
-sample that was split, every piece counts as a sample of its own.
+A sample is a segment of a packed row: of a sample that was split, every piece counts as a sample of
+its own. S_i, C_i: sum of nll and number of valid tokens of task i in the global batch; w_i its
+weight. Every example below has two tasks, the sums of one micro-batch, and equal weights.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-from mft_jax.types import Batch, MftError, RouterSums, TaskSums, TaskTable, at_least
+from mft_jax.objective import (
+    Normalization,
+    Objective,
+    ObjectiveSums,
+    Outputs,
+    Terms,
+    weighted_objective,
+)
+from mft_jax.task_sums import at_tokens, sum_by_segment, sum_by_task
+from mft_jax.types import Batch, MftError, RouterSums, TaskTable, at_least
 
 ObjectiveName = Literal[
     "token_mean",
@@ -28,26 +33,7 @@ ObjectiveName = Literal[
     "focal_sample",
     "focal_task",
 ]
-
-
-class Form(NamedTuple):
-    """What an objective is made of: means over `unit`s, of the whole batch (`pooled`) or of each
-    task, and where the focal factor (1 - P)^gamma stands.
-    """
-
-    unit: Literal["token", "sample"]
-    pooled: bool
-    focal: Literal["sample", "task"] | None = None
-
-
-FORMS: dict[str, Form] = {
-    "token_mean": Form("token", pooled=True),  # sum_i S_i / sum_i C_i
-    "sample_mean": Form("sample", pooled=True),
-    "task_token_mean": Form("token", pooled=False),  # KDD Eq. 1
-    "task_sample_mean": Form("sample", pooled=False),
-    "focal_sample": Form("sample", pooled=True, focal="sample"),  # KDD Eq. 2
-    "focal_task": Form("sample", pooled=False, focal="task"),  # KDD Eq. 3
-}
+FOCAL = ("focal_sample", "focal_task")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,138 +60,157 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         at_least("objective", self, vocab_chunk=1, gamma=0, router_loss=0)
-        if self.alpha and FORMS[self.name].focal is None:
+        if self.alpha and self.name not in FOCAL:
             raise MftError(
                 f"objective.alpha is read by focal_sample and focal_task, not by {self.name!r}; "
                 "remove it, or give static weights with balancer.name=static"
             )
 
+    def check(self, tasks: TaskTable) -> None:
+        """Refuse an `alpha` of tasks that are not configured, or that is not positive anywhere."""
+        tasks.values("objective.alpha", self.alpha, default=1.0)
 
-class Objective(NamedTuple):
-    """An `ObjectiveConfig` for the tasks of a run. `expected_count` [T] is None but for
-    `normalization: dataset`; see `data.mixture.expected_counts`.
+
+def token_mean(normalization: Normalization) -> Objective:
+    """sum_i S_i / sum_i C_i.
+
+    >>> sums = ObjectiveSums(jnp.zeros((1, 2)), numerators=jnp.array([[[6.0, 4.0]]]))
+    >>> objective = token_mean(Normalization(num_tasks=2))
+    >>> float(objective.loss(sums, jnp.array([[3.0, 1.0]]), jnp.array([0.5, 0.5])))
+    2.5
     """
+    return _mean_nll("token", normalization, pooled=True)
 
-    form: Form
-    gamma: float
-    alpha: Float[Any, " T"]
-    expected_count: Float[Any, " T"] | None
-    per_micro_batch: bool
-    vocab_chunk: int
-    router_loss: float = 0.0
 
-    @property
-    def num_tasks(self) -> int:
-        return self.alpha.shape[0]
+def sample_mean(normalization: Normalization) -> Objective:
+    """The mean over all samples of their mean nll.
 
-    @property
-    def linear(self) -> bool:
-        """Whether the loss is linear in the statistics, so that its gradient by them is known
-        before they are.
-        """
-        return self.form.focal != "task" and not self.router_loss
+    >>> sums = ObjectiveSums(jnp.zeros((1, 2)), numerators=jnp.array([[[6.0, 4.0]]]))
+    >>> objective = sample_mean(Normalization(num_tasks=2))
+    >>> float(objective.loss(sums, jnp.array([[3.0, 1.0]]), jnp.array([0.5, 0.5])))
+    2.5
+    """
+    return _mean_nll("sample", normalization, pooled=True)
+
+
+def task_token_mean(normalization: Normalization) -> Objective:
+    """sum_i w_i S_i / C_i over present tasks, over their sum of w_i (KDD Eq. 1).
+
+    >>> sums = ObjectiveSums(jnp.zeros((1, 2)), numerators=jnp.array([[[6.0, 4.0]]]))
+    >>> objective = task_token_mean(Normalization(num_tasks=2))
+    >>> float(objective.loss(sums, jnp.array([[3.0, 1.0]]), jnp.array([0.5, 0.5])))
+    3.0
+    """
+    return _mean_nll("token", normalization, pooled=False)
+
+
+def task_sample_mean(normalization: Normalization) -> Objective:
+    """`task_token_mean` with the mean over a task's samples of their mean nll.
+
+    >>> sums = ObjectiveSums(jnp.zeros((1, 2)), numerators=jnp.array([[[6.0, 4.0]]]))
+    >>> objective = task_sample_mean(Normalization(num_tasks=2))
+    >>> float(objective.loss(sums, jnp.array([[3.0, 1.0]]), jnp.array([0.5, 0.5])))
+    3.0
+    """
+    return _mean_nll("sample", normalization, pooled=False)
+
+
+def focal_sample(
+    normalization: Normalization, gamma: float, alpha: Float[Any, " T"] | None = None
+) -> Objective:
+    """The mean over samples of -alpha_i (1 - P_ij)^gamma Q_ij, with P_ij and Q_ij the mean
+    probability and log-probability of the sample's valid tokens (KDD Eq. 2).
+
+    >>> sums = ObjectiveSums(jnp.zeros((1, 2)), numerators=jnp.array([[[6.0, 4.0]]]))
+    >>> objective = focal_sample(Normalization(num_tasks=2), gamma=2.0)
+    >>> float(objective.loss(sums, jnp.array([[3.0, 1.0]]), jnp.array([0.5, 0.5])))
+    2.5
+    """
+    num_tasks = normalization.num_tasks
+
+    def numerators(outputs: Outputs, batch: Batch) -> Float[Array, "1 T"]:
+        weights = sample_weights(batch)
+        p = sum_by_segment(weights * jnp.exp(-outputs.nll), batch)
+        q = sum_by_segment(-weights * outputs.nll, batch)
+        # A sample's loss stands on its tokens by their weights, which sum to 1.
+        losses = weights * at_tokens(focal(p, q, gamma), batch)
+        return sum_by_task(losses, batch.task_ids, num_tasks)[None]
+
+    def task_loss(means: Float[Array, "1 T"]) -> Float[Array, " T"]:
+        return means[0] if alpha is None else jnp.asarray(alpha, means.dtype) * means[0]
+
+    counts = functools.partial(_counts, sample_weights, num_tasks)
+    terms = Terms("sample", counts, numerators, task_loss, pooled=True)
+    return weighted_objective(terms, normalization)
+
+
+def focal_task(
+    normalization: Normalization, gamma: float, alpha: Float[Any, " T"] | None = None
+) -> Objective:
+    """The mean over present tasks of -alpha_i (1 - P_i)^gamma Q_i, with P_i and Q_i the means over
+    the task's samples of P_ij and Q_ij (KDD Eq. 3).
+
+    >>> sums = ObjectiveSums(jnp.zeros((1, 2)), jnp.array([[[1.5, 0.0], [-6.0, -4.0]]]))
+    >>> objective = focal_task(Normalization(num_tasks=2), gamma=1.0)
+    >>> float(objective.loss(sums, jnp.array([[3.0, 1.0]]), jnp.array([0.5, 0.5])))
+    2.5
+    """
+    num_tasks = normalization.num_tasks
+
+    def numerators(outputs: Outputs, batch: Batch) -> Float[Array, "2 T"]:
+        weights = sample_weights(batch)
+        values = weights * jnp.exp(-outputs.nll), -weights * outputs.nll
+        return jnp.stack([sum_by_task(x, batch.task_ids, num_tasks) for x in values])
+
+    def task_loss(means: Float[Array, "2 T"]) -> Float[Array, " T"]:
+        loss = focal(means[0], means[1], gamma)
+        return loss if alpha is None else jnp.asarray(alpha, loss.dtype) * loss
+
+    counts = functools.partial(_counts, sample_weights, num_tasks)
+    terms = Terms("sample", counts, numerators, task_loss, linear=False, num_numerators=2)
+    return weighted_objective(terms, normalization)
+
+
+OBJECTIVES: dict[ObjectiveName, Callable[..., Objective]] = {
+    "token_mean": token_mean,
+    "sample_mean": sample_mean,
+    "task_token_mean": task_token_mean,
+    "task_sample_mean": task_sample_mean,
+    "focal_sample": focal_sample,
+    "focal_task": focal_task,
+}
 
 
 def make_objective(
-    config: ObjectiveConfig, tasks: TaskTable, expected: Mapping[str, Float[np.ndarray, " T"]]
+    objective_config: ObjectiveConfig,
+    tasks: TaskTable,
+    expected: Mapping[str, Float[np.ndarray, " T"]],
 ) -> Objective:
-    """`expected`: tokens ("token") and samples ("sample") per task of an average global batch."""
-    form = FORMS[config.name]
-    by_dataset = config.normalization == "dataset"
-    return Objective(
-        form=form,
-        gamma=config.gamma,
-        alpha=np.asarray(tasks.values("objective.alpha", config.alpha, default=1.0)),
-        expected_count=expected[form.unit] if by_dataset else None,
-        per_micro_batch=config.normalization == "microbatch",
-        vocab_chunk=config.vocab_chunk,
-        router_loss=config.router_loss,
+    """The objective of a checked config. `expected`: tokens ("token") and samples ("sample") per
+    task of an average global batch; see `data.mixture.expected_counts`.
+    """
+    alpha = np.asarray([objective_config.alpha.get(name, 1.0) for name in tasks.names])
+    focal_settings = {"gamma": objective_config.gamma, "alpha": alpha}
+    made = OBJECTIVES[objective_config.name](
+        Normalization(len(tasks), objective_config.normalization, expected),
+        **(focal_settings if objective_config.name in FOCAL else {}),
     )
+    weight = objective_config.router_loss
+    return with_router_loss(made, weight) if weight else made
 
 
-def sum_by_task(
-    values: Float[Array, "*A B L"] | Bool[Array, "*A B L"],
-    task_ids: Int[Array, "*A B L"],
-    num_tasks: int,
-) -> Float[Array, " T"]:
-    """Sum of `values` over all positions of each task."""
-    values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
-    tasks = jnp.arange(num_tasks).reshape((-1,) + (1,) * task_ids.ndim)
-    mine = jnp.where(task_ids[None] == tasks, values[None], 0.0)
-    return mine.sum(axis=tuple(range(1, mine.ndim)))
+def token_weights(batch: Batch) -> Float[Array, "B L"]:
+    """The loss weight of every token."""
+    return batch.loss_weights.astype(float)
 
 
-def task_counts(batch: Batch, num_tasks: int) -> Float[Array, " T"]:
-    """Valid tokens (summed loss weights) per task; known before any forward pass."""
-    return sum_by_task(batch.loss_weights, batch.task_ids, num_tasks)
-
-
-def sum_by_segment(values: Float[Array, "B L"], batch: Batch) -> Float[Array, "B S"]:
-    """Sum of `values` over each segment of each row; S = L + 1, as segment ids count from 1."""
-    size = batch.tokens.shape[1] + 1
-    return jax.vmap(lambda v, s: jax.ops.segment_sum(v, s, size))(values, batch.segment_ids)
-
-
-def unit_weights(batch: Batch, unit: Literal["token", "sample"]) -> Float[Array, "B L"]:
-    """The weight of every token: its loss weight; for samples, divided by its sample's sum of them
-    (T_ij), so that the weights of a sample with a valid token sum to 1.
+def sample_weights(batch: Batch) -> Float[Array, "B L"]:
+    """The loss weight of every token, divided by its sample's sum of them (T_ij), so that the
+    weights of a sample with a valid token sum to 1.
     """
-    weights = batch.loss_weights.astype(float)
-    if unit == "token":
-        return weights
-    total = sum_by_segment(weights, batch)
-    of_token = jnp.take_along_axis(total, batch.segment_ids, axis=1)
+    weights = token_weights(batch)
+    of_token = at_tokens(sum_by_segment(weights, batch), batch)
     return weights / jnp.where(of_token > 0, of_token, 1.0)
-
-
-def unit_counts(objective: Objective, batch: Batch) -> Float[Array, " T"]:
-    """C_i: valid tokens, or samples with one, of each task."""
-    weights = unit_weights(batch, objective.form.unit)
-    return sum_by_task(weights, batch.task_ids, objective.num_tasks)
-
-
-class Statistics(NamedTuple):
-    """Sums over a batch: they add up over micro-batches.
-
-    nll:       weighted token nll, for the record.
-    features:  what the objective's loss per task is made of, over `unit_counts`: the sum of nll,
-               or of focal sample losses; of P and Q for `focal_task`.
-    router:    None unless the objective has a router loss.
-    """
-
-    nll: Float[Array, "*A T"]
-    features: Float[Array, "*A F T"]
-    router: RouterSums | None = None
-
-
-def statistics(
-    objective: Objective,
-    nll: Float[Array, "B L"],
-    batch: Batch,
-    router: RouterSums | None = None,
-) -> Statistics:
-    # A masked position may hold anything, so it is left out, not multiplied by zero.
-    nll = jnp.where(batch.loss_weights > 0, nll, 0.0)
-    weights = unit_weights(batch, objective.form.unit)
-    num_tasks = objective.num_tasks
-
-    def by_task(values: Float[Array, "B L"]) -> Float[Array, " T"]:
-        return sum_by_task(values, batch.task_ids, num_tasks)
-
-    probability = weights * jnp.exp(-nll)
-    match objective.form.focal:
-        case None:
-            features = [by_task(weights * nll)]
-        case "sample":
-            p, q = (sum_by_segment(x, batch) for x in (probability, -weights * nll))
-            losses = focal(p, q, objective.gamma)
-            # A sample's loss stands on its tokens by their weights, which sum to 1.
-            of_token = jnp.take_along_axis(losses, batch.segment_ids, axis=1)
-            features = [by_task(weights * of_token)]
-        case "task":
-            features = [by_task(probability), by_task(-weights * nll)]
-    router = router if objective.router_loss else None
-    return Statistics(by_task(batch.loss_weights * nll), jnp.stack(features), router)
 
 
 def focal(p: Array, q: Array, gamma: float) -> Array:
@@ -215,59 +220,27 @@ def focal(p: Array, q: Array, gamma: float) -> Array:
     return -(jnp.maximum(1.0 - p, 1e-6) ** gamma) * q
 
 
-def task_losses(
-    objective: Objective, features: Float[Array, "F T"], count: Float[Array, " T"]
-) -> Float[Array, " T"]:
-    """L_i: the mean over the task's units, or Eq. 3's term, times alpha_i. 0 where absent."""
-    means = features / jnp.where(count > 0, count, 1.0)[None]
-    is_task_focal = objective.form.focal == "task"
-    loss = focal(means[0], means[1], objective.gamma) if is_task_focal else means[0]
-    return jnp.asarray(objective.alpha, loss.dtype) * loss
+def with_router_loss(objective: Objective, weight: float) -> Objective:
+    """`objective` plus `weight` times the loss that keeps experts evenly used.
 
-
-def shares(
-    objective: Objective, count: Float[Array, " T"], weight: Float[Array, " T"]
-) -> Float[Array, " T"]:
-    """The factor of each L_i in the loss.
-
-    By task: w_i over the sum of |w| of present tasks. Pooled: w_i C_i over the sum of |w| C, so
-    that weights never change the step size. `dataset`: present are all tasks of the data set, and
-    C_i / expected C_i turns the mean of the batch into an unbiased estimate.
+    >>> plain = token_mean(Normalization(num_tasks=2))
+    >>> router = RouterSums(jnp.array([[2.0, 2.0]]), jnp.array([[2.0, 2.0]]), jnp.array([4.0]))
+    >>> sums = ObjectiveSums(jnp.zeros((1, 2)), jnp.array([[[6.0, 4.0]]]), router)
+    >>> counts, weights = jnp.array([[3.0, 1.0]]), jnp.array([0.5, 0.5])
+    >>> float(with_router_loss(plain, 0.5).loss(sums, counts, weights))
+    3.0
     """
-    basis = count if objective.expected_count is None else objective.expected_count
-    basis = jnp.asarray(basis, count.dtype)
-    present = basis > 0
-    mass = jnp.where(present, weight * (basis if objective.form.pooled else 1.0), 0.0)
-    share = _divide(mass, jnp.abs(mass).sum())
-    return share if objective.expected_count is None else share * _divide(count, basis)
 
+    def sums(outputs: Outputs, batch: Batch) -> ObjectiveSums:
+        return objective.sums(outputs, batch)._replace(router=outputs.router)
 
-def relative_shares(
-    objective: Objective, count: Float[Array, " T"], weight: Float[Array, " T"]
-) -> Float[Array, " T"]:
-    """The factor of each task's term `K share_i(equal weights) L_i` in the loss under `weight`."""
-    num_tasks = weight.shape[0]
-    equal = jnp.full_like(weight, 1.0 / num_tasks)
-    return _divide(shares(objective, count, weight), num_tasks * shares(objective, count, equal))
+    def loss(
+        sums: ObjectiveSums, counts: Float[Array, "A T"], task_weight: Float[Array, " T"]
+    ) -> Float[Array, ""]:
+        assert sums.router is not None, "a model with experts has sums of its routers"
+        return objective.loss(sums, counts, task_weight) + weight * router_loss(sums.router)
 
-
-def total_loss(
-    objective: Objective,
-    features: Float[Array, "A F T"],
-    counts: Float[Array, "A T"],
-    weight: Float[Array, " T"],
-    router: RouterSums | None = None,
-) -> Float[Array, ""]:
-    """The objective over the micro-batches of a step."""
-    if not objective.per_micro_batch:
-        features, counts = features.sum(axis=0, keepdims=True), counts.sum(axis=0, keepdims=True)
-
-    def loss(features_FT: Array, count_T: Array) -> Array:
-        losses = task_losses(objective, features_FT, count_T)
-        return jnp.dot(shares(objective, count_T, weight), losses)
-
-    total = jax.vmap(loss)(features, counts).mean()
-    return total if router is None else total + objective.router_loss * router_loss(router)
+    return objective._replace(sums=sums, loss=loss, linear=False)
 
 
 def router_loss(sums: RouterSums) -> Float[Array, ""]:
@@ -279,15 +252,19 @@ def router_loss(sums: RouterSums) -> Float[Array, ""]:
     return chosen.shape[0] * jnp.sum(chosen / count * (probability / count))
 
 
-def mean_losses(
-    objective: Objective, features: Float[Array, "A F T"], counts: Float[Array, "A T"]
-) -> TaskSums:
-    """L_i over the global batch with its count, as balancers see it."""
-    count = counts.sum(axis=0)
-    return TaskSums(task_losses(objective, features.sum(axis=0), count) * count, count)
+def _counts(weights: Callable[[Batch], Array], num_tasks: int, batch: Batch) -> Float[Array, " T"]:
+    return sum_by_task(weights(batch), batch.task_ids, num_tasks)
 
 
-def _divide(numerator: Array, denominator: Array) -> Array:
-    """0 where the denominator is 0."""
-    safe = jnp.where(denominator > 0, denominator, 1.0)
-    return jnp.where(denominator > 0, numerator / safe, 0.0)
+def _mean_nll(
+    unit: Literal["token", "sample"], normalization: Normalization, *, pooled: bool
+) -> Objective:
+    num_tasks = normalization.num_tasks
+    weights = token_weights if unit == "token" else sample_weights
+
+    def numerators(outputs: Outputs, batch: Batch) -> Float[Array, "1 T"]:
+        return sum_by_task(weights(batch) * outputs.nll, batch.task_ids, num_tasks)[None]
+
+    counts = functools.partial(_counts, weights, num_tasks)
+    terms = Terms(unit, counts, numerators, lambda means: means[0], pooled)
+    return weighted_objective(terms, normalization)

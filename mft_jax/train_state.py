@@ -8,8 +8,8 @@ from mft_jax.types import Params
 
 
 class TrainState(NamedTuple):
-    """Beside it stands only the data cursor, which the loader keeps. Frozen weights are not state:
-    they are read again from the model's folder.
+    """The state of a run but for the data cursor, which the loader keeps. Frozen weights are not
+    part of it: they are read again from the model's folder.
     """
 
     step: Int[Array, ""]  # optimiser steps taken

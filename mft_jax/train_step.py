@@ -9,10 +9,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from mft_jax import gradients
+from mft_jax.balancer_signals import post_step_losses, valid_losses
 from mft_jax.balancers.base import Balancer, Signals
-from mft_jax.gradients import StepSpec, task_nll
-from mft_jax.losses import Statistics, mean_losses, sum_by_task, task_counts, total_loss
+from mft_jax.forward import StepSpec, make_forward, step_key
+from mft_jax.gradients import backward_after_losses, backward_known, loss_cotangents
+from mft_jax.objective import ObjectiveSums
+from mft_jax.task_gradients import gramian, last_block, task_gradients, valid_gradients
+from mft_jax.task_sums import sum_by_task, task_counts
 from mft_jax.train_state import TrainState
 from mft_jax.types import Batch, Params, TaskSums
 
@@ -32,33 +35,33 @@ class StepMetrics(NamedTuple):
 
 
 def make_train_step(
-    compute: StepSpec,
+    spec: StepSpec,
     balancer: Balancer,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
 ) -> TrainStep:
     """`step(state, frozen, batch [A, B, L], valid_batch [B, L]) -> (state, metrics)`, for `jit`."""
-    objective = compute.objective
+    objective, num_tasks = spec.objective, spec.objective.num_tasks
 
     def step(
         state: TrainState, frozen: Params, batch: Batch, valid_batch: Batch
     ) -> tuple[TrainState, StepMetrics]:
-        result = weighted_gradients(compute, balancer, state, frozen, batch, valid_batch)
+        result = weighted_gradients(spec, balancer, state, frozen, batch, valid_batch)
         updates, opt_state = optimizer.update(result.grads, state.opt_state, state.trainable)
         trainable = cast(Params, optax.apply_updates(state.trainable, updates))
-        balancer_state = result.balancer
+        balancer_state = result.balancer_state
         if balancer.after_step is not None:
             moved = state._replace(trainable=trainable)
-            losses = _losses_after(compute, balancer, moved, frozen, batch, valid_batch)
-            balancer_state = balancer.after_step(balancer_state, losses)
-        counts, stats = gradients.batch_counts(objective, batch), result.stats
+            after = post_step_losses(spec, balancer, moved, frozen, batch, valid_batch)
+            balancer_state = balancer.after_step(balancer_state, after)
+        counts = jax.vmap(objective.counts)(batch)
         metrics = StepMetrics(
-            loss=total_loss(objective, stats.features, counts, result.weight, stats.router),
+            loss=objective.loss(result.sums, counts, result.weight),
             grad_norm=optax.tree.norm(result.grads),
             learning_rate=jnp.asarray(schedule(state.step), jnp.float32),
-            train=TaskSums(stats.nll.sum(axis=0), task_counts(batch, objective.num_tasks)),
+            train=TaskSums(result.sums.nll.sum(axis=0), task_counts(batch, num_tasks)),
             weight=result.weight,
-            tokens=sum_by_task(batch.segment_ids > 0, batch.task_ids, objective.num_tasks),
+            tokens=sum_by_task(batch.segment_ids > 0, batch.task_ids, num_tasks),
             balancer=balancer.logs(balancer_state),
         )
         return TrainState(state.step + 1, trainable, opt_state, balancer_state), metrics
@@ -66,84 +69,55 @@ def make_train_step(
     return step
 
 
-class Weighted(NamedTuple):
-    stats: Statistics
+class WeightedGradients(NamedTuple):
+    """The gradient of the loss under the balancer's weights, and what it was made of."""
+
+    sums: ObjectiveSums  # [A, ...]
     grads: Params
     weight: Float[Array, " T"]
-    balancer: Any
+    balancer_state: Any
 
 
 def weighted_gradients(
-    compute: StepSpec,
+    spec: StepSpec,
     balancer: Balancer,
     state: TrainState,
     frozen: Params,
     batch: Batch,
     valid_batch: Batch,
-) -> Weighted:
+) -> WeightedGradients:
     """Only what the balancer needs is computed; its weights are constants of the gradient."""
-    objective, needs = compute.objective, balancer.needs
-    counts = gradients.batch_counts(objective, batch)
-    key, signals = gradients.step_key(compute, state.step), Signals(state.step)
+    objective, needs = spec.objective, balancer.needs
+    counts = jax.vmap(objective.counts)(batch)
+    key, signals = step_key(spec, state.step), Signals(state.step)
     if "valid_losses" in needs:
-        signals = signals._replace(
-            valid_losses=_valid_losses(compute, balancer, state, frozen, valid_batch)
-        )
+        measured = valid_losses(spec, balancer, state, frozen, valid_batch)
+        signals = signals._replace(valid_losses=measured)
 
-    def weigh(stats: Statistics | None, signals: Signals) -> tuple[Array, Any]:
-        if stats is not None:
-            signals = signals._replace(train_losses=mean_losses(objective, stats.features, counts))
+    def update(signals: Signals, sums: ObjectiveSums | None = None) -> tuple[Array, Any]:
+        if sums is not None and "train_losses" in needs:
+            signals = signals._replace(train_losses=objective.task_losses(sums, counts))
         weight, balancer_state = balancer.update(state.balancer, signals)
         return jax.lax.stop_gradient(weight), balancer_state
 
     if "task_gradients" in needs:
-        stats, tasks = gradients.task_gradients(compute, state.trainable, frozen, batch, key)
-        gramian = functools.partial(gradients.gramian, compute, balancer.subset, right=tasks.rows)
-        signals = signals._replace(gramian=gramian(tasks.rows))
+        sums, tasks = task_gradients(spec, state.trainable, frozen, batch, key)
+        block = last_block(spec.model_config) if balancer.subset == "last_block" else None
+        products = functools.partial(gramian, right=tasks.rows, last_block=block)
+        signals = signals._replace(gramian=products(tasks.rows))
         if "valid_gradients" in needs:
-            valid = gradients.valid_gradients(compute, state.trainable, frozen, valid_batch)
-            signals = signals._replace(valid_gramian=gramian(valid))
-        weight, balancer_state = weigh(stats, signals)
-        return Weighted(stats, tasks.combine(objective, weight), weight, balancer_state)
+            of_valid = valid_gradients(spec, state.trainable, frozen, valid_batch)
+            signals = signals._replace(valid_gramian=products(of_valid))
+        weight, balancer_state = update(signals, sums)
+        return WeightedGradients(sums, tasks.combine(objective, weight), weight, balancer_state)
 
-    def choose(stats: Statistics | None) -> tuple[Statistics, tuple[Array, Any]]:
-        chosen = weigh(stats, signals)
-        return gradients.slopes(objective, stats, counts, chosen[0]), chosen
-
-    stats, grads, (weight, balancer_state) = gradients.backward(
-        gradients.measurer(compute, frozen, key),
-        state.trainable,
-        batch,
-        choose,
-        ahead=objective.linear and "train_losses" not in needs,
-    )
-    return Weighted(stats, grads, weight, balancer_state)
-
-
-def _valid_losses(
-    compute: StepSpec, balancer: Balancer, state: TrainState, frozen: Params, batch: Batch
-) -> TaskSums:
-    """Before the update; absent in the steps between two looks."""
-    measured = functools.partial(task_nll, compute, state.trainable, frozen, batch)
-
-    def absent() -> TaskSums:
-        return optax.tree.zeros_like(jax.eval_shape(measured))
-
-    return jax.lax.cond(state.step % balancer.every_steps == 0, measured, absent)
-
-
-def _losses_after(
-    compute: StepSpec,
-    balancer: Balancer,
-    state: TrainState,
-    frozen: Params,
-    batch: Batch,
-    valid_batch: Batch,
-) -> TaskSums:
-    """Of the same batch, under the new parameters; what dropped out drops out again."""
-    if "post_step_valid_losses" in balancer.needs:
-        return task_nll(compute, state.trainable, frozen, valid_batch)
-    run = gradients.measurer(compute, frozen, gradients.step_key(compute, state.step))
-    features = gradients.measure_all(run, state.trainable, batch).features
-    counts = gradients.batch_counts(compute.objective, batch)
-    return mean_losses(compute.objective, features, counts)
+    forward = make_forward(spec, frozen, key)
+    if objective.linear and "train_losses" not in needs:
+        weight, balancer_state = update(signals)
+        cotangents = loss_cotangents(objective, counts, weight)
+        sums, grads = backward_known(forward, state.trainable, batch, cotangents)
+    else:
+        sums, pull_back = backward_after_losses(forward, state.trainable, batch)
+        weight, balancer_state = update(signals, sums)
+        grads = pull_back(loss_cotangents(objective, counts, weight, sums))
+    return WeightedGradients(sums, grads, weight, balancer_state)

@@ -16,10 +16,11 @@ PACKAGE = "mft_jax"
 # The page: a room imports only rooms of the lines above it and, where the line is an ordered one,
 # rooms that stand before it on its own line.
 PAGE: tuple[tuple[bool, tuple[str, ...]], ...] = (
-    (True, ("types", "arrays", "weights")),
+    (True, ("types", "arrays", "weights", "task_sums", "objective")),
     (False, ("data", "models", "losses", "balancers", "optim")),
     (True, ("finetune", "sharding", "huggingface")),
-    (True, ("train_state", "gradients", "train_step")),
+    (True, ("train_state", "forward", "gradients", "task_gradients", "balancer_signals")),
+    (True, ("train_step",)),
     (True, ("settings", "config", "report", "run")),
     (True, ("cli", "testing", "__main__")),
 )  # fmt: skip

@@ -1,11 +1,12 @@
-"""Sums and counts travel (contract 3.3): a step is the same for any micro-batch, mesh and packing.
+"""Sums and counts travel: a step is the same for any micro-batch, mesh and packing.
 
 Loss, gradient and weights in float64, to 1e-10 of the largest value, for every kind of balancer
-(no signal, validation losses, training losses, losses after the step, gradients of tasks) with
-every objective.
+(validation losses, training losses, losses after the step, gradients of tasks). A step is compiled
+once for every set of needs; every balancer weighs what such a step measures.
 """
 
 import functools
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +15,13 @@ import optax
 import pytest
 
 from mft_jax.arrays import over_stack
+from mft_jax.balancers.base import Balancer, Need, Signals
 from mft_jax.balancers.registry import BALANCERS, BalancerConfig, make_balancer
 from mft_jax.data.packing import fill_row
 from mft_jax.finetune.attach import init_frozen, init_trainable, store_weight
 from mft_jax.finetune.tuning import FinetuneConfig
-from mft_jax.gradients import StepSpec
-from mft_jax.losses import FORMS, ObjectiveConfig, make_objective
+from mft_jax.forward import StepSpec
+from mft_jax.losses import ObjectiveConfig, make_objective
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.decoder import UNSHARDED, init_params
 from mft_jax.models.params import param_infos
@@ -56,47 +58,66 @@ def rows_of(content, samples_per_row):
     return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
 
 
+@functools.cache
 def start(dtype):
     """(trainable, frozen): random base, adapters with a B that is not zero."""
-    params = {path: 3 * w for path, w in jax.jit(lambda: init_params(MODEL, 0))().items()}
-    put = functools.partial(store_weight, TUNING, dtype=dtype)
-    stored = {
-        path: jax.jit(over_stack(functools.partial(put, info), len(info.stack)))(params[path])
-        for path, info in INFOS.items()
-    }
-    trainable = init_trainable(TUNING, stored, INFOS, 0)
+
+    @jax.jit
+    def stored():
+        params = init_params(MODEL, 0)
+        put = functools.partial(store_weight, TUNING, dtype=dtype)
+        return {
+            path: over_stack(functools.partial(put, info), len(info.stack))(3 * params[path])
+            for path, info in INFOS.items()
+        }
+
+    weights = stored()
+    trainable = init_trainable(TUNING, weights, INFOS, 0)
     keys = iter(jax.random.split(jax.random.key(1), 99))
     trainable = jax.tree.map(
         lambda x: x.astype(dtype) + 0.1 * jax.random.normal(next(keys), x.shape, dtype), trainable
     )
-    return trainable, init_frozen(TUNING, stored)
+    return trainable, init_frozen(TUNING, weights)
+
+
+def made_balancer(name):
+    config = BalancerConfig(name=name)
+    return make_balancer(config, TABLE, total_steps=8, valid_micro_batches=1)
+
+
+def first_state(balancer, trainable):
+    fours = jnp.full(TASKS, 4.0)
+    started = balancer.init(TASKS, TaskSums(5 * fours, fours))
+    return TrainState(jnp.zeros((), jnp.int32), trainable, SGD.init(trainable), started)
 
 
 def make_step(
-    balancer_name, objective_name, normalization="batch", dtype="float64", placement=UNSHARDED
+    balancer, objective_name, normalization="batch", dtype="float64", placement=UNSHARDED
 ):
-    config = ObjectiveConfig(objective_name, normalization, vocab_chunk=40)
+    config = ObjectiveConfig(objective_name, normalization)
     expected = {"token": np.array([80.0, 40, 10, 3]), "sample": np.array([10.0, 5, 1, 0.5])}
     objective = make_objective(config, TABLE, expected)
-    compute = StepSpec(MODEL, TUNING, objective, dtype, True, placement=placement)
-    balancer = make_balancer(
-        BalancerConfig(name=balancer_name), TABLE, total_steps=8, valid_micro_batches=1
+    spec = StepSpec(
+        MODEL, TUNING, objective, dtype, remat=True, vocab_chunk=40, placement=placement
     )
-    return balancer, jax.jit(make_train_step(compute, balancer, SGD, lambda step: 0.5))
+    return jax.jit(make_train_step(spec, balancer, SGD, lambda step: 0.5))
+
+
+def batches(samples_per_row=2):
+    """(batch [B, L], validation batch [B, L]) of two steps."""
+    return [
+        tuple(rows_of(samples(seed), samples_per_row) for seed in seeds)
+        for seeds in ((10, 20), (11, 21))
+    ]
 
 
 def two_steps(names, parts=1, mesh_sizes=(), samples_per_row=2):
     """(losses, weights, update) of two steps, so that every state has been through one."""
     mesh = make_mesh(MeshConfig(*mesh_sizes)) if mesh_sizes else None
-    balancer, step = make_step(*names, placement=placement(mesh, INFOS) if mesh else UNSHARDED)
+    balancer = made_balancer(names[0])
+    step = make_step(balancer, *names[1:], placement=placement(mesh, INFOS) if mesh else UNSHARDED)
     trainable, frozen = start(jnp.float32 if len(names) > 3 else jnp.float64)
-    ones = np.full(TASKS, 4.0)
-    state = TrainState(
-        jnp.zeros((), jnp.int32),
-        trainable,
-        SGD.init(trainable),
-        balancer.init(TASKS, TaskSums(jnp.asarray(ones * 5), jnp.asarray(ones))),
-    )
+    state = first_state(balancer, trainable)
     place = [lambda x: x] * 2
     if mesh:
         whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -105,11 +126,9 @@ def two_steps(names, parts=1, mesh_sizes=(), samples_per_row=2):
         frozen = jax.device_put(frozen, tree_shardings(mesh, INFOS, frozen))
         place = [functools.partial(jax.device_put, device=batch_sharding(mesh, n)) for n in (1, 0)]
     seen = []
-    for seed in (10, 11):
-        batch = rows_of(samples(seed), samples_per_row)
+    for batch, valid in batches(samples_per_row):
         batch = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
-        valid = place[1](rows_of(samples(seed + 10), samples_per_row))
-        state, metrics = step(state, frozen, place[0](batch), valid)
+        state, metrics = step(state, frozen, place[0](batch), place[1](valid))
         seen.append((metrics.loss, metrics.weight, metrics.train, metrics.grad_norm))
     change = jax.tree.map(lambda new, old: np.asarray(new) - old, state.trainable, trainable)
     return jax.device_get((seen, change))
@@ -146,6 +165,7 @@ def test_a_step_is_invariant_to_micro_batch_size_device_count_and_packing(names)
     with jax.enable_x64(True):
         want = two_steps(names)
         assert np.ptp(want[0][1][1]) > 1e-4, "the balancer has something to say"
+        check_steps_with_absent_task(want)
         for arrangement in ARRANGEMENTS.values():
             assert_close(two_steps(names, **arrangement), want, 1e-10)
 
@@ -170,12 +190,74 @@ def test_in_bfloat16_it_is_invariant_to_the_rounding_of_a_gradient():
     assert squares[0] < 0.05**2 * squares[1]
 
 
-@pytest.mark.parametrize("name", BALANCERS)
-def test_every_balancer_steps_with_an_absent_task(name):
-    objectives = sorted(FORMS)
-    objective = objectives[sorted(BALANCERS).index(name) % len(objectives)]
-    (seen, change) = two_steps((name, objective, "batch", "float32"))
+# One balancer for every set of `needs` that no kind above has.
+OTHER_NEEDS = [
+    ("uniform", "sample_mean", "batch", "float32"),
+    ("famo_valid", "focal_task", "dataset", "float32"),
+    ("metaweighting", "token_mean", "batch", "float32"),
+]
+
+
+def test_a_step_is_compiled_here_for_every_set_of_needs():
+    stepped = {made_balancer(names[0]).needs for names in (*KINDS, *OTHER_NEEDS)}
+    assert stepped == {made_balancer(name).needs for name in BALANCERS}
+
+
+def check_weights_with_absent_task(weight):
+    assert np.all(np.isfinite(weight))
+    np.testing.assert_allclose(np.abs(weight).sum(), 1.0, rtol=1e-5)
+
+
+def check_steps_with_absent_task(steps):
+    seen, change = steps
     for loss, weight, train, _ in seen:
         assert np.isfinite(loss) and train.count[3] == 0
-        np.testing.assert_allclose(np.abs(weight).sum(), 1.0, rtol=1e-5)
+        check_weights_with_absent_task(weight)
     assert all(np.all(np.isfinite(leaf)) and np.any(leaf) for leaf in jax.tree.leaves(change))
+
+
+@pytest.mark.parametrize("names", OTHER_NEEDS, ids="-".join)
+def test_a_step_of_other_needs_has_weights_with_an_absent_task(names):
+    check_steps_with_absent_task(two_steps(names))
+
+
+def recorder() -> Balancer:
+    """A balancer with every need, whose state is what it saw in a step."""
+
+    def init(num_tasks, valid_losses):
+        nothing, products = jnp.zeros(num_tasks), jnp.zeros((num_tasks, num_tasks))
+        sums = TaskSums(nothing, nothing)
+        return Signals(jnp.zeros((), jnp.int32), sums, sums, products, products), sums
+
+    def update(state, signals):
+        return jnp.full(TASKS, 1.0 / TASKS), (signals, state[1])
+
+    def after_step(state, losses):
+        return state[0], losses
+
+    needs = frozenset(get_args(Need)) - {"post_step_valid_losses"}
+    return Balancer(init, update, lambda state: {}, needs, after_step=after_step)
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    """[(signals, losses after the step)] of two steps whose batches lack the last task."""
+    trainable, frozen = start(jnp.float32)
+    state, seen = first_state(recorder(), trainable), []
+    step = make_step(recorder(), "task_token_mean", dtype="float32")
+    for batch, valid in batches():
+        state, _ = step(state, frozen, jax.tree.map(lambda x: x[None], batch), valid)
+        seen.append(jax.device_get(state.balancer))
+    assert all(np.all(np.any(signals.gramian != 0, axis=1) == [1, 1, 1, 0]) for signals, _ in seen)
+    return jax.tree.map(jnp.asarray, seen)
+
+
+@pytest.mark.parametrize("name", BALANCERS)
+def test_every_balancer_weighs_the_signals_of_a_step_with_an_absent_task(name, recorded):
+    balancer = made_balancer(name)
+    state = first_state(balancer, {}).balancer
+    for signals, after in recorded:
+        weight, state = jax.jit(balancer.update)(state, signals)
+        check_weights_with_absent_task(weight)
+        if balancer.after_step is not None:
+            state = balancer.after_step(state, after)

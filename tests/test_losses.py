@@ -4,12 +4,16 @@ import json
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 
+from mft_jax import config as configs
 from mft_jax import losses
 from mft_jax.models.head import Head
 from mft_jax.models.nll import next_token_nll
+from mft_jax.objective import Outputs
+from mft_jax.task_sums import task_counts
 from mft_jax.types import Batch, MftError, TaskTable
 
 TABLE = TaskTable(("a", "b", "c", "d"))  # d is absent
@@ -45,11 +49,10 @@ def value(objective, nll, batch, weight=None, micro_batches=1):
     parts = [
         (jnp.asarray(nll[i]), jax.tree.map(lambda x, i=i: jnp.asarray(x[i]), batch)) for i in split
     ]
-    stats = [losses.statistics(objective, *part) for part in parts]
-    features = jnp.stack([s.features for s in stats])
-    counts = jnp.stack([losses.unit_counts(objective, part[1]) for part in parts])
-    per_task = losses.mean_losses(objective, features, counts)
-    return losses.total_loss(objective, features, counts, weight), per_task
+    each = [objective.sums(Outputs(nll), batch) for nll, batch in parts]
+    sums = jax.tree.map(lambda *x: jnp.stack(x), *each)
+    counts = jnp.stack([objective.counts(batch) for _, batch in parts])
+    return objective.loss(sums, counts, weight), objective.task_losses(sums, counts)
 
 
 def samples_of(nll, batch):
@@ -95,11 +98,11 @@ def oracle_loss(name, nll, batch, weight, alpha, gamma):
 ALPHA = {"a": 0.5, "b": 2.0, "c": 1.0}
 
 
-@pytest.mark.parametrize("name", losses.FORMS)
+@pytest.mark.parametrize("name", losses.OBJECTIVES)
 @pytest.mark.parametrize("weight", [np.full(4, 0.25), WEIGHT], ids=["equal", "weighted"])
 def test_objectives_are_their_equations(name, weight):
     with jax.enable_x64(True):
-        alpha = ALPHA if losses.FORMS[name].focal else {}
+        alpha = ALPHA if name in losses.FOCAL else {}
         nll, batch = rows()
         got, _ = value(make(name, alpha, gamma=1.5), nll, batch, weight)
         want = oracle_loss(name, nll, batch, weight, np.array([0.5, 2.0, 1.0, 1.0]), 1.5)
@@ -115,7 +118,7 @@ def test_focal_losses_without_focus_are_the_matching_mean(focal, mean):
     assert got == pytest.approx(float(value(make(mean), nll, batch, WEIGHT)[0]), rel=1e-6)
 
 
-@pytest.mark.parametrize("name", losses.FORMS)
+@pytest.mark.parametrize("name", losses.OBJECTIVES)
 def test_an_objective_is_the_same_for_any_micro_batch_but_for_the_mode_that_copies_mftcoder(name):
     nll, batch = rows()
     whole, split = (value(make(name), nll, batch, WEIGHT, parts) for parts in (1, 3))
@@ -133,19 +136,19 @@ def test_an_objective_is_the_same_for_any_micro_batch_but_for_the_mode_that_copi
     assert abs(three - one) > 1e-3
 
 
-@pytest.mark.parametrize("name", losses.FORMS)
+@pytest.mark.parametrize("name", losses.OBJECTIVES)
 def test_dataset_normalization_divides_by_expected_counts_and_keeps_an_absent_tasks_share(name):
     nll, batch = rows()
     objective = make(name, normalization="dataset")
     got, per_task = value(objective, nll, batch, WEIGHT)
-    form, expected = losses.FORMS[name], EXPECTED[losses.FORMS[name].unit]
-    mass = WEIGHT * (expected if form.pooled else 1.0)
+    expected = EXPECTED["token" if "token" in name else "sample"]
+    mass = WEIGHT * (1.0 if "task" in name else expected)
     means = np.where(per_task.count > 0, per_task.sum / np.maximum(per_task.count, 1e-9), 0.0)
     want = np.sum(mass / mass.sum() * means * per_task.count / expected)
     np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", losses.FORMS)
+@pytest.mark.parametrize("name", losses.OBJECTIVES)
 def test_weights_are_shares_so_their_scale_does_not_matter(name):
     nll, batch = rows()
     got, want = (value(make(name), nll, batch, w)[0] for w in (7 * WEIGHT, WEIGHT))
@@ -153,7 +156,7 @@ def test_weights_are_shares_so_their_scale_does_not_matter(name):
 
 
 @pytest.mark.parametrize("normalization", ["batch", "dataset", "microbatch"])
-@pytest.mark.parametrize("name", losses.FORMS)
+@pytest.mark.parametrize("name", losses.OBJECTIVES)
 @pytest.mark.parametrize(
     "case", ["no valid token", "one valid token", "all weight on an absent task"]
 )
@@ -195,10 +198,9 @@ def test_microbatch_normalization_reproduces_the_released_code(shared_data, mode
 
         def loss(logits):
             nll = next_token_nll(logits, Head(jnp.eye(13)), batch.targets, vocab_chunk=5)
-            stats = losses.statistics(objective, nll, batch)
-            counts = losses.unit_counts(objective, batch)[None]
-            total = losses.total_loss(objective, stats.features[None], counts, jnp.asarray(weight))
-            return total, stats.nll / jnp.maximum(losses.task_counts(batch, 4), 1)
+            sums = jax.tree.map(lambda x: x[None], objective.sums(Outputs(nll), batch))
+            total = objective.loss(sums, objective.counts(batch)[None], jnp.asarray(weight))
+            return total, sums.nll[0] / jnp.maximum(task_counts(batch, 4), 1)
 
         (got, per_task), gradient = jax.value_and_grad(loss, has_aux=True)(jnp.asarray(logits))
     assert got == pytest.approx(want["loss"], abs=1e-6)
@@ -213,7 +215,27 @@ def test_settings_that_cannot_be_meant_are_refused():
     with pytest.raises(MftError, match="alpha is read by focal_sample and focal_task"):
         losses.ObjectiveConfig("token_mean", alpha={"a": 1.0})
     with pytest.raises(MftError, match="'aa'.*did you mean 'a'"):
-        make("focal_task", {"aa": 1.0})
+        losses.ObjectiveConfig("focal_task", alpha={"aa": 1.0}).check(TABLE)
     for bad in ({"a": -1.0}, dict.fromkeys("abcd", 0.0), {"a": float("nan")}):
         with pytest.raises(MftError, match="not negative, and not all zero"):
-            make("focal_task", bad)
+            losses.ObjectiveConfig("focal_task", alpha=bad).check(TABLE)
+
+
+def test_alpha_of_the_configured_tasks_is_checked_with_the_config():
+    config = configs.default()
+    config.data.tasks = ({"name": "a", "path": "a.jsonl"}, {"name": "b", "path": "b.jsonl"})
+    config.objective.name = "focal_task"
+    config.objective.alpha = ml_collections.ConfigDict({"aa": 1.0})
+    with pytest.raises(MftError, match=r"objective\.alpha names a task 'aa'.*did you mean 'a'"):
+        configs.resolve(config)
+
+
+@pytest.mark.parametrize("name", losses.OBJECTIVES)
+def test_the_losses_of_tasks_are_their_means_and_absent_where_no_token_is_valid(name):
+    nll, batch = rows()
+    _, per_task = value(make(name), nll, batch)
+    np.testing.assert_array_equal(per_task.present(), [True, True, True, False])
+    for task in range(3):  # a task alone in the objective is its loss
+        alone, _ = value(make(name), nll, batch, np.eye(4)[task])
+        np.testing.assert_allclose(per_task.mean()[task], alone, rtol=1e-6)
+    assert np.isnan(per_task.mean()[3])

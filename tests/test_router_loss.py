@@ -9,11 +9,11 @@ import pytest
 from rich.console import Console
 
 from mft_jax import config as configs
-from mft_jax import gradients, losses
 from mft_jax.data.packing import fill_row
 from mft_jax.finetune.tuning import FinetuneConfig
-from mft_jax.gradients import StepSpec
-from mft_jax.losses import ObjectiveConfig, make_objective
+from mft_jax.forward import StepSpec, forward_all, make_forward
+from mft_jax.gradients import backward_after_losses, loss_cotangents
+from mft_jax.losses import ObjectiveConfig, make_objective, router_loss
 from mft_jax.models.config import Experts, ModelConfig
 from mft_jax.models.decoder import init_params
 from mft_jax.run import loop
@@ -24,9 +24,10 @@ MODEL = ModelConfig(98, 64, 64, 2, 4, 2, 16, 32, experts=Experts(4, 2, 64, True)
 TABLE = TaskTable(("a", "b"))
 
 
-def compute_for(router_loss):
+def spec_for(router_loss):
     objective = make_objective(ObjectiveConfig(router_loss=router_loss), TABLE, {})
-    return StepSpec(MODEL, FinetuneConfig("full"), objective, "float64", remat=True)
+    tuning = FinetuneConfig("full")
+    return StepSpec(MODEL, tuning, objective, "float64", remat=True, vocab_chunk=8192)
 
 
 def batch_of(micro_batches):
@@ -48,26 +49,20 @@ def params():
 
 def step(router_loss, micro_batches, trainable):
     """(loss, gradient) as the step takes them."""
-    compute, batch = compute_for(router_loss), batch_of(micro_batches)
-    objective, weight = compute.objective, jnp.array([0.7, 0.3])
-    counts = gradients.batch_counts(objective, batch)
-
-    def choose(stats):
-        return gradients.slopes(objective, stats, counts, weight), None
-
-    stats, grads, _ = gradients.backward(
-        gradients.measurer(compute, {}), trainable, batch, choose, ahead=objective.linear
-    )
-    return losses.total_loss(objective, stats.features, counts, weight, stats.router), grads
+    spec, batch = spec_for(router_loss), batch_of(micro_batches)
+    objective, weight = spec.objective, jnp.array([0.7, 0.3])
+    counts = jax.vmap(objective.counts)(batch)
+    sums, pull_back = backward_after_losses(make_forward(spec, {}), trainable, batch)
+    grads = pull_back(loss_cotangents(objective, counts, weight, sums))
+    return objective.loss(sums, counts, weight), grads
 
 
 def test_it_adds_its_weight_times_its_value_and_its_gradient():
     with jax.enable_x64(True):
-        compute, batch = compute_for(1.0), batch_of(1)
+        spec, batch = spec_for(1.0), batch_of(1)
 
         def router(trainable):
-            stats = gradients.measure_all(gradients.measurer(compute, {}), trainable, batch)
-            return losses.router_loss(stats.router)
+            return router_loss(forward_all(make_forward(spec, {}), trainable, batch).router)
 
         value, gradient = jax.jit(jax.value_and_grad(router))(params())
         run = jax.jit(step, static_argnums=(0, 1))

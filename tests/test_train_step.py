@@ -16,7 +16,7 @@ from mft_jax.data.packing import fill_row
 from mft_jax.finetune import combine
 from mft_jax.finetune.attach import init_frozen, init_trainable, store_weight
 from mft_jax.finetune.tuning import FinetuneConfig
-from mft_jax.gradients import StepSpec, task_nll
+from mft_jax.forward import StepSpec, task_nll
 from mft_jax.losses import ObjectiveConfig, make_objective
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.decoder import bind, init_params
@@ -32,11 +32,11 @@ LENGTH, ROWS = 32, 8
 RATE = 0.5
 
 
-def compute_for(method: str) -> StepSpec:
+def spec_for(method: str) -> StepSpec:
     tuning = FinetuneConfig(method=method, rank=4, alpha=8.0)
-    config = ObjectiveConfig("task_token_mean", vocab_chunk=20)
+    config = ObjectiveConfig("task_token_mean")
     objective = make_objective(config, TaskTable(("a", "b", "c", "d")), {})
-    return StepSpec(MODEL, tuning, objective, "float32", remat=method != "qlora")
+    return StepSpec(MODEL, tuning, objective, "float32", remat=method != "qlora", vocab_chunk=20)
 
 
 class Sample(NamedTuple):
@@ -78,7 +78,7 @@ def base() -> dict[str, jax.Array]:
 @functools.cache
 def start(method: str):
     """(trainable, frozen): random base, adapters with a B that is not zero."""
-    tuning = compute_for(method).finetune
+    tuning = spec_for(method).tuning
     put = functools.partial(store_weight, tuning, dtype=jnp.float32)
     stored = {
         path: jax.jit(over_stack(functools.partial(put, info), len(info.stack)))(base()[path])
@@ -102,7 +102,7 @@ SGD = optax.sgd(RATE)  # an update is the gradient, not its sign
 
 @functools.cache
 def compiled(method: str, balancer: Balancer):
-    return jax.jit(make_train_step(compute_for(method), balancer, SGD, lambda step: RATE))
+    return jax.jit(make_train_step(spec_for(method), balancer, SGD, lambda step: RATE))
 
 
 UNIFORM = uniform()  # its state is its weights, so any constant weights can be set
@@ -127,7 +127,7 @@ def test_loss_and_gradient_are_those_of_the_equation_over_whole_logits(method):
     @jax.jit
     @jax.value_and_grad
     def equation_1(trainable):
-        tuning = compute_for(method).finetune
+        tuning = spec_for(method).tuning
         model = bind(MODEL, combine.combine(tuning, INFOS, trainable, frozen, jnp.float32))
         hidden = model(batch.tokens, batch.positions, batch.segment_ids).states
         log_probability = jax.nn.log_softmax(hidden @ model.logit_head().table.T)
@@ -203,7 +203,7 @@ def spy() -> Balancer:
 
 @pytest.fixture(scope="module")
 def spied():
-    """(states, metrics) before and after each of three steps of a balancer that looks on."""
+    """(states, metrics) before and after each of three steps of `spy`."""
     trainable, frozen = start("qlora")
     balancer = spy()
     states, metrics = [state_of(trainable, balancer.init(TASKS, None))], []
@@ -220,7 +220,7 @@ def test_validation_is_measured_every_so_many_steps_and_absent_in_between(spied)
     assert [bool(m.balancer["count"].sum() > 0) for m in metrics] == [True, False, True]
     np.testing.assert_allclose(metrics[1].balancer["sum"], 0.0)
     # ... under the parameters before the update.
-    evaluate = jax.jit(functools.partial(task_nll, compute_for("qlora")))
+    evaluate = jax.jit(functools.partial(task_nll, spec_for("qlora")))
     for step in (0, 2):
         valid = jax.tree.map(jnp.asarray, rows_of(BATCHES[step][1], 2))
         want = evaluate(states[step].trainable, start("qlora")[1], valid)

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 from rich.console import Console
 
-from mft_jax import gradients, optim, sharding
+from mft_jax import optim, sharding
 from mft_jax.balancers.base import Balancer
 from mft_jax.balancers.registry import STATE_VERSION, make_balancer
 from mft_jax.config import TrainConfig
@@ -26,11 +26,12 @@ from mft_jax.data.mixture import Mixture
 from mft_jax.data.templates import chat_tokenizer, stop_token
 from mft_jax.data.tokenization import TokenizedData, load_data, task_mixture
 from mft_jax.finetune.attach import trainable_shapes
-from mft_jax.gradients import StepSpec
+from mft_jax.forward import StepSpec, task_nll
 from mft_jax.huggingface.tokenizers import load_tokenizer
 from mft_jax.losses import make_objective
 from mft_jax.models.params import param_infos, vectors
 from mft_jax.run.base_model import Model, Prepared
+from mft_jax.task_gradients import task_gramian
 from mft_jax.train_state import TrainState
 from mft_jax.train_step import make_train_step
 from mft_jax.types import Batch, MftError, Params, TaskSums
@@ -151,8 +152,8 @@ def build_step_functions(
             "tasks": list(tasks.names),
         },
         step=jax.jit(step, donate_argnums=0, out_shardings=(where, None)),
-        evaluate=jax.jit(functools.partial(gradients.task_nll, compute), out_shardings=whole),
-        diagnose=jax.jit(functools.partial(gradients.diagnose, compute), out_shardings=whole),
+        evaluate=jax.jit(functools.partial(task_nll, compute), out_shardings=whole),
+        diagnose=jax.jit(functools.partial(task_gramian, compute), out_shardings=whole),
         init_state=jax.jit(init_state, out_shardings=where),
         init_balancer=jax.jit(
             functools.partial(balancer.init, num_tasks), out_shardings=where.balancer
@@ -162,11 +163,12 @@ def build_step_functions(
 
 def _computation(config: TrainConfig, model: Model, mesh: Mesh, data: Data) -> StepSpec:
     return StepSpec(
-        model=model.config,
-        finetune=model.finetune,
+        model_config=model.config,
+        tuning=model.finetune,
         objective=make_objective(config.objective, data.tokenized.tasks, data.expected_counts),
         dtype=config.model.compute_dtype,
         remat=config.model.remat,
+        vocab_chunk=config.objective.vocab_chunk,
         seed=config.seed,
         placement=sharding.placement(mesh, param_infos(model.config)),
     )

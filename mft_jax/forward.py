@@ -1,0 +1,123 @@
+"""The forward pass of a step: from parameters and a micro-batch to the objective's sums."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from mft_jax.finetune.combine import combine
+from mft_jax.finetune.tuning import FinetuneConfig
+from mft_jax.models.config import ModelConfig
+from mft_jax.models.decoder import UNSHARDED, ActivationSharding, bind
+from mft_jax.models.nll import next_token_nll
+from mft_jax.models.params import param_infos
+from mft_jax.objective import Objective, ObjectiveSums, Outputs, valid_nll
+from mft_jax.task_sums import sum_by_task, task_counts
+from mft_jax.types import Batch, MftError, Params, RouterSums, TaskSums
+
+# (trainable, micro-batch [B, L], its index in the step) -> its sums
+Forward = Callable[[Params, Batch, Int[Array, ""]], ObjectiveSums]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSpec:
+    """The computation on a batch: the model, how it is fine-tuned, in which precision.
+
+    `vocab_chunk`: logits held at once, in columns of the vocabulary. `seed` is that of dropout.
+    """
+
+    model_config: ModelConfig
+    tuning: FinetuneConfig
+    objective: Objective
+    dtype: str
+    remat: bool
+    vocab_chunk: int
+    seed: int = 0
+    placement: ActivationSharding = UNSHARDED
+
+    def __post_init__(self) -> None:
+        if self.objective.needs_reference and self.tuning.method == "full":
+            raise MftError(
+                "the objective compares with the frozen base, but finetune.method='full' freezes "
+                "nothing; train adapters (finetune.method=lora or qlora)"
+            )
+
+
+def token_nll(
+    spec: StepSpec, params: Params, batch: Batch
+) -> tuple[Float[Array, "B L"], RouterSums | None]:
+    """nll of every target under the parameters that are computed with, and the routers' sums."""
+    model = bind(spec.model_config, params)
+    hidden, router = model(
+        batch.tokens,
+        batch.positions,
+        batch.segment_ids,
+        dtype=jnp.dtype(spec.dtype),
+        remat=spec.remat,
+        placement=spec.placement,
+    )
+    head = model.logit_head()
+    return next_token_nll(hidden, head, batch.targets, vocab_chunk=spec.vocab_chunk), router
+
+
+def forward_sums(spec: StepSpec, params: Params, frozen: Params, batch: Batch) -> ObjectiveSums:
+    """The objective's sums of a batch [B, L] under the parameters that are computed with."""
+    nll, router = token_nll(spec, params, batch)
+    reference = None
+    if spec.objective.needs_reference:
+        reference = jax.lax.stop_gradient(token_nll(spec, frozen, batch)[0])
+    return spec.objective.sums(Outputs(nll, router, reference), batch)
+
+
+def combined(
+    spec: StepSpec, trainable: Params, frozen: Params, key: Key[Array, ""] | None = None
+) -> Params:
+    """The parameters to compute with; with a `key` adapters drop out."""
+    infos = param_infos(spec.model_config)
+    return combine(spec.tuning, infos, trainable, frozen, jnp.dtype(spec.dtype), key)
+
+
+def make_forward(spec: StepSpec, frozen: Params, key: Key[Array, ""] | None = None) -> Forward:
+    """The forward pass of a micro-batch. With a `key` (of the step) adapters drop out."""
+
+    def forward(trainable: Params, batch: Batch, index: Int[Array, ""]) -> ObjectiveSums:
+        dropout_key = micro_batch_key(key, index)
+        params = combined(spec, trainable, frozen, dropout_key)
+        return forward_sums(spec, params, frozen, batch)
+
+    return forward
+
+
+def forward_all(forward: Forward, trainable: Params, batch: Batch) -> ObjectiveSums:
+    """The sums of every micro-batch, `[A, ...]`; forward only."""
+    indexed = batch, micro_batch_indices(batch)
+    return jax.lax.map(lambda item: forward(trainable, *item), indexed)
+
+
+def micro_batch_indices(batch: Batch) -> Int[Array, " A"]:
+    return jnp.arange(batch.tokens.shape[0])
+
+
+def step_key(spec: StepSpec, step: Int[Array, ""]) -> Key[Array, ""] | None:
+    """The key by which adapters drop out in a step; None where they do not."""
+    if not spec.tuning.dropout:
+        return None
+    return jax.random.fold_in(jax.random.key(spec.seed), step)
+
+
+def micro_batch_key(key: Key[Array, ""] | None, index: Int[Array, ""]) -> Key[Array, ""] | None:
+    """The key of a micro-batch: it follows from step and index, so a micro-batch that is computed
+    again, in the backward pass or after the step, drops out as before.
+    """
+    return None if key is None else jax.random.fold_in(key, index)
+
+
+def task_nll(spec: StepSpec, trainable: Params, frozen: Params, batch: Batch) -> TaskSums:
+    """Nll sums and counts per task of a batch [B, L], under the combined parameters."""
+    params = combined(spec, trainable, frozen)
+    nll = valid_nll(token_nll(spec, params, batch)[0], batch)
+    num_tasks = spec.objective.num_tasks
+    sums = sum_by_task(batch.loss_weights * nll, batch.task_ids, num_tasks)
+    return TaskSums(sums, task_counts(batch, num_tasks))

@@ -1,0 +1,41 @@
+"""Sums over the tokens of a batch, by task and by segment."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from mft_jax.types import Batch
+
+
+def sum_by_task(
+    values: Float[Array, "*A B L"] | Bool[Array, "*A B L"],
+    task_ids: Int[Array, "*A B L"],
+    num_tasks: int,
+) -> Float[Array, " T"]:
+    """Sum of `values` over all positions of each task."""
+    values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    tasks = jnp.arange(num_tasks).reshape((-1,) + (1,) * task_ids.ndim)
+    mine = jnp.where(task_ids[None] == tasks, values[None], 0.0)
+    return mine.sum(axis=tuple(range(1, mine.ndim)))
+
+
+def task_counts(batch: Batch, num_tasks: int) -> Float[Array, " T"]:
+    """Valid tokens (summed loss weights) per task; known before any forward pass."""
+    return sum_by_task(batch.loss_weights, batch.task_ids, num_tasks)
+
+
+def sum_by_segment(values: Float[Array, "B L"], batch: Batch) -> Float[Array, "B S"]:
+    """Sum of `values` over each segment of each row; S = L + 1, as segment ids count from 1."""
+    size = batch.tokens.shape[1] + 1
+    return jax.vmap(lambda v, s: jax.ops.segment_sum(v, s, size))(values, batch.segment_ids)
+
+
+def at_tokens(of_segment: Float[Array, "B S"], batch: Batch) -> Float[Array, "B L"]:
+    """The value of its segment at every position."""
+    return jnp.take_along_axis(of_segment, batch.segment_ids, axis=1)
+
+
+def divide(numerator: Array, denominator: Array) -> Array:
+    """`numerator / denominator`, 0 where the denominator is not positive."""
+    safe = jnp.where(denominator > 0, denominator, 1.0)
+    return jnp.where(denominator > 0, numerator / safe, 0.0)
