@@ -17,7 +17,7 @@ import ml_collections
 from ml_collections import config_dict
 
 from mft_jax.balancers.registry import BY_GRADIENTS, BalancerConfig
-from mft_jax.data.tasks import DataConfig
+from mft_jax.data.settings import DataConfig
 from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.losses import ObjectiveConfig
 from mft_jax.optim import OptimConfig
@@ -105,8 +105,6 @@ class TrainConfig:
         """What rooms say of tasks by name, and of one another."""
         self.objective.check(tasks)
         self.balancer.check(tasks)
-        if self.data.sampling == "rates":
-            tasks.values("data.rates", self.data.rates)
         if self.objective.normalization == "microbatch" and self.balancer.name in BY_GRADIENTS:
             raise MftError(
                 "objective.normalization='microbatch' has no loss of a task over the whole batch, "

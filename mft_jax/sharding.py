@@ -16,10 +16,13 @@ divide are kept whole on every device.
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int
 
 from mft_jax.models.decoder import UNSHARDED, ActivationSharding
 from mft_jax.models.params import ParamInfo, ParamInfos
@@ -77,6 +80,38 @@ def batch_sharding(mesh: Mesh, leading_axes: int = 0) -> NamedSharding:
 def rows_divisor(mesh: Mesh) -> int:
     """A micro-batch's rows must be a multiple of this."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def process_rows(mesh: Mesh, process_index: int, num_rows: int) -> tuple[int, ...]:
+    """Places of the rows of a micro-batch of `num_rows` rows that lie on a process's devices."""
+    processes = np.vectorize(lambda device: device.process_index)(mesh.devices)
+    return rows_on_devices(processes, mesh.axis_names, process_index, num_rows)
+
+
+def rows_on_devices(
+    processes: Int[np.ndarray, "*mesh"],
+    axis_names: Sequence[str],
+    process_index: int,
+    num_rows: int,
+) -> tuple[int, ...]:
+    """Places of the rows that a process must provide, rising, from the process of every device.
+
+    Rows are cut into equal parts over data x fsdp, data outermost, and every part lies on all
+    devices of the other axes. So two processes that share parts along `tensor` give equal rows:
+
+        data x fsdp = 2, tensor = 2     [[0, 1],     of 4 rows    process 0: 0 1
+        process of each device           [2, 3]]                  process 1: 0 1
+                                                                  process 2: 2 3
+                                                                  process 3: 2 3
+    """
+    axes = [list(axis_names).index(axis) for axis in BATCH_AXES]
+    num_parts = math.prod(processes.shape[axis] for axis in axes)
+    if num_rows % num_parts:
+        raise ValueError(f"{num_rows} rows cannot be cut into {num_parts} equal parts")
+    owners = np.moveaxis(processes, axes, range(len(axes))).reshape(num_parts, -1)
+    parts = np.flatnonzero((owners == process_index).any(axis=1))
+    rows = num_rows // num_parts
+    return tuple((parts[:, None] * rows + np.arange(rows)).reshape(-1).tolist())
 
 
 def leaf_shardings(mesh: Mesh, info: ParamInfo, leaf: Any) -> Any:

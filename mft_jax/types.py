@@ -28,6 +28,12 @@ class MftError(Exception):
     """A mistake the user can mend. The message says what, where, expected, remedy."""
 
 
+# Errors that code of others (a chat template, a library that reads a user's file) may raise on what
+# it did not expect, too deep a recursion included.
+FOREIGN_CODE_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError,
+                       TypeError, ValueError)  # fmt: skip
+
+
 def at_least(room: str, settings: object, **least: float) -> None:
     """Refuse settings below their least value, by their names on the command line."""
     for name, bound in least.items():

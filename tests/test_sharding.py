@@ -6,6 +6,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
@@ -23,6 +24,8 @@ from mft_jax.sharding import (
     leaf_shardings,
     make_mesh,
     placement,
+    process_rows,
+    rows_on_devices,
     tree_shardings,
 )
 from mft_jax.types import MftError
@@ -158,3 +161,39 @@ def test_activations_stay_with_their_rows_and_frozen_weights_travel_as_codes(siz
     assert not of_other_rows(mesh, shapes)
     large = {kind for kind, shape in shapes if math.prod(shape) >= 64 * 64}
     assert large and large <= {"u4", "u8"}, shapes
+
+
+AXES = ("data", "fsdp", "tensor")
+
+
+def test_rows_of_a_process_are_those_of_its_devices():
+    by_rows = np.array([[[0, 0], [0, 0]], [[1, 1], [1, 1]]])  # process of [data, fsdp, tensor]
+    assert rows_on_devices(by_rows, AXES, 0, 8) == (0, 1, 2, 3)
+    assert rows_on_devices(by_rows, AXES, 1, 8) == (4, 5, 6, 7)
+    fsdp_spans_processes = np.array([[[0, 0], [1, 1]], [[0, 0], [1, 1]]])
+    assert rows_on_devices(fsdp_spans_processes, AXES, 0, 8) == (0, 1, 4, 5)
+    assert rows_on_devices(fsdp_spans_processes, AXES, 1, 8) == (2, 3, 6, 7)
+
+
+def test_processes_that_share_rows_along_tensor_provide_the_same_ones():
+    two = np.array([[[0, 1], [0, 1]], [[0, 1], [0, 1]]])
+    assert rows_on_devices(two, AXES, 0, 8) == rows_on_devices(two, AXES, 1, 8) == tuple(range(8))
+    four = np.array([[[0, 1]], [[2, 3]]])
+    rows = [rows_on_devices(four, AXES, process, 4) for process in range(4)]
+    assert rows == [(0, 1), (0, 1), (2, 3), (2, 3)]
+    moved = np.moveaxis(four, 2, 0)
+    assert rows == [rows_on_devices(moved, ("tensor", "data", "fsdp"), p, 4) for p in range(4)]
+
+
+def test_rows_of_a_process_are_the_parts_that_jax_puts_on_its_devices(mesh):
+    """Every device as a process of its own, against the sharding of a batch."""
+    ids = np.vectorize(lambda device: device.id)(mesh.devices)
+    places = batch_sharding(mesh).devices_indices_map((8, 1))
+    for device, (rows, _) in places.items():
+        assert rows_on_devices(ids, AXES, device.id, 8) == tuple(range(8)[rows])
+    assert process_rows(mesh, jax.process_index(), 8) == tuple(range(8))
+
+
+def test_rows_that_the_devices_do_not_divide_are_an_error():
+    with pytest.raises(ValueError, match="6 rows cannot be cut into 4 equal parts"):
+        rows_on_devices(np.zeros((2, 2, 1), int), AXES, 0, 6)

@@ -20,7 +20,7 @@ from mft_jax.balancers.base import Balancer
 from mft_jax.balancers.registry import BALANCERS, BalancerConfig
 from mft_jax.cli import arguments as args
 from mft_jax.config import TrainConfig
-from mft_jax.run import parts
+from mft_jax.run import batches, parts
 from mft_jax.run.base_model import Model, load_model, prepare
 from mft_jax.sharding import make_mesh
 from mft_jax.types import Batch, MftError, TaskSums, TaskTable
@@ -79,15 +79,15 @@ def measure(
     mesh = make_mesh(config.mesh)
     parts.check_rows(config, mesh)
     model = load_model(config, prepare(config, console), mesh, console)
-    data = parts.build_data(config, model, console)
+    data = batches.build_data(config, model, mesh, console)
     loader_rate = _loader_rate(data, repeats)
-    batch, valid = next(data.train), next(data.valid)
+    batch, valid = next(data.train), data.valid.batch(0)
     if num_tasks is not None:
         data = _with_tasks(data, num_tasks)
         batch, valid = (_deal_out(rows, num_tasks) for rows in (batch, valid))
-    batch, valid = (parts.place_batch(rows, mesh) for rows in (batch, valid))
+    batch, valid = (batches.place_batch(rows, mesh) for rows in (batch, valid))
     tokens = int((np.asarray(batch.segment_ids) > 0).sum())
-    count = len(data.tokenized.tasks)
+    count = len(data.tasks.table)
     timed: dict[str, Timed] = {}
     for name in dict.fromkeys(["uniform", *names]):
         console.print(f"compiling {name}", highlight=False)
@@ -109,11 +109,11 @@ def measure(
     ]
 
 
-def _with_tasks(data: parts.Data, num_tasks: int) -> parts.Data:
-    tasks = TaskTable(tuple(f"task_{i}" for i in range(num_tasks)))
-    tokenized = dataclasses.replace(data.tokenized, tasks=tasks)
-    expected = {unit: np.full(num_tasks, 1.0) for unit in data.expected_counts}
-    return dataclasses.replace(data, tokenized=tokenized, expected_counts=expected)
+def _with_tasks(data: batches.Data, num_tasks: int) -> batches.Data:
+    table = TaskTable(tuple(f"task_{i}" for i in range(num_tasks)))
+    expected = {unit: np.full(num_tasks, 1.0) for unit in data.tasks.expected_counts}
+    dealt_out = dataclasses.replace(data.tasks, table=table, expected_counts=expected)
+    return dataclasses.replace(data, tasks=dealt_out)
 
 
 def _deal_out(batch: Batch, num_tasks: int) -> Batch:
@@ -172,7 +172,7 @@ def _seconds(call: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-def _loader_rate(data: parts.Data, repeats: int) -> float:
+def _loader_rate(data: batches.Data, repeats: int) -> float:
     """Non-padding tokens per second of the loader alone, after its first batch."""
     next(data.train)
     start, tokens = time.perf_counter(), 0

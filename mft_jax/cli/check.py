@@ -29,7 +29,7 @@ from mft_jax.cli import arguments as args
 from mft_jax.config import TrainConfig
 from mft_jax.data.encoding import build_encoder, encode
 from mft_jax.data.samples import Conversation, Message
-from mft_jax.data.templates import FAULTS, chat_tokenizer, render
+from mft_jax.data.templates import chat_tokenizer, render
 from mft_jax.finetune.attach import init_trainable, split_initial_adapters, store_weight
 from mft_jax.finetune.combine import count_parameters
 from mft_jax.finetune.tuning import FinetuneConfig, adapted_paths
@@ -42,7 +42,7 @@ from mft_jax.models.decoder import bind
 from mft_jax.models.families.base import Family
 from mft_jax.models.params import param_infos
 from mft_jax.run.base_model import check_model, loading
-from mft_jax.types import MftError, Params
+from mft_jax.types import FOREIGN_CODE_ERRORS, MftError, Params
 
 Rows = list[tuple[str, str]]
 Tokens = Int[np.ndarray, " L"]
@@ -272,7 +272,7 @@ def transformers_logits(folder: Path, ids: Tokens) -> Logits:
             raise MftError(f"{folder}: transformers finds no {sorted(info['missing_keys'])[:5]}")
         with torch.no_grad():
             logits = model.eval()(input_ids=torch.from_numpy(ids[None]).long()).logits[0]
-    except (OSError, ImportError, StrictDataclassError, *FAULTS) as error:
+    except (OSError, ImportError, StrictDataclassError, *FOREIGN_CODE_ERRORS) as error:
         raise MftError(
             f"{folder}: transformers cannot compute it ({type(error).__name__}: {error}), so there "
             "is nothing to compare logits with; mend config.json, or use --headers_only"

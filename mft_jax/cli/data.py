@@ -6,7 +6,8 @@ from absl import flags
 from rich.console import Console
 
 from mft_jax.cli import arguments as args
-from mft_jax.data.tokenization import load_data, task_mixture
+from mft_jax.data.mixture import make_mixture
+from mft_jax.data.tasks import load_tasks
 from mft_jax.huggingface.base_weights import read_model
 from mft_jax.huggingface.folders import model_folder
 from mft_jax.huggingface.tokenizers import load_tokenizer
@@ -23,8 +24,9 @@ def run(arguments: Sequence[str]) -> int:
     tokenizer = load_tokenizer(folder, read_model(folder)[1].vocab_size)
     console = Console(markup=False)
     with console.status(f"reading and tokenizing {len(config.data.tasks)} tasks"):
-        data = load_data(config.data, tokenizer)
+        data = load_tasks(config.data, tokenizer)
     packing = packing_record(data, config.data.row_length, config.loop.rows_per_step)
-    console.print(data_table(data_record(data, task_mixture(data, config.data))))
+    mixture = make_mixture(data.train_sizes, data.tasks, config.data)
+    console.print(data_table(data_record(data, mixture)))
     console.print(packing_line(packing), highlight=False, soft_wrap=True)
     return 0

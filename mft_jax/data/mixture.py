@@ -1,4 +1,4 @@
-"""How many samples of each task an epoch holds, and which ones.
+"""Mixture of the tasks: how many samples of each an epoch holds, and which ones.
 
     proportional  every sample once: p_i = n_i / N, the choice of the MFTCoder paper
     temperature   p_i proportional to n_i ** (1 / temperature)
@@ -6,19 +6,18 @@
 
 An epoch always has N samples, the size of all tasks together. A task's samples come in an endless
 sequence of random orders, each of all its samples, from which every epoch takes the next p_i N: a
-task drawn often repeats, one drawn rarely goes on in the next epoch where it stopped.
+task drawn often repeats; one drawn rarely continues in the next epoch where it stopped.
 """
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from mft_jax.data.settings import DataConfig
+from mft_jax.data.tokenization import TokenizedTask
 from mft_jax.types import MftError, TaskTable
-
-Sampling = Literal["proportional", "temperature", "rates"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +31,8 @@ class Mixture:
     def is_proportional(self) -> bool:
         return bool(np.array_equal(self.sizes, self.counts))
 
-    def places(self, task_id: int, epoch: int, seed: int) -> Int[np.ndarray, " c"]:
-        """The samples of a task in an epoch, from (seed, task, epoch) alone."""
+    def epoch_samples(self, task_id: int, epoch: int, seed: int) -> Int[np.ndarray, " c"]:
+        """Numbers of a task's samples in an epoch; they follow from (seed, task, epoch) only."""
         size, count = int(self.sizes[task_id]), int(self.counts[task_id])
         first = epoch * count
         rounds = range(first // size, -(-(first + count) // size))
@@ -42,20 +41,19 @@ class Mixture:
         return np.concatenate([*orders, np.zeros(0, np.int64)])[skipped : skipped + count]
 
 
-def make_mixture(
-    sizes: Sequence[int],
-    tasks: TaskTable,
-    sampling: Sampling,
-    temperature: float,
-    rates: dict[str, float],
-) -> Mixture:
+def make_mixture(sizes: Sequence[int], tasks: TaskTable, data_config: DataConfig) -> Mixture:
+    """What an epoch holds of tasks with `sizes` samples each, under `data_config.sampling`.
+
+    Raises `MftError` where a task would be left without a sample.
+    """
     n = np.asarray(sizes, np.int64)
+    sampling = data_config.sampling
     if sampling == "proportional":
         return Mixture(n, n)
     if sampling == "temperature":
-        shares = n.astype(np.float64) ** (1.0 / temperature)
+        shares = n.astype(np.float64) ** (1.0 / data_config.temperature)
     else:
-        shares = np.asarray(tasks.values("data.rates", rates))
+        shares = np.asarray([float(data_config.rates[name]) for name in tasks.names])
     counts = largest_remainders(shares / shares.sum(), int(n.sum()))
     for name, count, share in zip(tasks.names, counts, shares, strict=True):
         if not count:
@@ -73,3 +71,22 @@ def largest_remainders(shares: Float[np.ndarray, " T"], total: int) -> Int[np.nd
     order = np.argsort(counts - exact, kind="stable")
     counts[order[: total - counts.sum()]] += 1
     return counts
+
+
+def expected_counts(
+    tasks: Sequence[TokenizedTask], mixture: Mixture, rows_per_epoch: int, rows_per_batch: int
+) -> dict[str, Float[np.ndarray, " T"]]:
+    """Valid tokens ("token") and samples with one ("sample") of each task in an average batch.
+
+    A sample's first token is never a target, so its weight does not count. Under a mixture the rows
+    of the first epoch stand for those of every epoch.
+    """
+    per_epoch = {"token": np.zeros(len(tasks)), "sample": np.zeros(len(tasks))}
+    for i, task in enumerate(tasks):
+        weights = np.array(task.loss_weights, np.float64)
+        weights[task.offsets[:-1]] = 0.0
+        of_sample = np.add.reduceat(weights, task.offsets[:-1])
+        repeats = mixture.counts[i] / mixture.sizes[i]
+        per_epoch["token"][i] = of_sample.sum() * repeats
+        per_epoch["sample"][i] = np.count_nonzero(of_sample) * repeats
+    return {unit: total * rows_per_batch / rows_per_epoch for unit, total in per_epoch.items()}

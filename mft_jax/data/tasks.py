@@ -1,141 +1,68 @@
-"""Tasks: where the records of a task lie, and how they become a training and a validation set."""
+"""All tasks of a run: read and tokenized, and what a run must know of them besides their tokens."""
+
+from __future__ import annotations
 
 import dataclasses
-import zlib
-from collections.abc import Iterable
-from typing import Literal
 
 import numpy as np
+from jaxtyping import Float
+from transformers import PreTrainedTokenizerFast
 
-from mft_jax.data.mixture import Sampling
-from mft_jax.data.python_code import python_records
-from mft_jax.data.samples import Sample, to_sample
-from mft_jax.data.sources import SourceRecord, read_records
-from mft_jax.types import MftError, at_least
-
-PYTHON_SOURCES = ("stdlib:", "packages:")
-
-
-@dataclasses.dataclass(frozen=True)
-class TaskConfig:
-    """One task. `path` is a file, a folder, a glob, `stdlib:<task>` or `packages:<names>:text`.
-
-    Without `valid_path`, `valid_fraction` of the samples become the validation set (at least one).
-    `max_samples` and `max_valid_samples` take a seeded random subset, not the head of the file.
-    """
-
-    name: str
-    path: str
-    valid_path: str | None = None
-    valid_fraction: float = 0.05
-    max_samples: int | None = None
-    max_valid_samples: int | None = None
+from mft_jax.data.mixture import Mixture
+from mft_jax.data.settings import DataConfig
+from mft_jax.data.splits import load_splits
+from mft_jax.data.tokenization import TaskStats, TokenizedTask, tokenize
+from mft_jax.types import TaskTable
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """All tasks. `overlong` says what happens to a sample of more than `row_length` tokens; for
-    `sampling` see `mixture`; `rates` by task name, on any scale.
+class TokenizedData:
+    """Tokens and statistics of all tasks, in the order of the configuration: the place of a task
+    in each tuple is its id.
     """
 
-    tasks: tuple[TaskConfig, ...] = ()
-    row_length: int = 2048
-    overlong: Literal["drop", "truncate", "split", "error"] = "drop"
-    sampling: Sampling = "proportional"
-    temperature: float = 2.0
-    rates: dict[str, float] = dataclasses.field(default_factory=dict)
-    seed: int = 0
+    tasks: TaskTable
+    train: tuple[TokenizedTask, ...]
+    valid: tuple[TokenizedTask, ...]
+    train_stats: tuple[TaskStats, ...]
+    valid_stats: tuple[TaskStats, ...]
 
-    def __post_init__(self) -> None:
-        at_least("data", self, row_length=2, seed=0)
-        if not self.temperature > 0:
-            raise MftError(f"data.temperature={self.temperature}: expected more than 0")
-        if self.rates and self.sampling != "rates":
-            raise MftError(
-                f"data.rates is read by data.sampling='rates', not by {self.sampling!r}; remove "
-                "one of them"
+    @property
+    def train_sizes(self) -> list[int]:
+        """Samples of each task in the training set."""
+        return [len(task.offsets) - 1 for task in self.train]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tasks:
+    """Names and counts of the tasks: all that the step and its balancer are built from.
+
+    mixture              what an epoch holds of each task
+    rows_per_epoch       training rows of the first epoch
+    expected_counts      tokens ("token") and samples ("sample") of each task in an average batch
+    valid_micro_batches  what a full validation pass costs, in batches of `loop.valid_rows` rows
+    """
+
+    table: TaskTable
+    mixture: Mixture
+    rows_per_epoch: int
+    expected_counts: dict[str, Float[np.ndarray, " T"]]
+    valid_micro_batches: int
+
+
+def load_tasks(data_config: DataConfig, tokenizer: PreTrainedTokenizerFast) -> TokenizedData:
+    """Read and tokenize every task; a bad record, an empty task or an empty split raises."""
+    table = TaskTable(tuple(task.name for task in data_config.tasks))
+    train, valid = [], []
+    for task in data_config.tasks:
+        splits = load_splits(task, data_config.seed)
+        for results, split, samples in zip(
+            (train, valid), ("training", "validation"), splits, strict=True
+        ):
+            where = f"{split} set of task {task.name!r}"
+            results.append(
+                tokenize(samples, tokenizer, data_config.row_length, data_config.overlong, where)
             )
-
-
-def load_task(task: TaskConfig, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """(train, valid) samples. The same (task, seed) gives the same samples in the same order."""
-    _check_numbers(task)
-    if task.path.startswith(PYTHON_SOURCES):
-        if task.valid_path is not None:
-            raise MftError(
-                f"task {task.name!r} has valid_path={task.valid_path!r}, but its source "
-                f"{task.path!r} brings its own validation split; remove valid_path"
-            )
-        train = _samples(_python_source(task.path, "train", seed))
-        valid = _samples(_python_source(task.path, "valid", seed))
-    elif task.valid_path is not None:
-        train, valid = _samples(read_records(task.path)), _samples(read_records(task.valid_path))
-    else:
-        train, valid = _split(_samples(read_records(task.path)), task, seed)
-    if not train:
-        raise MftError(
-            f"task {task.name!r} is empty: {task.path} holds no record; expected at least one; "
-            "fill it, or remove the task from `data.tasks`"
-        )
-    if not valid:
-        raise MftError(
-            f"task {task.name!r} has no validation record in {task.valid_path or task.path}; "
-            "expected at least one, since tasks are balanced by their validation loss; add "
-            "records, or set `valid_path` to a file that holds some"
-        )
-    train = _subset(train, task.max_samples, _rng(seed, task.name, "train"))
-    return train, _subset(valid, task.max_valid_samples, _rng(seed, task.name, "valid"))
-
-
-def _check_numbers(task: TaskConfig) -> None:
-    if not task.name.strip() or not task.name.isprintable():
-        raise MftError(f"task name {task.name!r} is not one printable line; choose another name")
-    if not task.path.strip():
-        raise MftError(f"task {task.name!r} has an empty path; expected a file, folder or glob")
-    if not 0 < task.valid_fraction < 1:
-        raise MftError(
-            f"task {task.name!r} has valid_fraction={task.valid_fraction}; expected a number "
-            "between 0 and 1, both excluded, such as 0.05"
-        )
-    for key in ("max_samples", "max_valid_samples"):
-        value = getattr(task, key)
-        if value is not None and value < 1:
-            raise MftError(
-                f"task {task.name!r} has {key}={value}; expected at least 1, or None for all"
-            )
-
-
-def _python_source(
-    spec: str, split: Literal["train", "valid"], seed: int
-) -> Iterable[SourceRecord]:
-    for number, data in enumerate(python_records(spec, split, seed), start=1):
-        yield SourceRecord(dict(data), f"{spec} ({split}) record {number}")
-
-
-def _rng(seed: int, name: str, purpose: str) -> np.random.Generator:
-    # crc32, because Python's own hash of a string differs from process to process.
-    return np.random.default_rng([seed, zlib.crc32(f"{name}/{purpose}".encode())])
-
-
-def _split(samples: list[Sample], task: TaskConfig, seed: int) -> tuple[list[Sample], list[Sample]]:
-    if len(samples) == 1:
-        raise MftError(
-            f"task {task.name!r} has one record in {task.path}, which cannot be split; expected "
-            "at least two; add records or set `valid_path`"
-        )
-    num_valid = min(max(1, round(len(samples) * task.valid_fraction)), len(samples) - 1)
-    order = _rng(seed, task.name, "split").permutation(len(samples))
-    return (
-        [samples[i] for i in sorted(order[num_valid:])],
-        [samples[i] for i in sorted(order[:num_valid])],
-    )
-
-
-def _subset(samples: list[Sample], limit: int | None, rng: np.random.Generator) -> list[Sample]:
-    if limit is None or limit >= len(samples):
-        return samples
-    return [samples[i] for i in sorted(rng.permutation(len(samples))[:limit])]
-
-
-def _samples(records: Iterable[SourceRecord]) -> list[Sample]:
-    return [to_sample(record) for record in records]
+    train_tasks, train_stats = zip(*train, strict=True)
+    valid_tasks, valid_stats = zip(*valid, strict=True)
+    return TokenizedData(table, train_tasks, valid_tasks, train_stats, valid_stats)

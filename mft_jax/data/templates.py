@@ -19,13 +19,10 @@ import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from mft_jax.data.samples import Conversation, Document, Message, Sample
-from mft_jax.types import MftError
+from mft_jax.types import FOREIGN_CODE_ERRORS, MftError
 
 # Noncharacters, which Unicode keeps for a program's internal use: text hardly ever holds one.
 GUARDS = tuple(map(chr, range(0xFDD0, 0xFDF0)))
-# What a program of others may raise on data that it did not expect, its depth of calls included.
-FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError,
-          ValueError)  # fmt: skip
 GUARD_PATTERN = re.compile(f"[{GUARDS[0]}-{GUARDS[-1]}]")
 
 
@@ -215,7 +212,7 @@ def _apply(messages: list[Message], ask: bool, where: str, form: ChatTokenizer) 
             tokenize=False,
             add_generation_prompt=ask,
         )
-    except (jinja2.TemplateError, *FAULTS) as error:  # a template is a program
+    except (jinja2.TemplateError, *FOREIGN_CODE_ERRORS) as error:  # a template is a program
         raise MftError(
             f"{where}: the chat template of {form.tokenizer.name_or_path!r} refuses the record "
             f"({error}); expected one that takes the roles "

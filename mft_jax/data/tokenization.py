@@ -1,4 +1,4 @@
-"""Samples become token ids and loss weights, flat for a whole task."""
+"""Tokenization: samples become token ids and loss weights, flat for a whole task."""
 
 from __future__ import annotations
 
@@ -11,22 +11,20 @@ from jaxtyping import Float, Int
 from transformers import PreTrainedTokenizerFast
 
 from mft_jax.data.encoding import build_encoder, encode
-from mft_jax.data.mixture import Mixture, make_mixture
 from mft_jax.data.samples import Sample
-from mft_jax.data.tasks import DataConfig, load_task
+from mft_jax.data.settings import Overlong
 from mft_jax.data.templates import chat_tokenizer, render
-from mft_jax.types import MftError, TaskTable
+from mft_jax.types import MftError
 
 SAMPLES_PER_CALL = 1024
-Overlong = Literal["drop", "truncate", "split", "error"]
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenizedTask:
     """Sample i is `tokens[offsets[i]:offsets[i + 1]]`.
 
-    `loss_weights` belong to a token as a target: 1 where the model has to say it, 0 where it is
-    told, and 0 for the first token of a sample, which nothing precedes.
+    `loss_weights` belong to a token as a target: 1 where the model must write it, 0 where it only
+    reads it, and 0 for the first token of a sample, which nothing precedes.
     """
 
     tokens: Int[np.ndarray, " total"]
@@ -36,7 +34,7 @@ class TokenizedTask:
 
 @dataclasses.dataclass(frozen=True)
 class TaskStats:
-    """What became of the samples of one task and split.
+    """Counts of the samples of one task and split, by what became of them.
 
     samples         given
     kept            in the rows; a sample that was split counts once for every part
@@ -58,41 +56,18 @@ class TaskStats:
     trained_tokens: int
 
 
-@dataclasses.dataclass(frozen=True)
-class TokenizedData:
-    """All tasks in the order of the configuration: the place in a tuple is the task's id."""
-
-    tasks: TaskTable
-    train: tuple[TokenizedTask, ...]
-    valid: tuple[TokenizedTask, ...]
-    train_stats: tuple[TaskStats, ...]
-    valid_stats: tuple[TaskStats, ...]
-
-
-def load_data(config: DataConfig, tokenizer: PreTrainedTokenizerFast) -> TokenizedData:
-    """Reads and tokenizes every task; any bad record, empty task or empty split raises."""
-    table = TaskTable(tuple(task.name for task in config.tasks))
-    train, valid = [], []
-    for task in config.tasks:
-        samples = load_task(task, config.seed)
-        for results, split, part in zip(
-            (train, valid), ("training", "validation"), samples, strict=True
-        ):
-            place = f"{split} set of task {task.name!r}"
-            results.append(tokenize(part, tokenizer, config.row_length, config.overlong, place))
-    train_tasks, train_stats = zip(*train, strict=True)
-    valid_tasks, valid_stats = zip(*valid, strict=True)
-    return TokenizedData(table, train_tasks, valid_tasks, train_stats, valid_stats)
-
-
 def tokenize(
     samples: Sequence[Sample],
     tokenizer: PreTrainedTokenizerFast,
     row_length: int,
     overlong: Overlong,
-    place: str,
+    where: str,
 ) -> tuple[TokenizedTask, TaskStats]:
-    """`place` names the samples in an error message. Raises where nothing is left to train on."""
+    """Tokens of all samples, and what became of each. `where` names the samples in an error text.
+
+    Raises `MftError` where nothing is left to train on, or a sample is too long for a row and
+    `overlong` is "error".
+    """
     form = chat_tokenizer(tokenizer)
     encoder = build_encoder(tokenizer, form)
     counts = dict.fromkeys(("dropped", "truncated", "split", "untrainable"), 0)
@@ -104,14 +79,14 @@ def tokenize(
         for sample, (tokens_L, weights_L) in zip(group, encoded, strict=True):
             if overlong == "error" and len(tokens_L) > row_length:
                 _raise_overlong(sample.where, len(tokens_L), row_length)
-            outcome, parts = _fit(tokens_L, weights_L, row_length, overlong)
+            outcome, parts = fit_to_row(tokens_L, weights_L, row_length, overlong)
             if outcome != "kept":
                 counts[outcome] += 1
             tokens += [part for part, _ in parts]
             weights += [part for _, part in parts]
     if not tokens:
         raise MftError(
-            f"the {place} has no token to train on: of {len(samples)} sample(s) "
+            f"the {where} has no token to train on: of {len(samples)} sample(s) "
             f"{counts['dropped']} were dropped as longer than a row of {row_length} tokens and "
             f"{counts['untrainable']} have no trained token; raise data.row_length, change "
             "data.overlong or mend the data"
@@ -132,10 +107,10 @@ Outcome = Literal["kept", "dropped", "truncated", "split", "untrainable"]
 Arrays = tuple[np.ndarray, np.ndarray]
 
 
-def _fit(
+def fit_to_row(
     tokens: np.ndarray, weights: np.ndarray, row_length: int, overlong: Overlong
 ) -> tuple[Outcome, list[Arrays]]:
-    """The parts of a sample that go into rows, none longer than a row or without a target.
+    """Outcome and parts of a sample for rows; no part is longer than a row or without a target.
 
     `split` lets neighbouring parts share one token: the last target of the one is the context of
     the next one's first target, so every target is trained on exactly once.
@@ -165,10 +140,3 @@ def _raise_overlong(where: str, length: int, row_length: int) -> None:
         f"{row_length}; shorten it, raise data.row_length or set data.overlong to drop, "
         "truncate or split"
     )
-
-
-def task_mixture(data: TokenizedData, settings: DataConfig) -> Mixture:
-    """What an epoch of the training data holds under `settings.sampling`."""
-    sizes = [len(task.offsets) - 1 for task in data.train]
-    sampling, temperature = settings.sampling, settings.temperature
-    return make_mixture(sizes, data.tasks, sampling, temperature, settings.rates)

@@ -6,9 +6,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from mft_jax.data.templates import FAULTS
 from mft_jax.huggingface.tensors import read_json
-from mft_jax.types import MftError
+from mft_jax.types import FOREIGN_CODE_ERRORS, MftError
 
 FILE = "tokenizer.json"
 SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -36,7 +35,7 @@ def load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
         )
     except BaseException as error:
         # The tokenizers package knows no errors of its own: they are Exception itself.
-        if type(error) is Exception or isinstance(error, (OSError, *FAULTS)):
+        if type(error) is Exception or isinstance(error, (OSError, *FOREIGN_CODE_ERRORS)):
             raise MftError(
                 f"{folder}: the tokenizer cannot be loaded from {FILE} ({type(error).__name__}: "
                 f"{error}); mend that file, or download the tokenizer again"

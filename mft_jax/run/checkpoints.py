@@ -146,8 +146,6 @@ class Checkpoints:
             found = dict(self.manager.restore(step, args=ocp.args.Composite(**items)))
             if "progress" in found:
                 found["progress"] = EvalProgress(**found["progress"])
-            if "cursor" in found:
-                found["cursor"] = {"next_index": int(found["cursor"]["next_index"])}
             return found
         except DAMAGE as error:
             detail = (str(error).splitlines() or [""])[0][:200]

@@ -23,17 +23,17 @@ from jax.sharding import Mesh
 
 from mft_jax import __version__
 from mft_jax.config import TrainConfig, differences, resolve, to_dict
-from mft_jax.data.loader import join_tasks
 from mft_jax.data.mixture import Mixture
+from mft_jax.data.packed_rows import join_tasks
 from mft_jax.data.packing import padding_report
-from mft_jax.data.tokenization import TokenizedData
+from mft_jax.data.tasks import TokenizedData
 from mft_jax.finetune.combine import count_parameters
 from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.huggingface.base_weights import fingerprint as base_fingerprint
 from mft_jax.models.params import param_infos
 from mft_jax.run.base_model import Model, Prepared
+from mft_jax.run.batches import Data
 from mft_jax.run.checkpoints import has_checkpoint
-from mft_jax.run.parts import Data
 from mft_jax.types import Batch, MftError
 
 CONFIG_FILE = "config.json"
@@ -49,7 +49,8 @@ def fingerprint(data: TokenizedData) -> dict[str, int]:
         arrays = (train.tokens, train.offsets, valid.tokens, valid.offsets)
         check = 0
         for array in arrays:
-            check = zlib.crc32(array.tobytes(), check)
+            # The buffer of a contiguous array is read in place, without a copy.
+            check = zlib.crc32(np.ascontiguousarray(array).data, check)
         prints[name] = check
     return prints
 
@@ -156,7 +157,7 @@ def check_or_write_config(
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, path)
-    rows = Batch(*(leaf[:SAMPLE_ROWS] for leaf in data.passes[0]))
+    rows = Batch(*(leaf[:SAMPLE_ROWS] for leaf in next(iter(data.valid_pass))))
     np.savez(workdir / SAMPLE_FILE, **rows._asdict())
 
 
@@ -210,7 +211,7 @@ def run_record(config: TrainConfig, model: Model, data: Data, mesh: Mesh) -> dic
         "time": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "version": __version__,
         "config": to_dict(config),
-        "tasks": list(data.tokenized.tasks.names),
+        "tasks": list(data.tasks.table.names),
         "model": {
             "family": model.family.name,
             "parameters": count.total,
@@ -218,7 +219,7 @@ def run_record(config: TrainConfig, model: Model, data: Data, mesh: Mesh) -> dic
             "stored_bytes": count.stored_bytes,
             "bits_per_weight": count.bits_per_weight,
         },
-        "data": data_record(data.tokenized, data.mixture),
+        "data": data_record(data.tokenized, data.tasks.mixture),
         "packing": packing_record(data.tokenized, row_length, loop.rows_per_step),
         "mesh": dict(mesh.shape),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from mft_jax.config import TrainConfig
-from mft_jax.run import parts, recorder
+from mft_jax.run import batches, parts, recorder
 from mft_jax.run.base_model import Model, load_model, prepare
 from mft_jax.run.checkpoints import Checkpoints, EvalProgress, abstract
 from mft_jax.run.display import Display
@@ -30,7 +30,7 @@ class Run:
     workdir: Path
     mesh: Mesh
     model: Model
-    data: parts.Data
+    data: batches.Data
     functions: parts.StepFunctions
     checkpoints: Checkpoints
     log: MetricsLog
@@ -61,7 +61,7 @@ def _train(config: TrainConfig, workdir: Path, console: Console) -> tuple[Run, O
     parts.check_rows(config, mesh)
     # 2. what is trained, and on what: all that can be wrong, before a weight is read
     prepared = prepare(config, console, saved_tuning(workdir))
-    data = parts.build_data(config, prepared, console)
+    data = batches.build_data(config, prepared, mesh, console)
     parts.check_steps(config, prepared, data)
     # 3. where it stands: a checkpoint, or a baseline before the first step
     checkpoints = Checkpoints(workdir)
@@ -73,7 +73,7 @@ def _train(config: TrainConfig, workdir: Path, console: Console) -> tuple[Run, O
     tasks, loop = data.tokenized.tasks, config.loop
     display = Display(console, tasks, loop.steps, loop.log_every_steps)
     finished, log = at is not None and at >= loop.steps, MetricsLog(workdir)
-    recorder = Recorder(log, display.train, tasks, loop.rows_per_step * config.data.row_length)
+    recorder = Recorder(log, display.train, tasks)
     run = Run(config, workdir, mesh, model, data, functions, checkpoints, log, display, recorder)
     with (
         contextlib.closing(display),
@@ -113,8 +113,7 @@ def _begin(run: Run) -> Outcome:
 def _resume(run: Run, step: int) -> Outcome:
     like = abstract(run.functions.init_state(run.model.trainable, _ones(run)))
     state, cursor, progress = run.checkpoints.restore(step, like, run.functions.balancer_identity)
-    run.data.train.set_state(cursor)
-    run.data.valid.set_state(cursor)
+    run.data.train.restore(cursor)
     what = "already finished" if step >= run.config.loop.steps else "resumed"
     run.display.note(f"{what} at step {step} from {run.checkpoints.folder / str(step)}")
     return Outcome(state, progress, step)
@@ -127,6 +126,7 @@ def _loop(run: Run, outcome: Outcome, stop: list[int]) -> None:
     dispatch never waits.
     """
     loop, started_at = run.config.loop, outcome.step
+    valid_batches = batches.BalancerBatches(run.data.valid, run.functions.balancer, run.mesh)
     while True:
         step = outcome.step
         fresh, last = step > started_at, step >= loop.steps
@@ -142,13 +142,13 @@ def _loop(run: Run, outcome: Outcome, stop: list[int]) -> None:
             _save(run, outcome)
         if ended:
             return
-        batch = parts.place_batch(next(run.data.train), run.mesh)
-        valid = parts.place_batch(next(run.data.valid), run.mesh)
+        batch = batches.place_batch(next(run.data.train), run.mesh)
+        valid = valid_batches.of_step(step)
         if loop.diagnose_every_steps and step % loop.diagnose_every_steps == 0:
             _diagnose(run, outcome, batch)
         state, step_metrics = run.functions.step(outcome.state, run.model.frozen, batch, valid)
         outcome.state, outcome.step = state, step + 1
-        run.recorder.push(step, step_metrics)
+        run.recorder.push(step, step_metrics, positions=batch.tokens.size)
 
 
 def _evaluate(run: Run, outcome: Outcome) -> None:
@@ -185,7 +185,7 @@ def _record_valid(run: Run, step: int, sums: TaskSums, initial: dict[str, float 
 def _save(run: Run, outcome: Outcome) -> None:
     # What is saved must be known to be finite, so the record is brought up to date first.
     run.recorder.flush()
-    cursor = run.data.train.get_state()
+    cursor = run.data.train.state()
     progress = dataclasses.replace(outcome.progress, seconds=_seconds(outcome))
     run.checkpoints.save(outcome.step, outcome.state, cursor, progress)
 

@@ -1,4 +1,4 @@
-"""The parts of a run, built from its configuration: data, step. No loop, no state."""
+"""The parts of a run, built from its configuration: its checks, its step. No loop, no state."""
 
 import dataclasses
 import functools
@@ -9,76 +9,21 @@ import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from rich.console import Console
 
 from mft_jax import optim, sharding
 from mft_jax.balancers.base import Balancer
 from mft_jax.balancers.registry import STATE_VERSION, make_balancer
 from mft_jax.config import TrainConfig
-from mft_jax.data.loader import (
-    expected_counts,
-    packed_rows,
-    train_loader,
-    valid_batches,
-    valid_loader,
-)
-from mft_jax.data.mixture import Mixture
-from mft_jax.data.templates import chat_tokenizer, stop_token
-from mft_jax.data.tokenization import TokenizedData, load_data, task_mixture
 from mft_jax.finetune.attach import trainable_shapes
 from mft_jax.forward import StepSpec, task_nll
-from mft_jax.huggingface.tokenizers import load_tokenizer
 from mft_jax.losses import make_objective
 from mft_jax.models.params import param_infos, vectors
 from mft_jax.run.base_model import Model, Prepared
+from mft_jax.run.batches import Data, place_batch
 from mft_jax.task_gradients import task_gramian
 from mft_jax.train_state import TrainState
 from mft_jax.train_step import make_train_step
 from mft_jax.types import Batch, MftError, Params, TaskSums
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """Tokenized tasks and what reads them. Batches are NumPy, this process's rows alone."""
-
-    tokenized: TokenizedData
-    train: Any  # grain iterator with get_state and set_state
-    valid: Any  # the balancer's micro-batch of each step, likewise
-    passes: list[Batch]  # one full validation pass
-    mixture: Mixture
-    expected_counts: dict[str, np.ndarray]  # per task in an average global batch, by unit
-
-
-def build_data(config: TrainConfig, model: Prepared, console: Console) -> Data:
-    loop, length = config.loop, config.data.row_length
-    with console.status(f"reading and tokenizing {len(config.data.tasks)} tasks"):
-        tokenizer = load_tokenizer(model.folder, model.config.vocab_size)
-        tokens = {
-            "stop": stop_token(chat_tokenizer(tokenizer)),
-            "end of text": tokenizer.eos_token,
-            "padding": tokenizer.pad_token,
-        }
-        tokenized = load_data(config.data, tokenizer)
-    named = (f"{what} {t!r} ({tokenizer.convert_tokens_to_ids(t)})" for what, t in tokens.items())
-    console.print(f"tokens: {', '.join(named)}", highlight=False, soft_wrap=True)
-    shared = dict(
-        row_length=length, process_index=jax.process_index(), process_count=jax.process_count()
-    )
-    steps = dict(num_batches=loop.steps, seed=config.seed)
-    mixture = task_mixture(tokenized, config.data)
-    train = train_loader(
-        tokenized.train,
-        rows_per_batch=loop.rows_per_step,
-        micro_batches=loop.micro_batches,
-        mixture=mixture,
-        **steps,
-        **shared,
-    )
-    valid = valid_loader(tokenized.valid, rows_per_batch=loop.valid_rows, **steps, **shared)
-    passes = valid_batches(tokenized.valid, rows_per_batch=loop.valid_rows, **shared)
-    rows = packed_rows(tokenized.train, length, config.seed, mixture).rows_per_epoch
-    expected = expected_counts(tokenized.train, mixture, rows, loop.rows_per_step)
-    return Data(tokenized, train, valid, passes, mixture, expected)
 
 
 def check_rows(config: TrainConfig, mesh: Mesh) -> None:
@@ -114,7 +59,7 @@ class StepFunctions:
 def build_step_functions(
     config: TrainConfig, model: Model, mesh: Mesh, data: Data
 ) -> StepFunctions:
-    tasks = data.tokenized.tasks
+    tasks = data.tasks.table
     num_tasks = len(tasks)
     steps = config.loop.steps
     compute = _computation(config, model, mesh, data)
@@ -165,7 +110,7 @@ def _computation(config: TrainConfig, model: Model, mesh: Mesh, data: Data) -> S
     return StepSpec(
         model_config=model.config,
         tuning=model.finetune,
-        objective=make_objective(config.objective, data.tokenized.tasks, data.expected_counts),
+        objective=make_objective(config.objective, data.tasks.table, data.tasks.expected_counts),
         dtype=config.model.compute_dtype,
         remat=config.model.remat,
         vocab_chunk=config.objective.vocab_chunk,
@@ -177,9 +122,9 @@ def _computation(config: TrainConfig, model: Model, mesh: Mesh, data: Data) -> S
 def _balancer(config: TrainConfig, data: Data) -> Balancer:
     return make_balancer(
         config.balancer,
-        data.tokenized.tasks,
+        data.tasks.table,
         total_steps=config.loop.steps,
-        valid_micro_batches=len(data.passes),
+        valid_micro_batches=data.tasks.valid_micro_batches,
     )
 
 
@@ -187,7 +132,7 @@ def check_steps(config: TrainConfig, model: Prepared, data: Data) -> None:
     """What would fail when the step is built, found before the weights are read."""
     optim.learning_rate(config.optim, config.loop.steps)
     balancer = _balancer(config, data)
-    check_task_gradients(config, balancer, model, len(data.tokenized.tasks))
+    check_task_gradients(config, balancer, model, len(data.tasks.table))
 
 
 def check_task_gradients(
@@ -227,19 +172,13 @@ def check_task_gradients(
         )
 
 
-def place_batch(batch: Batch, mesh: Mesh) -> Batch:
-    """This process's rows as part of the global batch; a leading micro-batch axis stays whole."""
-    spec = sharding.batch_sharding(mesh, batch.tokens.ndim - 2)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(spec, x), batch)
-
-
 def full_pass(
     functions: StepFunctions, trainable: Params, frozen: Params, data: Data, mesh: Mesh
 ) -> TaskSums:
     """Nll of the whole validation set; summed in float64 on the host."""
-    zeros = np.zeros(len(data.tokenized.tasks))
+    zeros = np.zeros(len(data.tasks.table))
     total = TaskSums(zeros, zeros)
-    for batch in data.passes:
+    for batch in data.valid_pass:
         sums = functions.evaluate(trainable, frozen, place_batch(batch, mesh))
         total = total.merge(TaskSums(*(np.asarray(leaf, np.float64) for leaf in sums)))
     return total

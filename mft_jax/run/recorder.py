@@ -58,30 +58,25 @@ class Recorder:
     The time of a step is that between two records; `restart_clock` leaves out what else was done.
     """
 
-    def __init__(
-        self,
-        log: MetricsLog,
-        show: Callable[[dict[str, Any]], None],
-        tasks: TaskTable,
-        positions: int,
-    ):
-        self.log, self.show, self.tasks, self.positions = log, show, tasks, positions
-        self.pending: tuple[int, StepMetrics] | None = None
+    def __init__(self, log: MetricsLog, show: Callable[[dict[str, Any]], None], tasks: TaskTable):
+        self.log, self.show, self.tasks = log, show, tasks
+        self.pending: tuple[int, StepMetrics, int] | None = None
         self.since = time.monotonic()
 
-    def push(self, step: int, metrics: StepMetrics) -> None:
+    def push(self, step: int, metrics: StepMetrics, positions: int) -> None:
+        """`positions`: those of the step's global batch, padding included."""
         self.flush()
-        self.pending = (step, metrics)
+        self.pending = (step, metrics, positions)
 
     def flush(self) -> None:
         if self.pending is None:
             return
-        step, metrics = self.pending
+        step, metrics, positions = self.pending
         self.pending = None
         metrics = jax.device_get(metrics)
         seconds = time.monotonic() - self.since
         self.restart_clock()
-        record = train_record(step, metrics, self.tasks, self.positions, seconds)
+        record = train_record(step, metrics, self.tasks, positions, seconds)
         self.log.write(record)
         self.show(record)
 

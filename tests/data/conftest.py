@@ -1,8 +1,15 @@
-"""Small tokenizers made by hand: one token per byte, or a few merges that matter."""
+"""Small tokenizers made by hand, and tasks whose tokens say which sample they belong to."""
 
+import zlib
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
+from mft_jax.data.tokenization import TokenizedTask
 
 SPECIALS = ("<|endoftext|>", "<s>", "<|im_start|>", "<|im_end|>")
 CHATML = (
@@ -58,3 +65,65 @@ def make_tokenizer():
 def make_sentencepiece():
     """`make_sentencepiece(legacy=...)`"""
     return sentencepiece
+
+
+ROW = 32
+
+
+def make_task(task_id, lengths):
+    """Token `1000 * (task + 1) + sample` throughout a sample, so a token tells whose it is."""
+    tokens = np.repeat(1000 * (task_id + 1) + np.arange(len(lengths)), lengths).astype(np.int32)
+    offsets = np.cumsum([0, *lengths])
+    weights = np.ones(len(tokens), np.float32)
+    weights[offsets[:-1]] = 0
+    return TokenizedTask(tokens, weights, offsets)
+
+
+def make_tasks(counts=(40, 13, 3), seed=0):
+    rng = np.random.default_rng(seed)
+    return [make_task(t, rng.integers(2, ROW, n).tolist()) for t, n in enumerate(counts)]
+
+
+def segments(batch):
+    """Counter of (token of the sample, length) over the segments of a batch."""
+    found = Counter()
+    rows = zip(*(leaf.reshape(-1, leaf.shape[-1]) for leaf in batch), strict=True)
+    for tokens, _, _, segment_ids, task_ids, _ in rows:
+        for segment in set(segment_ids[segment_ids > 0].tolist()):
+            [token], [task] = (
+                set(tokens[segment_ids == segment]),
+                set(task_ids[segment_ids == segment]),
+            )
+            assert token // 1000 - 1 == task
+            found[int(token), int((segment_ids == segment).sum())] += 1
+    return found
+
+
+def all_samples(tasks):
+    return Counter(
+        (int(task.tokens[a]), int(b - a))
+        for task in tasks
+        for a, b in zip(task.offsets[:-1], task.offsets[1:], strict=True)
+    )
+
+
+def equal(a, b):
+    return all(map(np.array_equal, a, b))
+
+
+def digest(batches):
+    """A checksum of all arrays of all batches."""
+    check = 0
+    for batch in batches:
+        for leaf in batch:
+            check = zlib.crc32(np.ascontiguousarray(leaf).data, check)
+    return check
+
+
+@pytest.fixture(scope="session")
+def corpus():
+    """Tasks of numbered samples, and what reads them back out of batches."""
+    return SimpleNamespace(
+        row_length=ROW, make_task=make_task, make_tasks=make_tasks, segments=segments,
+        all_samples=all_samples, equal=equal, digest=digest,
+    )  # fmt: skip

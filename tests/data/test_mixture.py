@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
-from mft_jax.data.loader import expected_counts, packed_rows, train_loader
-from mft_jax.data.mixture import Mixture, largest_remainders, make_mixture
+from mft_jax.data.loader import train_loader
+from mft_jax.data.mixture import Mixture, expected_counts, largest_remainders, make_mixture
+from mft_jax.data.packed_rows import packed_rows
+from mft_jax.data.rows import BatchRows
+from mft_jax.data.settings import DataConfig
 from mft_jax.data.tokenization import TokenizedTask
 from mft_jax.types import MftError, TaskTable
 
@@ -26,7 +29,8 @@ DATA = [tokenized(size, seed) for seed, size in enumerate(SIZES)]
 
 
 def mixture(sampling, temperature=2.0, **rates) -> Mixture:
-    return make_mixture(SIZES, TABLE, sampling, temperature, rates)
+    settings = DataConfig(sampling=sampling, temperature=temperature, rates=rates)
+    return make_mixture(SIZES, TABLE, settings)
 
 
 def test_proportional_takes_every_sample_once():
@@ -52,7 +56,7 @@ def test_largest_remainders_add_up_and_miss_their_share_by_less_than_one():
 def test_every_sample_comes_before_any_comes_again_and_epochs_go_on_where_the_last_stopped():
     made = mixture("rates", big=1, small=1, rare=2)
     for task, (size, count) in enumerate(zip(made.sizes, made.counts, strict=True)):
-        drawn = np.concatenate([made.places(task, epoch, 5) for epoch in range(12)])
+        drawn = np.concatenate([made.epoch_samples(task, epoch, 5) for epoch in range(12)])
         assert len(drawn) == 12 * count
         for start in range(0, len(drawn) - size, size):
             assert set(drawn[start : start + size]) == set(range(size))
@@ -61,25 +65,27 @@ def test_every_sample_comes_before_any_comes_again_and_epochs_go_on_where_the_la
 def test_an_epoch_can_be_asked_for_directly():
     made = mixture("temperature")
     for task in range(3):
-        np.testing.assert_array_equal(made.places(task, 7, 1), made.places(task, 7, 1))
-        assert not np.array_equal(made.places(task, 7, 1), made.places(task, 7, 2))
+        np.testing.assert_array_equal(
+            made.epoch_samples(task, 7, 1), made.epoch_samples(task, 7, 1)
+        )
+        assert not np.array_equal(made.epoch_samples(task, 7, 1), made.epoch_samples(task, 7, 2))
 
 
-def batches(made, num_batches, start=0, **processes):
-    loader = train_loader(
-        DATA, row_length=32, rows_per_batch=4, num_batches=num_batches, seed=3, mixture=made,
-        **processes,
-    )  # fmt: skip
-    loader.set_state({"next_index": start})
-    return list(loader)
+def batches(made, num_batches, local_rows=None):
+    rows = packed_rows(DATA, 32, 3, made)
+    return list(train_loader(rows, BatchRows(4, 1, local_rows), num_batches))
 
 
 def test_batches_follow_from_the_step_alone_for_any_process_count():
     made = mixture("rates", big=1, small=1, rare=2)
-    whole, late = batches(made, 40), batches(made, 40, start=33)
-    for left, right in zip(whole[33:], late, strict=True):
+    whole, loader = (
+        batches(made, 40),
+        train_loader(packed_rows(DATA, 32, 3, made), BatchRows(4), 40),
+    )
+    loader.restore({"next_index": 33})
+    for left, right in zip(whole[33:], loader, strict=True):
         np.testing.assert_array_equal(left.tokens, right.tokens)
-    halves = [batches(made, 40, process_index=i, process_count=2) for i in range(2)]
+    halves = [batches(made, 40, local_rows) for local_rows in ((0, 1), (2, 3))]
     for step in (0, 17, 39):
         joined = np.concatenate([half[step].tokens for half in halves], axis=1)
         np.testing.assert_array_equal(joined, whole[step].tokens)

@@ -1,82 +1,60 @@
 import json
 
+import numpy as np
 import pytest
 
-from mft_jax.data.tasks import TaskConfig, load_task
+from mft_jax.data.packing import padding_report
+from mft_jax.data.settings import DataConfig, TaskConfig
+from mft_jax.data.tasks import load_tasks
 from mft_jax.types import MftError
 
 
-@pytest.fixture
-def folder(tmp_path):
-    for name, count in (("many", 200), ("some", 20), ("one", 1), ("none", 0)):
-        lines = [json.dumps({"text": f"{name} {i}"}) + "\n" for i in range(count)]
-        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
-    return tmp_path
+def write_tasks(folder, *names):
+    tasks = []
+    for name in names:
+        lines = [json.dumps({"prompt": f"{name} {i}", "answer": f"{i}"}) for i in range(20)]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+        tasks.append(TaskConfig(name, str(folder / f"{name}.jsonl"), valid_fraction=0.2))
+    return tuple(tasks)
 
 
-def texts(samples):
-    return [sample.text for sample in samples]
+def test_tasks_keep_the_order_of_the_configuration(tmp_path, byte_tokenizer):
+    tasks = write_tasks(tmp_path, "b", "a")
+    data = load_tasks(DataConfig(tasks, row_length=64), byte_tokenizer)
+    assert data.tasks.names == ("b", "a")
+    assert byte_tokenizer.decode(data.train[0].tokens[: data.train[0].offsets[1]]).startswith(
+        "<s>human\nb "
+    )
+    assert [stats.samples for stats in (*data.train_stats, *data.valid_stats)] == [16, 16, 4, 4]
 
 
-def load(folder, seed=0, path="many.jsonl", **options):
-    valid_path = options.pop("valid_path", None)
-    task = TaskConfig("t", str(folder / path), valid_path and str(folder / valid_path), **options)
-    train, valid = load_task(task, seed)
-    return texts(train), texts(valid)
+def test_duplicate_names_and_no_task_at_all_are_errors(tmp_path, byte_tokenizer):
+    [task] = write_tasks(tmp_path, "a")
+    with pytest.raises(MftError, match="'a' occurs more than once"):
+        load_tasks(DataConfig((task, task)), byte_tokenizer)
+    with pytest.raises(MftError, match="no task is configured"):
+        load_tasks(DataConfig(), byte_tokenizer)
 
 
-def test_a_split_shares_nothing_loses_nothing_and_depends_on_the_seed_alone(folder):
-    train, valid = load(folder, valid_fraction=0.1)
-    assert (len(train), len(valid)) == (180, 20)
-    assert sorted(train + valid) == sorted(f"many {i}" for i in range(200))
-    assert load(folder, valid_fraction=0.1) == (train, valid)
-    assert load(folder, valid_fraction=0.1, seed=1)[1] != valid
+def test_a_task_missing_from_validation_is_named(tmp_path, byte_tokenizer):
+    [task] = write_tasks(tmp_path, "a")
+    (tmp_path / "long.jsonl").write_text(json.dumps({"prompt": "a" * 99, "answer": "b"}))
+    task = TaskConfig("a", task.path, str(tmp_path / "long.jsonl"))
+    with pytest.raises(MftError, match="the validation set of task 'a' has no token to train on"):
+        load_tasks(DataConfig((task,), row_length=64), byte_tokenizer)
 
 
-def test_a_small_task_keeps_a_sample_on_each_side(folder):
-    assert [len(x) for x in load(folder, path="some.jsonl", valid_fraction=0.001)] == [19, 1]
-    assert [len(x) for x in load(folder, path="some.jsonl", valid_fraction=0.999)] == [1, 19]
+def test_packing_a_real_corpus_leaves_less_than_three_percent_padding(shared_data):
+    from transformers import AutoTokenizer
 
+    import mft_jax
 
-def test_a_valid_path_replaces_the_split(folder):
-    train, valid = load(folder, valid_path="some.jsonl")
-    assert (len(train), valid) == (200, [f"some {i}" for i in range(20)])
-
-
-def test_max_samples_takes_a_seeded_subset_and_not_the_head(folder):
-    limits = {"max_samples": 30, "max_valid_samples": 4, "valid_path": "some.jsonl"}
-    train, valid = load(folder, **limits)
-    assert (len(train), len(valid)) == (30, 4)
-    assert train != [f"many {i}" for i in range(30)]
-    assert load(folder, **limits) == (train, valid)
-    assert load(folder, seed=1, **limits)[0] != train
-
-
-def test_installed_code_brings_its_own_split():
-    train, valid = load_task(TaskConfig("t", "packages:ml_collections:text", max_samples=5), seed=0)
-    assert len(train) == 5
-    assert valid and not set(texts(train)) & set(texts(valid))
-    assert "packages:ml_collections:text (train) record" in train[0].where
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"path": "none.jsonl"}, "'t' is empty"),
-        ({"path": "one.jsonl"}, "'t' has one record .* cannot be split"),
-        ({"valid_path": "none.jsonl"}, "'t' has no validation record in .*none.jsonl"),
-        ({"valid_path": "nowhere.jsonl"}, "no file at .*nowhere.jsonl"),
-        ({"valid_fraction": 1.0}, "valid_fraction=1.0"),
-        ({"valid_fraction": 0.0}, "valid_fraction=0.0"),
-        ({"max_samples": 0}, "max_samples=0"),
-        ({"max_valid_samples": -1}, "max_valid_samples=-1"),
-    ],
-)
-def test_a_task_that_cannot_be_trained_and_validated_is_an_error(folder, options, said):
-    with pytest.raises(MftError, match=said):
-        load(folder, **options)
-
-
-def test_a_valid_path_beside_a_source_with_its_own_split_is_an_error():
-    with pytest.raises(MftError, match="brings its own validation split"):
-        load_task(TaskConfig("t", "stdlib:comment", "x.jsonl"), seed=0)
+    tokenizer = AutoTokenizer.from_pretrained(f"{mft_jax.__path__[0]}/builtin/tiny")
+    folders = sorted((shared_data / "mft-mini").iterdir())
+    tasks = tuple(TaskConfig(f.name, str(f / "valid.jsonl.gz"), max_samples=200) for f in folders)
+    data = load_tasks(DataConfig(tasks, row_length=2048), tokenizer)
+    lengths = np.concatenate([np.diff(task.offsets) for task in data.train])
+    report = padding_report(lengths, 2048, batch_rows=8)
+    assert report.packed >= 0.97
+    assert report.static < report.dynamic < report.packed
+    assert sum(stats.dropped for stats in data.train_stats) == 0

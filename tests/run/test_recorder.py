@@ -5,7 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from mft_jax.run.recorder import MetricsLog, check_valid, mean_by_name, mean_ratio, train_record
+from mft_jax.run.recorder import (
+    MetricsLog,
+    Recorder,
+    check_valid,
+    mean_by_name,
+    mean_ratio,
+    train_record,
+)
 from mft_jax.train_step import StepMetrics
 from mft_jax.types import MftError, TaskSums, TaskTable
 
@@ -38,6 +45,18 @@ def test_an_absent_task_has_null_not_zero():
 def test_a_non_finite_step_is_an_error_that_names_step_and_task(metrics, message):
     with pytest.raises(MftError, match=message):
         train_record(3, metrics, TASKS, positions=8, seconds=1.0)
+
+
+def test_padding_is_measured_on_the_positions_of_each_step(tmp_path):
+    shown = []
+    log = MetricsLog(tmp_path)
+    log.open(None)
+    recorder = Recorder(log, shown.append, TASKS)
+    for step, positions in enumerate((8, 24)):  # six tokens each
+        recorder.push(step, step_metrics(), positions)
+    recorder.flush()
+    log.close()
+    assert [row["padding"] for row in shown] == [0.25, 0.75]
 
 
 def test_a_task_missing_from_validation_is_an_error():
