@@ -49,14 +49,15 @@ def _balance(record: RunRecord) -> list[str]:
         TRAIN.per_task["weight"], note=f"dashed: uniform, 1/{tasks}", reference=1 / tasks
     )
     figures = [_per_task(record, train, train.task["weight"], uniform)]
-    for name, values in log.task.items():
+    # The balancer's own order; what it gave no title follows.
+    for name in dict.fromkeys([*record.header.balancer_logs, *log.task, *log.scalar]):
         quantity = _balancer_quantity(record, name)
-        if quantity.shown:
-            figures.append(_per_task(record, log, values, quantity))
-    for name, column in log.scalar.items():
-        quantity = _balancer_quantity(record, name)
-        if quantity.shown:
-            figures.append(_single(record, column, quantity, smoothed=False, steps=log.step))
+        if quantity.shown and name in log.task:
+            figures.append(_per_task(record, log, log.task[name], quantity))
+        elif quantity.shown and name in log.scalar:
+            figures.append(
+                _single(record, log.scalar[name], quantity, smoothed=False, steps=log.step)
+            )
     return figures + conflicts.figures(record)
 
 

@@ -161,6 +161,8 @@ def test_a_balancer_is_shown_under_its_own_titles(tmp_path):
     page = write_report(run).read_text()
     assert "Divergence factor (DF) &lt; 1" in headings(page) and "RCS at 1 &amp; ACS at 0" in page
     assert not {"Validation loss measured", "Its ratio"} & set(headings(page))
+    scores = [name for name in headings(page) if "score" in name or "slope" in name]
+    assert scores == [TITLES[name].title for name in ("slope", "rcs", "acs")]
     assert "relative to the loss before training; behind: micro-batches" in page
 
 
