@@ -13,8 +13,8 @@ from transformers import AutoTokenizer
 from mft_jax import config as configs
 from mft_jax.cli.export import export
 from mft_jax.models.families import FAMILIES
+from mft_jax.record.schema import METRICS_FILE
 from mft_jax.run import loop
-from mft_jax.run.recorder import FILE_NAME
 from mft_jax.sharding import make_mesh
 from mft_jax.testing import tiny_checkpoint, toy_config
 from mft_jax.types import MftError
@@ -35,7 +35,7 @@ def five_steps(folder, family, **finetune):
 
 
 def records(folder):
-    lines = (folder / "run" / FILE_NAME).read_text("utf-8").splitlines()
+    lines = (folder / "run" / METRICS_FILE).read_text("utf-8").splitlines()
     return list(map(json.loads, lines))
 
 

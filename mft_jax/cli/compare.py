@@ -7,14 +7,15 @@ from pathlib import Path
 import jax
 from absl import flags
 from rich.console import Console
-from rich.table import Table
 
 from mft_jax.cli import arguments as args
 from mft_jax.cli.train import conclude
 from mft_jax.config import TrainConfig, to_dict
-from mft_jax.report.comparison import final_ratios, write_comparison
-from mft_jax.report.record import read_record
+from mft_jax.record.reading import passed_over_note, read_record
+from mft_jax.record.schema import CONFIG_FILE, METRICS_FILE
+from mft_jax.report.comparison import write_comparison
 from mft_jax.run import loop
+from mft_jax.run.display import comparison_table, say_on
 from mft_jax.run.folder import read_config
 from mft_jax.types import MftError
 
@@ -35,18 +36,22 @@ def run(arguments: Sequence[str]) -> int:
     shared = [argument for argument in arguments if not argument.startswith("--vary")]
     variations = _variations(shared, values["vary"].value or [])
     console = Console(markup=False)
+    say = say_on(console)
     for place, variation in enumerate(variations, start=1):
         folder = workdir / variation.name
-        console.print(f"run {place} of {len(variations)}: {variation.name}", highlight=False)
+        say(f"run {place} of {len(variations)}: {variation.name}")
         if _is_finished(folder, variation.config):
-            console.print(f"already finished in {folder}", highlight=False)
+            say(f"already finished in {folder}")
             continue
         if not _train(variation, folder, console):
             return 0
     if jax.process_index() == 0:
         names = [variation.name for variation in variations]
-        console.print(_table(workdir, names))
-        console.print(f"comparison  {write_comparison(workdir, names)}", highlight=False)
+        records = {name: read_record(workdir / name / METRICS_FILE) for name in names}
+        console.print(comparison_table(records))
+        for note in filter(None, map(passed_over_note, records.values())):
+            say(note)
+        say(f"comparison  {write_comparison(workdir, names)}")
     return 0
 
 
@@ -87,9 +92,10 @@ def _variations(shared: Sequence[str], vary: Sequence[str]) -> list[Variation]:
 
 
 def _is_finished(folder: Path, config: TrainConfig) -> bool:
-    if not (folder / "metrics.jsonl").is_file() or not (folder / "config.json").is_file():
+    """Whether the folder holds this very run, to its end or to early stopping."""
+    if not (folder / METRICS_FILE).is_file() or not (folder / CONFIG_FILE).is_file():
         return False
-    end = read_record(folder / "metrics.jsonl").end
+    end = read_record(folder / METRICS_FILE).end
     ended = end is not None and end.reason != "interrupted"
     return ended and to_dict(read_config(folder)) == to_dict(config)
 
@@ -104,16 +110,3 @@ def _train(variation: Variation, folder: Path, console: Console) -> bool:
         conclude(run, outcome, console)
     jax.clear_caches()  # the next run compiles its own step
     return outcome.reason != "interrupted"
-
-
-def _table(workdir: Path, names: Sequence[str]) -> Table:
-    table = Table(title="validation loss ratio after training", title_justify="left")
-    table.add_column("run", overflow="fold")
-    records = {name: read_record(workdir / name / "metrics.jsonl") for name in names}
-    for column in ("mean", "worst", *next(iter(records.values())).header.tasks):
-        table.add_column(column, justify="right")
-    for name, record in records.items():
-        ratios = final_ratios(record)
-        cells = [sum(ratios) / len(ratios), max(ratios), *ratios]
-        table.add_row(name, *(f"{cell:.3f}" for cell in cells))
-    return table

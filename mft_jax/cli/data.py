@@ -1,4 +1,4 @@
-"""`mft data`: what the tasks hold, what became of long samples, how well the rows are packed."""
+"""`mft data`: what the tasks hold, which samples are not used whole, how well the rows pack."""
 
 from collections.abc import Sequence
 
@@ -11,8 +11,8 @@ from mft_jax.data.tasks import load_tasks
 from mft_jax.huggingface.base_weights import read_model
 from mft_jax.huggingface.folders import model_folder
 from mft_jax.huggingface.tokenizers import load_tokenizer
-from mft_jax.run.display import data_table, packing_line
-from mft_jax.run.folder import data_record, packing_record
+from mft_jax.run.display import data_table, packing_line, say_on
+from mft_jax.run.run_line import packing_facts, task_counts
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -25,8 +25,8 @@ def run(arguments: Sequence[str]) -> int:
     console = Console(markup=False)
     with console.status(f"reading and tokenizing {len(config.data.tasks)} tasks"):
         data = load_tasks(config.data, tokenizer)
-    packing = packing_record(data, config.data.row_length, config.loop.rows_per_step)
+    packing = packing_facts(data, config.data.row_length, config.loop.rows_per_step)
     mixture = make_mixture(data.train_sizes, data.tasks, config.data)
-    console.print(data_table(data_record(data, mixture)))
-    console.print(packing_line(packing), highlight=False, soft_wrap=True)
+    console.print(data_table(task_counts(data, mixture)))
+    say_on(console)(packing_line(packing))
     return 0

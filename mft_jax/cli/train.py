@@ -10,9 +10,10 @@ from rich.console import Console
 from mft_jax.cli import arguments as args
 from mft_jax.finetune.merge import TrainedWeights
 from mft_jax.huggingface.adapter_export import save_adapter
+from mft_jax.record.reading import read_record
+from mft_jax.record.schema import METRICS_FILE
 from mft_jax.report.page import write_report
-from mft_jax.report.record import read_record
-from mft_jax.run import loop, recorder
+from mft_jax.run import loop
 from mft_jax.run.checkpoints import Checkpoints, abstract
 from mft_jax.run.display import final_table
 
@@ -46,7 +47,7 @@ def conclude(run: loop.Run, outcome: loop.Outcome, console: Console) -> None:
             soft_wrap=True,
         )
         return
-    record = read_record(workdir / recorder.FILE_NAME)
+    record = read_record(workdir / METRICS_FILE)
     console.print(final_table(record))
     lines = [f"report      {report}"]
     best = outcome.progress.best_step

@@ -186,4 +186,6 @@ def _spoken(lines: list[Line], percent: bool) -> str:
 
 
 def figure(title: str, note: str, body: str) -> str:
-    return f"<figure><figcaption><h3>{title}</h3><p>{note}</p></figcaption>{body}</figure>"
+    """A <figure>; `body` is HTML, title and note are plain text."""
+    caption = f"<figcaption><h3>{escape(title)}</h3><p>{escape(note)}</p></figcaption>"
+    return f"<figure>{caption}{body}</figure>"

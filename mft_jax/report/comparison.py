@@ -8,25 +8,20 @@ from pathlib import Path
 
 import numpy as np
 
+from mft_jax.record.columns import RunRecord, last_step
+from mft_jax.record.files import write_whole
+from mft_jax.record.outcome import final_ratios, mean_and_worst
+from mft_jax.record.reading import passed_over_note, read_record
+from mft_jax.record.schema import COMPARE_FILE, METRICS_FILE
 from mft_jax.report import page, series, tables
 from mft_jax.report.charts import Chart, Line, line_chart
-from mft_jax.report.record import RunRecord, last_step, read_record
 from mft_jax.types import MftError
-
-FILE_NAME = "compare.html"
 
 
 def write_comparison(workdir: Path, names: list[str]) -> Path:
     """Reads `workdir/NAME/metrics.jsonl` of every run and writes `workdir/compare.html`."""
-    runs = {name: read_record(workdir / name / "metrics.jsonl") for name in names}
-    return page.write_page(workdir / FILE_NAME, render(runs, workdir.resolve().name))
-
-
-def final_ratios(record: RunRecord) -> list[float]:
-    """Per task the last known validation loss over that before training."""
-    ratios = record.valid.task["ratio"]
-    last = [column[np.isfinite(column)][-1:] for column in ratios.T]
-    return [float(column[0]) if len(column) else math.nan for column in last]
+    runs = {name: read_record(workdir / name / METRICS_FILE) for name in names}
+    return write_whole(workdir / COMPARE_FILE, render(runs, workdir.resolve().name))
 
 
 def render(runs: dict[str, RunRecord], title: str) -> str:
@@ -49,7 +44,7 @@ def render(runs: dict[str, RunRecord], title: str) -> str:
     return page.fill(
         title=title,
         summary=f"<span>{count}</span> · <span>{len(tasks)} tasks</span>",
-        notes="",
+        notes=page.notes([words for words in map(passed_over_note, runs.values()) if words]),
         body="\n".join(parts),
         foot="ratio: validation loss over that before training; lower is better",
     )
@@ -65,9 +60,7 @@ def _outcome(runs: dict[str, RunRecord], tasks: tuple[str, ...]) -> str:
     rows = []
     for record in runs.values():
         ratios = final_ratios(record)
-        known = [ratio for ratio in ratios if math.isfinite(ratio)]
-        mean, worst = (np.mean(known), max(known)) if known else (math.nan, math.nan)
-        rows.append([float(mean), float(worst), *ratios])
+        rows.append([*mean_and_worst(ratios), *ratios])
     numbers = np.array(rows)
     best = np.nanmin(np.where(np.isfinite(numbers), numbers, np.inf), axis=0)
     cells = []
@@ -96,7 +89,7 @@ def _ratio_panels(
             x, y = series.finite(record.valid.step, record.valid.task["ratio"][:, task])
             lines.append(Line(run, place, x, y))
         chart = Chart(
-            escape(name),
+            name,
             "relative to the loss before training",
             tuple(lines),
             steps,
@@ -120,7 +113,7 @@ def _weight_panels(
             x, y = series.finite(record.train.step, record.train.task["weight"][:, task])
             lines.append(Line(name, task, x, series.smooth(y)))
         chart = Chart(
-            escape(run),
+            run,
             f"smoothed; dashed: uniform, 1/{len(tasks)}",
             tuple(lines),
             steps,

@@ -10,8 +10,8 @@ from html import escape
 import numpy as np
 from jaxtyping import Float
 
+from mft_jax.record.columns import RunRecord
 from mft_jax.report.charts import figure
-from mft_jax.report.record import RunRecord
 
 MOST_PAIRS = 20
 COLUMNS = 60  # diagnosed steps are averaged into at most so many

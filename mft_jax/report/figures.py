@@ -1,13 +1,14 @@
 """Which figures a run has, in reading order: outcome, balance, data, functions."""
 
-from typing import Any
+import dataclasses
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from mft_jax.record.columns import RunRecord, Series, last_step
+from mft_jax.record.schema import MEASURED_LOSS, MEASURED_RATIO, TRAIN, VALID, Quantity
 from mft_jax.report import conflicts, series
 from mft_jax.report.charts import Chart, Line, line_chart, share_chart
-from mft_jax.report.record import RunRecord, Series, last_step
 
 LABELLED_TASKS = 8  # with more, names at line ends would touch; the legend serves
 RAW_TASKS = 12  # with more, raw lines behind smoothed ones are a smear
@@ -15,23 +16,6 @@ SHARE_COLUMNS = 60
 POINTS_PER_FIGURE = 8000
 SMOOTHED_NOTE = ", smoothed"
 BEHIND_NOTE = "; behind: every step"
-ALREADY_SHOWN = ("valid_loss", "ratio")  # CoBa's: behind the validation loss
-KNOWN: dict[str, tuple[str, str, dict[str, Any]]] = {  # a balancer's numbers: title, note, options
-    "slope": (
-        "Convergence slope", "of the validation loss, per step; below 0 it improves",
-        {"reference": 0.0},
-    ),
-    "rcs": (
-        "Relative convergence score (RCS)", "higher for tasks that converge slower than others",
-        {"zero_based": True},
-    ),
-    "acs": (
-        "Absolute convergence score (ACS)", "lower for tasks that stop converging or diverge",
-        {"zero_based": True},
-    ),
-    "df": ("Divergence factor (DF)", "the weights follow RCS at 1, ACS at 0", {}),
-    "ratio": ("Loss ratio", "of the losses the balancer goes by", {"reference": 1.0}),
-}  # fmt: skip
 
 
 def figure_groups(record: RunRecord) -> list[tuple[str, list[str]]]:
@@ -39,31 +23,21 @@ def figure_groups(record: RunRecord) -> list[tuple[str, list[str]]]:
     groups = [
         ("Learning", _learning(record)),
         ("Balance", _balance(record)),
-        ("Data, optimiser and speed", _data(record) + _machinery(record)),
+        ("Data, optimiser and speed", _data(record) + _speed_and_optimiser(record)),
     ]
     return [(heading, figures) for heading, figures in groups if figures]
 
 
 def _learning(record: RunRecord) -> list[str]:
-    valid, train = record.valid, record.train
-    probe = None
-    if len(record.balancer) and balancer_name(record) == "coba":
-        probe = record.balancer.step, record.balancer.task["ratio"]
+    valid, train, log = record.valid, record.train, record.balancer
+    behind = (log.step, log.task[MEASURED_RATIO]) if _measured(log) else None
     return [
+        _per_task(record, valid, valid.task["ratio"], VALID.per_task["ratio"], behind=behind),
+        _per_task(record, valid, valid.task["loss"], VALID.per_task["loss"]),
         _per_task(
-            record, valid, valid.task["ratio"], "Validation loss, normalised",
-            "relative to the loss before training",
-            reference=1.0, behind=probe,
+            record, train, train.task["train_loss"], TRAIN.per_task["train_loss"], smoothed=True
         ),
-        _per_task(
-            record, valid, valid.task["loss"], "Validation loss",
-            "nats per token, the whole validation set",
-        ),
-        _per_task(
-            record, train, train.task["train_loss"], "Training loss",
-            "nats per token", smoothed=True,
-        ),
-    ]  # fmt: skip
+    ]
 
 
 def _balance(record: RunRecord) -> list[str]:
@@ -71,49 +45,60 @@ def _balance(record: RunRecord) -> list[str]:
     tasks = len(record.header.tasks)
     if tasks == 1 and not len(log):
         return []
-    weight = _per_task(
-        record, train, train.task["weight"], "Weight in the training loss",
-        f"dashed: uniform, 1/{tasks}", zero_based=True, reference=1 / tasks,
-    )  # fmt: skip
-    figures = [weight]
-    for name, values in log.task.items():
-        if name not in ALREADY_SHOWN or balancer_name(record) != "coba":
-            title, note, options = KNOWN.get(name, (name.replace("_", " ").capitalize(), "", {}))
-            note = note or "as the balancer keeps it"
-            figures.append(_per_task(record, log, values, title, note, **options))
-    for name, column in log.scalar.items():
-        title, note, _ = KNOWN.get(name, (name, "as the balancer keeps it", {}))
-        figures.append(_single(record, column, title, note, smoothed=False, steps=log.step))
+    uniform = dataclasses.replace(
+        TRAIN.per_task["weight"], note=f"dashed: uniform, 1/{tasks}", reference=1 / tasks
+    )
+    figures = [_per_task(record, train, train.task["weight"], uniform)]
+    # The balancer's own order; what it gave no title follows.
+    for name in dict.fromkeys([*record.header.balancer_logs, *log.task, *log.scalar]):
+        quantity = _balancer_quantity(record, name)
+        if quantity.shown and name in log.task:
+            figures.append(_per_task(record, log, log.task[name], quantity))
+        elif quantity.shown and name in log.scalar:
+            figures.append(
+                _single(record, log.scalar[name], quantity, smoothed=False, steps=log.step)
+            )
     return figures + conflicts.figures(record)
+
+
+def _measured(log: Series) -> bool:
+    """Whether the balancer measured validation losses, which the first figure shows already."""
+    return MEASURED_LOSS in log.task and MEASURED_RATIO in log.task
+
+
+def _balancer_quantity(record: RunRecord, name: str) -> Quantity:
+    """The balancer's own title; where the run recorded none, the name of the log."""
+    told = record.header.balancer_logs.get(name)
+    if told is not None:
+        return told
+    drawn = _measured(record.balancer) and name in (MEASURED_LOSS, MEASURED_RATIO)
+    return Quantity(name.replace("_", " "), "as the balancer keeps it", shown=not drawn)
 
 
 def _data(record: RunRecord) -> list[str]:
     train, names = record.train, record.header.tasks
     if not len(train):
         return []
-    note = "share of positions without a token"
-    figures = [_single(record, train.scalar["padding"], "Padding", note, percent=True)]
+    padding = _single(record, train.scalar["padding"], TRAIN.scalars["padding"], percent=True)
     if len(names) == 1:
-        return figures
+        return [padding]
     edges, share = token_shares(train)
     lines = tuple(Line(name, n, edges[:-1], share[:, n]) for n, name in enumerate(names))
-    note = "share of the tokens of every " + ("step" if len(share) == len(train) else "interval")
+    quantity = TRAIN.per_task["tokens"]
+    note = f"{quantity.note} of every " + ("step" if len(share) == len(train) else "interval")
     labelled = len(names) <= LABELLED_TASKS
-    chart = Chart("Tokens by task", note, lines, _steps(record), labelled=labelled)
-    return [share_chart(chart, edges), *figures]
+    chart = Chart(quantity.title, note, lines, _steps(record), labelled=labelled)
+    return [share_chart(chart, edges), padding]
 
 
-def _machinery(record: RunRecord) -> list[str]:
-    scalar = record.train.scalar
+def _speed_and_optimiser(record: RunRecord) -> list[str]:
     if not len(record.train):
         return []
     return [
-        _single(record, scalar["tokens_per_sec"], "Throughput",
-                "tokens per second, without padding"),
-        _single(record, scalar["learning_rate"], "Learning rate", "after warm-up and decay",
-                smoothed=False),
-        _single(record, scalar["grad_norm"], "Gradient norm",
-                "before clipping"),
+        _single(record, record.train.scalar[name], TRAIN.scalars[name], smoothed=smoothed)
+        for name, smoothed in (
+            ("tokens_per_sec", True), ("learning_rate", False), ("grad_norm", True)
+        )
     ]  # fmt: skip
 
 
@@ -127,10 +112,6 @@ def token_shares(train: Series) -> tuple[Float[np.ndarray, " E"], Float[np.ndarr
     return np.append(train.step[cuts], train.step[-1] + 1).astype(float), share
 
 
-def balancer_name(record: RunRecord) -> str:
-    return str(record.header.config.get("balancer", {}).get("name", ""))
-
-
 def _steps(record: RunRecord) -> tuple[float, float]:
     return 0.0, float(max(last_step(record), 1))
 
@@ -139,12 +120,9 @@ def _per_task(
     record: RunRecord,
     columns: Series,
     values: Float[np.ndarray, "S T"],
-    title: str,
-    note: str,
+    quantity: Quantity,
     *,
     smoothed: bool = False,
-    zero_based: bool = False,
-    reference: float | None = None,
     behind: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> str:
     """One line per task. `behind`: steps and values of a noisier reading of the same quantity."""
@@ -163,8 +141,8 @@ def _per_task(
             added_note = "; behind: micro-batches"
         lines.append(Line(name, task, x, series.smooth(y) if smoothed else y))
     chart = Chart(
-        title, note + added_note, tuple(lines), _steps(record),
-        zero_based=zero_based, reference=reference,
+        quantity.title, quantity.note + added_note, tuple(lines), _steps(record),
+        zero_based=quantity.zero_based, reference=quantity.reference,
         labelled=1 < len(names) <= LABELLED_TASKS,
         points_per_line=min(600, POINTS_PER_FIGURE // len(names)),
     )  # fmt: skip
@@ -174,8 +152,7 @@ def _per_task(
 def _single(
     record: RunRecord,
     values: Float[np.ndarray, " S"],
-    title: str,
-    note: str,
+    quantity: Quantity,
     *,
     smoothed: bool = True,
     percent: bool = False,
@@ -183,9 +160,13 @@ def _single(
 ) -> str:
     """One line over `steps`, those of training if not given."""
     x, y = series.finite(record.train.step if steps is None else steps, values)
+    title, note = quantity.title, quantity.note
     lines = [Line(title, None, x, series.smooth(y) if smoothed else y)]
     if smoothed and len(y) >= series.SMOOTH_MIN_POINTS:
         lines.insert(0, Line(title, None, x, y, faint=True))
         note += SMOOTHED_NOTE + BEHIND_NOTE
-    chart = Chart(title, note, tuple(lines), _steps(record), percent=percent, zero_based=True)
+    chart = Chart(
+        title, note, tuple(lines), _steps(record),
+        percent=percent, zero_based=True, reference=quantity.reference,
+    )  # fmt: skip
     return line_chart(chart)

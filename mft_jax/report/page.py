@@ -1,30 +1,24 @@
 """Record in, one self-contained HTML file out: no script, style, font or image from elsewhere."""
 
-import os
 import string
 from html import escape
 from importlib import resources
 from pathlib import Path
 
+from mft_jax.record.columns import RunRecord
+from mft_jax.record.files import write_whole
+from mft_jax.record.reading import read_record
+from mft_jax.record.schema import METRICS_FILE, REPORT_FILE
 from mft_jax.report import summary, tables
 from mft_jax.report.figures import figure_groups
-from mft_jax.report.record import RunRecord, read_record
 
 
-def write_report(workdir: Path) -> Path:
-    """Reads `workdir/metrics.jsonl`, writes `workdir/report.html` whole or not at all."""
-    page = render(read_record(workdir / "metrics.jsonl"), workdir.resolve().name)
-    return write_page(workdir / "report.html", page)
-
-
-def write_page(target: Path, page: str) -> Path:
-    draft = target.with_name(f".{target.stem}.{os.getpid()}.html")
-    try:
-        draft.write_text(page, encoding="utf-8")
-        os.replace(draft, target)
-    finally:
-        draft.unlink(missing_ok=True)
-    return target
+def write_report(workdir: Path, record: RunRecord | None = None) -> Path:
+    """Writes `workdir/report.html` whole or not at all, from `record`; if that is not given, from
+    `workdir/metrics.jsonl`. Returns the page's path.
+    """
+    record = record or read_record(workdir / METRICS_FILE)
+    return write_whole(workdir / REPORT_FILE, render(record, workdir.resolve().name))
 
 
 def render(record: RunRecord, name: str) -> str:
@@ -44,7 +38,7 @@ def render(record: RunRecord, name: str) -> str:
     return fill(
         title=name,
         summary=summary.summary(record),
-        notes=summary.notes(record),
+        notes=notes(summary.notes(record)),
         body="\n".join(parts),
         foot=summary.foot(record),
     )
@@ -56,6 +50,10 @@ def card(heading: str, content: str) -> str:
 
 def section(heading: str, figures: list[str]) -> str:
     return f'<h2>{heading}</h2><div class="figures">{"".join(figures)}</div>'
+
+
+def notes(texts: list[str]) -> str:
+    return "".join(f'<p class="note">{escape(text)}</p>' for text in texts)
 
 
 def fill(*, title: str, summary: str, notes: str, body: str, foot: str) -> str:

@@ -2,20 +2,19 @@
 
 import math
 from html import escape
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from mft_jax.record.columns import RunRecord, last_step
+from mft_jax.record.reading import passed_over_note
 from mft_jax.report import series
-from mft_jax.report.record import RunRecord, last_step
 
 END_WORDS = {
     "finished": "Finished at",
     "early_stop": "Stopped early at",
     "interrupted": "Interrupted at",
 }
-STEP_KEYS = ("total_steps", "steps", "max_steps")
 
 
 def summary(record: RunRecord) -> str:
@@ -23,7 +22,7 @@ def summary(record: RunRecord) -> str:
     parts = [
         progress(record),
         _several(len(header.tasks), "task"),
-        f"{header.family}, {series.count(header.model['parameters'])} parameters",
+        f"{header.model.family}, {series.count(header.model.parameters)} parameters",
         f"started {record.started.day} {record.started:%B %Y, %H:%M %Z}".rstrip(),
     ]
     if record.resumes:
@@ -32,34 +31,23 @@ def summary(record: RunRecord) -> str:
 
 
 def progress(record: RunRecord) -> str:
-    """Finished at step n of m. The page leaves m out where the configuration does not name it."""
-    planned = planned_steps(record.header.config)
+    """Finished at step n of m."""
     state = "No end recorded, last at" if record.end is None else END_WORDS[record.end.reason]
-    return f"{state} step {last_step(record):,}" + (f" of {planned:,}" if planned else "")
+    return f"{state} step {last_step(record):,} of {record.header.planned_steps:,}"
 
 
-def planned_steps(config: dict[str, Any]) -> int | None:
-    """The number under the shallowest key of STEP_KEYS in the nested configuration."""
-    level = [config]
-    while level:
-        for branch in level:
-            for key in STEP_KEYS:
-                value = branch.get(key)
-                if isinstance(value, int) and not isinstance(value, bool):
-                    return value
-        level = [v for branch in level for v in branch.values() if isinstance(v, dict)]
-    return None
-
-
-def notes(record: RunRecord) -> str:
+def notes(record: RunRecord) -> list[str]:
+    """What a reader of the page must know about the record itself."""
     found = []
     if record.cut_short:
         found.append("The last line of metrics.jsonl is incomplete and has been left out.")
+    if passed_over := passed_over_note(record):
+        found.append(passed_over)
     if not len(record.train):
         found.append("No training step has been recorded yet.")
     if not len(record.valid):
         found.append("No validation pass has been recorded yet.")
-    return "".join(f'<p class="note">{note}</p>' for note in found)
+    return found
 
 
 def tiles(record: RunRecord) -> str:
@@ -67,19 +55,19 @@ def tiles(record: RunRecord) -> str:
     header, train = record.header, record.train
     model = header.model
     tokens = float(np.nansum(train.task["tokens"]))
-    share = model["trainable"] / model["parameters"]
-    bits = model["bits_per_weight"]
+    share = model.trainable / model.parameters
+    bits = model.bits_per_weight
     entries = [
         *_validation_tile(record),
         ("tokens trained on", series.count(tokens), _several(len(train), "step")),
         *_duration_tile(record),
-        ("trainable", series.count(model["trainable"]), f"{100 * share:.3g}% of parameters"),
+        ("trainable", series.count(model.trainable), f"{100 * share:.3g}% of parameters"),
         (
             "stored weights",
-            series.size(model["stored_bytes"]),
-            "" if math.isnan(bits) else f"{bits:.4g} bits per weight",
+            series.size(model.stored_bytes),
+            "" if bits is None or math.isnan(bits) else f"{bits:.4g} bits per weight",
         ),
-        ("row filling", series.percent(header.packing["packed"]), "positions that hold a token"),
+        ("row filling", series.percent(header.packing.packed), "positions that hold a token"),
     ]
     cells = (
         f"<div><dt>{name}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"

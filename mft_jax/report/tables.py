@@ -5,64 +5,59 @@ from html import escape
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
+from mft_jax.record.columns import RunRecord
+from mft_jax.record.outcome import TaskOutcome, task_outcomes
+from mft_jax.record.schema import COLUMNS, data_columns
 from mft_jax.report import series
 from mft_jax.report.charts import task_look
-from mft_jax.report.header import DATA_COUNTS
-from mft_jax.report.record import RunRecord
 
 
 def task_table(record: RunRecord) -> str:
     """Outcome first, so that a phone shows it before the table has to be scrolled."""
-    rows = [_task_row(record, task) for task in range(len(record.header.tasks))]
+    rows = [_task_row(record, n, row) for n, row in enumerate(task_outcomes(record))]
     groups = [("", 1), ("validation loss", 5), ("", 1), ("samples", 1), ("tokens", 2)]
-    groups.append(("over-long samples", 3))
     heads = ["task", "before", "last", "best", "at step", "ratio", "final weight", "train"]
-    heads += ["train", "with loss", "dropped", "truncated", "split"]
+    heads += ["train", "with loss"]
     return table(groups, heads, rows)
 
 
-def _task_row(record: RunRecord, task: int) -> list[str]:
-    name = record.header.tasks[task]
-    data = record.header.data[name]
-    loss, ratio = record.valid.task["loss"][:, task], record.valid.task["ratio"][:, task]
-    known = np.flatnonzero(np.isfinite(loss))
-    before = float(loss[0]) if len(loss) and record.valid.step[0] == 0 else math.nan
-    best = known[loss[known].argmin()] if len(known) else None
-    weights = record.train.task["weight"][:, task]
+def _task_row(record: RunRecord, task: int, row: TaskOutcome) -> list[str]:
+    data = record.header.data[row.task]
     return [
-        swatch(task, name),
-        series.fixed(before),
-        f"<b>{series.fixed(_last(loss))}</b>",
-        series.fixed(float(loss[best])) if best is not None else "–",
-        f"{record.valid.step[best]:,}" if best is not None else "–",
-        ratio_bar(_last(ratio)),
-        series.fixed(_last(weights)),
-        *(series.count(data[key]) for key in ("train_samples", "train_tokens", "trained_tokens")),
-        *(series.count(data[key]) for key in ("dropped", "truncated", "split")),
+        swatch(task, row.task),
+        series.fixed(row.before),
+        f"<b>{series.fixed(row.last)}</b>",
+        series.fixed(row.best),
+        "–" if row.best_step is None else f"{row.best_step:,}",
+        ratio_bar(row.ratio),
+        series.fixed(row.weight),
+        *map(series.count, (data.train_samples, data.train_tokens, data.trained_tokens)),
     ]
 
 
 def data_table(record: RunRecord) -> str:
-    """What was read, and what the steps have seen of it so far."""
+    """What was read, what of it could not be used or not whole, and what the steps have seen."""
     header = record.header
     seen = np.nansum(record.train.task["tokens"], axis=0)
     share = seen / seen.sum() if seen.sum() > 0 else np.full(len(seen), math.nan)
+    keys = data_columns(header.data)
+    counts = [[float(getattr(header.data[name], key)) for key in keys] for name in header.tasks]
     rows = [
         [
             swatch(task, name),
-            *(series.count(header.data[name][key]) for key in DATA_COUNTS[:5]),
+            *map(series.count, counts[task]),
             series.count(float(seen[task])),
             series.percent(float(share[task])),
         ]
         for task, name in enumerate(header.tasks)
     ]
-    totals = [sum(header.data[name][key] for name in header.tasks) for key in DATA_COUNTS[:5]]
+    totals = map(sum, zip(*counts, strict=True))
     total = ["all", *map(series.count, totals), series.count(float(seen.sum())), ""]
-    groups = [("", 1), ("samples", 2), ("tokens", 3), ("seen in training", 2)]
-    heads = ["task", "train", "valid", "train", "with loss", "valid", "tokens", "share"]
-    return table(groups, heads, rows, total if len(rows) > 1 else None)
+    named = [COLUMNS[key].group for key in keys]
+    groups = [("", 1), *((name, named.count(name)) for name in dict.fromkeys(named))]
+    heads = ["task", *(COLUMNS[key].head for key in keys), "tokens", "share"]
+    return table([*groups, ("seen in training", 2)], heads, rows, total if len(rows) > 1 else None)
 
 
 def packing_bars(record: RunRecord) -> str:
@@ -70,12 +65,12 @@ def packing_bars(record: RunRecord) -> str:
     bars = "".join(
         _bar(words, share)
         for words, share in (
-            ("packed rows (this run)", packing["packed"]),
-            ("padded to the longest of a batch", packing["dynamic"]),
-            ("padded to the row length", packing["static"]),
+            ("packed rows (this run)", packing.packed),
+            ("padded to the longest of a batch", packing.dynamic),
+            ("padded to the row length", packing.static),
         )
     )
-    rows, length = series.count(packing["rows"]), series.count(packing["row_length"])
+    rows, length = series.count(packing.rows), series.count(packing.row_length)
     size = f"{rows} rows of {length} positions."
     return f"<p>{size} Share of positions that hold a token, on the same data:</p>{bars}"
 
@@ -144,11 +139,6 @@ def _flat(value: Any, key: str) -> list[tuple[str, str]]:
     if isinstance(value, list) and any(isinstance(v, dict) for v in value):
         return [row for n, v in enumerate(value) for row in _flat(v, f"{key}[{n}]")]
     return [(key, str(value))]
-
-
-def _last(values: Float[np.ndarray, " S"]) -> float:
-    known = values[np.isfinite(values)]
-    return float(known[-1]) if len(known) else math.nan
 
 
 def _or_zero(value: float) -> float:

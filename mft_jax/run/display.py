@@ -1,39 +1,72 @@
-"""What a person sees while a run goes on: a live table on a terminal, plain lines elsewhere."""
+"""The terminal's view of a run: a live table on a terminal, plain lines elsewhere."""
 
+import math
 import statistics
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
-from mft_jax.report.record import RunRecord
+from mft_jax.record.columns import RunRecord
+from mft_jax.record.header import RunHeader, read_header
+from mft_jax.record.outcome import final_ratios, mean_and_worst, task_outcomes
+from mft_jax.record.schema import (
+    COLUMNS,
+    MEASURED_LOSS,
+    MEASURED_RATIO,
+    NOT_WHOLE,
+    PackingFacts,
+    TaskCounts,
+    data_columns,
+)
 from mft_jax.types import TaskTable
+
+LINE_TASKS = 12  # a plain line names at most so many
+COMPARED_TASKS = 8  # with more, the columns of a comparison do not fit 80 characters
+TABLE_FRAME_ROWS = 5  # the line of the step, the heads, "... and N more", two lines to spare
+PerTask = Mapping[str, float | None]
+
+
+def say_on(console: Console) -> Callable[[str], None]:
+    """A function that prints one line as it is: no markup, no colours, no breaks at 80 columns."""
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    return say
 
 
 class Display:
-    """Shows the record as it is written. `log_every_steps` paces the plain lines."""
+    """The view of the record while it is written.
+
+    On a terminal it is a live table of tasks. Elsewhere it is one plain line every
+    `log_every_steps` optimiser steps, and one after the last.
+    """
 
     def __init__(self, console: Console, tasks: TaskTable, total_steps: int, log_every_steps: int):
         self.console = console
+        self.note = say_on(console)
         self.tasks = tasks
         self.total_steps = total_steps
         self.log_every_steps = log_every_steps
-        self.valid_loss: dict[str, float | None] = {}
+        self.valid_loss: PerTask = {}
+        self.valid_ratio: PerTask = {}
         self.recent: list[tuple[float, int]] = []
         self.rates: list[float] = []
         self.live = Live(console=console, refresh_per_second=2, transient=True)
         if console.is_terminal:
             self.live.start()
 
-    def note(self, text: str) -> None:
-        self.console.print(text, highlight=False, soft_wrap=True)
-
     def header(self, record: dict[str, Any]) -> None:
-        self.console.print(data_table(record["data"]))
-        self.note(packing_line(record["packing"]))
-        self.note(model_line(record["model"], record["mesh"], record["devices"]))
+        """Show the run line: the data of every task, how it is packed, the model."""
+        header = read_header("the run line", record)
+        self.console.print(data_table(header.data))
+        self.note(packing_line(header.packing))
+        self.note(model_line(header))
 
     def train(self, record: dict[str, Any]) -> None:
         step = record["step"] + 1
@@ -44,9 +77,12 @@ class Display:
             self.note(self._line(record))
 
     def valid(self, record: dict[str, Any]) -> None:
-        self.valid_loss = record["loss"]
-        losses = "  ".join(f"{name} {_number(value)}" for name, value in self.valid_loss.items())
-        self.note(f"step {record['step']}: validation  {losses}")
+        """Keep the losses of a validation pass: the next table or line shows them."""
+        self.valid_loss, self.valid_ratio = record["loss"], record["ratio"]
+        if self.console.is_terminal:
+            shown, hidden = worst_first(self.tasks.names, self.valid_ratio, {}, LINE_TASKS)
+            losses = [f"{name} {_number(self.valid_loss[name])}" for name in shown]
+            self.note(f"step {record['step']}: validation  {'  '.join(losses)}{_more(hidden)}")
 
     def close(self) -> None:
         self.live.stop()
@@ -60,7 +96,7 @@ class Display:
         return f"{hours}:{minutes:02}:{secs % 60:02}" if hours else f"{minutes}:{secs % 60:02}"
 
     def _rate(self, record: dict[str, Any]) -> float:
-        """Tokens per second over the last steps; one alone may hold a compilation or a save."""
+        """Median of tokens per second over the last steps: a single one may hold a compilation."""
         self.rates = [*self.rates[-9:], record["tokens_per_sec"]]
         return statistics.median(self.rates)
 
@@ -70,84 +106,138 @@ class Display:
             f"{self._rate(record):,.0f} tokens/s  ETA {self._remaining()}"
         )
 
+    def _measured(self, record: dict[str, Any]) -> tuple[PerTask, PerTask]:
+        """Validation losses and their ratios: the balancer's own where it measures them."""
+        log = record.get("balancer", {})
+        return (
+            _either(self.tasks, log.get(MEASURED_LOSS, {}), self.valid_loss),
+            _either(self.tasks, log.get(MEASURED_RATIO, {}), self.valid_ratio),
+        )
+
     def _line(self, record: dict[str, Any]) -> str:
+        valid, ratio = self._measured(record)
+        train, weight = record["train_loss"], record["weight"]
+        shown, hidden = worst_first(self.tasks.names, ratio, train, LINE_TASKS)
         parts = [
-            f"{name} {_number(record['train_loss'][name])} (w {_number(record['weight'][name])})"
-            for name in self.tasks.names
+            f"{name} {_number(train[name])} "
+            f"(valid {_number(valid[name])}, w {_number(weight[name])})"
+            for name in shown
         ]
-        return self._head(record) + "  |  " + "  ".join(parts)
+        return f"{self._head(record)}  |  {'  '.join(parts)}{_more(hidden)}"
 
-    def _table(self, record: dict[str, Any]) -> Table:
-        table = Table(title=self._head(record), title_justify="left", box=None, pad_edge=False)
-        table.add_column("task", overflow="fold")
+    def _table(self, record: dict[str, Any]) -> Group:
+        valid, ratio = self._measured(record)
+        train, weight = record["train_loss"], record["weight"]
+        room = max(1, self.console.size.height - TABLE_FRAME_ROWS)
+        shown, hidden = worst_first(self.tasks.names, ratio, train, room)
+        table = Table(box=None, pad_edge=False)
+        table.add_column("task", no_wrap=True)  # one line each, so that the rows fit
         for column in ("train loss", "valid loss", "ratio", "weight"):
-            table.add_column(column, justify="right")
-        coba = record.get("balancer", {})
-        for name in self.tasks.names:
-            valid = coba.get("valid_loss", {}).get(name) or self.valid_loss.get(name)
-            cells = record["train_loss"][name], valid, coba.get("ratio", {}).get(name)
-            table.add_row(name, *map(_number, cells), _number(record["weight"][name]))
-        return table
+            table.add_column(column, justify="right", no_wrap=True)
+        for name in shown:
+            cells = train[name], valid[name], ratio[name], weight[name]
+            table.add_row(name, *map(_number, cells))
+        if hidden:
+            table.add_row(_more(hidden).strip())
+        return Group(Text(self._head(record), no_wrap=True), table)
 
 
-def data_table(counts: dict[str, dict[str, int]]) -> Table:
-    """Training samples, their tokens, those with a loss, validation samples; and which samples
-    could not be used whole.
+def worst_first(
+    names: tuple[str, ...], ratio: PerTask, loss: PerTask, room: int
+) -> tuple[list[str], int]:
+    """The tasks to show, and the number of those that are not.
+
+    All in their own order where there is room. Otherwise the `room` with the highest ratio; where
+    no ratio is known, with the highest loss.
     """
+    if len(names) <= room:
+        return list(names), 0
+
+    def badness(name: str) -> tuple[float, float]:
+        known = (values.get(name) for values in (ratio, loss))
+        first, second = (-math.inf if value is None else value for value in known)
+        return first, second
+
+    return sorted(names, key=badness, reverse=True)[:room], len(names) - room
+
+
+def data_table(counts: Mapping[str, TaskCounts]) -> Table:
+    """The samples and tokens of every task, and the samples not used or not used whole."""
     table = Table(title="data", title_justify="left")
     table.add_column("task", overflow="fold")
-    columns = {
-        "samples": "train_samples",
-        "drawn": "epoch_samples",
-        "tokens": "train_tokens",
-        "trained on": "trained_tokens",
-        "valid": "valid_samples",
-    }
-    if all(row["epoch_samples"] == row["train_samples"] for row in counts.values()):
-        del columns["drawn"]  # every sample once
-    for column in (*columns, "not whole"):
-        table.add_column(column, justify="right")
+    keys = [key for key in data_columns(counts) if COLUMNS[key].title]
+    for key in keys:
+        table.add_column(COLUMNS[key].title, justify="right")
+    table.add_column(NOT_WHOLE, justify="right")
+    cut = [key for key, column in COLUMNS.items() if column.group == NOT_WHOLE]
     for name, row in counts.items():
-        fates = ("dropped", "truncated", "split", "untrainable")
-        not_whole = ", ".join(f"{row[fate]:,} {fate}" for fate in fates if row[fate])
-        counted = (f"{row[key]:,}" for key in columns.values())
-        table.add_row(name, *counted, not_whole or "-")
+        found = [
+            f"{getattr(row, key):,.0f} {COLUMNS[key].head}" for key in cut if getattr(row, key)
+        ]
+        table.add_row(name, *(f"{getattr(row, key):,.0f}" for key in keys), ", ".join(found) or "-")
     return table
 
 
-def packing_line(packing: dict[str, Any]) -> str:
+def packing_line(packing: PackingFacts) -> str:
     return (
-        f"{packing['rows']:,} rows of {packing['row_length']:,} positions, {packing['packed']:.2%} "
-        f"of them real tokens (dynamic padding would give {packing['dynamic']:.2%}, static "
-        f"{packing['static']:.2%})"
+        f"{packing.rows:,.0f} rows of {packing.row_length:,.0f} positions, {packing.packed:.2%} "
+        f"of them real tokens (dynamic padding would give {packing.dynamic:.2%}, static "
+        f"{packing.static:.2%})"
     )
 
 
-def model_line(model: dict[str, Any], mesh: dict[str, int], devices: str) -> str:
-    share = model["trainable"] / model["parameters"]
-    axes = " x ".join(f"{axis} {size}" for axis, size in mesh.items())
-    mebibytes = model["stored_bytes"] / 2**20
+def model_line(header: RunHeader) -> str:
+    model = header.model
+    share = model.trainable / model.parameters
+    axes = " x ".join(f"{axis} {size}" for axis, size in header.mesh.items())
     return (
-        f"{model['family']}, {model['parameters']:,} parameters in {mebibytes:,.1f} MiB "
-        f"({model['bits_per_weight']:.2f} bits per linear weight), {model['trainable']:,} "
-        f"trainable ({share:.2%}); {devices}, mesh {axes}"
+        f"{model.family}, {model.parameters:,.0f} parameters in "
+        f"{model.stored_bytes / 2**20:,.1f} MiB ({_number(model.bits_per_weight, 2)} bits per "
+        f"linear weight), {model.trainable:,.0f} trainable ({share:.2%}); {header.devices}, "
+        f"mesh {axes}"
     )
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def final_table(record: RunRecord) -> Table:
-    """The run in one table: valid loss before -> after, ratio, final weight."""
+    """The run in one table: validation loss before and after, their ratio, final weight."""
     table = Table(title="validation loss per task", title_justify="left")
     table.add_column("task", overflow="fold")
     for column in ("before", "after", "ratio", "final weight"):
         table.add_column(column, justify="right")
-    losses, ratios = record.valid.task["loss"], record.valid.task["ratio"]
-    weights = record.train.task["weight"]
-    for task, name in enumerate(record.header.tasks):
-        weight = float(weights[-1, task]) if len(weights) else None
-        cells = float(losses[0, task]), float(losses[-1, task]), float(ratios[-1, task]), weight
-        table.add_row(name, *map(_number, cells))
+    for row in task_outcomes(record):
+        cells = row.before, row.last, row.ratio, row.weight
+        table.add_row(row.task, *map(_number, cells))
     return table
+
+
+def comparison_table(records: Mapping[str, RunRecord]) -> Table:
+    """A row per run: mean and worst validation loss ratio, and the ratio of every task. Of many
+    tasks only the worst one is named; the page has them all.
+    """
+    table = Table(title="validation loss ratio after training", title_justify="left")
+    table.add_column("run", overflow="fold")
+    tasks = next(iter(records.values())).header.tasks
+    few = len(tasks) <= COMPARED_TASKS
+    for column in ("mean", "worst", *(tasks if few else ("worst task",))):
+        table.add_column(column, justify="right")
+    for name, record in records.items():
+        ratios = final_ratios(record)
+        mean, worst = mean_and_worst(ratios)
+        named = tasks[ratios.index(worst)] if worst in ratios else "-"
+        rest = map(_number, ratios) if few else [named]
+        table.add_row(name, _number(mean), _number(worst), *rest)
+    return table
+
+
+def _either(tasks: TaskTable, first: PerTask, second: PerTask) -> PerTask:
+    """Per task the first value that is known."""
+    values = {name: first.get(name) for name in tasks.names}
+    return {name: second.get(name) if v is None else v for name, v in values.items()}
+
+
+def _more(hidden: int) -> str:
+    return f"  ... and {hidden} more" if hidden else ""
+
+
+def _number(value: float | None, decimals: int = 3) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.{decimals}f}"

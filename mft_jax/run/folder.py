@@ -8,35 +8,26 @@ report.html      the report          adapter/       the PEFT adapter, at the end
 
 import contextlib
 import dataclasses
-import datetime
 import fcntl
 import json
-import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-from jax.sharding import Mesh
 
-from mft_jax import __version__
 from mft_jax.config import TrainConfig, differences, resolve, to_dict
-from mft_jax.data.mixture import Mixture
-from mft_jax.data.packed_rows import join_tasks
-from mft_jax.data.packing import padding_report
 from mft_jax.data.tasks import TokenizedData
-from mft_jax.finetune.combine import count_parameters
 from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.huggingface.base_weights import fingerprint as base_fingerprint
-from mft_jax.models.params import param_infos
-from mft_jax.run.base_model import Model, Prepared
+from mft_jax.record.files import write_whole
+from mft_jax.record.schema import CONFIG_FILE
+from mft_jax.run.base_model import Prepared
 from mft_jax.run.batches import Data
 from mft_jax.run.checkpoints import has_checkpoint
 from mft_jax.types import Batch, MftError
 
-CONFIG_FILE = "config.json"
 SAMPLE_FILE = "sample.npz"
 LOCK_FILE = ".lock"
 SAMPLE_ROWS = 4
@@ -154,9 +145,7 @@ def check_or_write_config(
                 + "\nuse a new --workdir, or undo the change to resume (more steps are a new run, "
                 "because the learning rate follows from them)"
             )
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, json.dumps(now, indent=2) + "\n")
     rows = Batch(*(leaf[:SAMPLE_ROWS] for leaf in next(iter(data.valid_pass))))
     np.savez(workdir / SAMPLE_FILE, **rows._asdict())
 
@@ -168,59 +157,3 @@ def read_sample(workdir: Path) -> Batch:
         raise MftError(f"{workdir} has no {SAMPLE_FILE}; expected the folder of `mft train`")
     with np.load(path, allow_pickle=False) as arrays:
         return Batch(**{name: arrays[name] for name in Batch._fields})
-
-
-def data_record(data: TokenizedData, mixture: Mixture) -> dict[str, dict[str, int]]:
-    """Per task: what there is, what an epoch takes, and what became of over-long samples."""
-    rows = {}
-    repeats = mixture.counts / mixture.sizes  # 1 where every sample comes once in an epoch
-    for name, train, valid, repeat in zip(
-        data.tasks.names, data.train_stats, data.valid_stats, repeats, strict=True
-    ):
-        rows[name] = {
-            "train_samples": train.kept,
-            "epoch_samples": round(train.kept * float(repeat)),
-            "valid_samples": valid.kept,
-            "train_tokens": train.tokens,
-            "trained_tokens": train.trained_tokens,
-            "valid_tokens": valid.tokens,
-            "dropped": train.dropped + valid.dropped,
-            "truncated": train.truncated + valid.truncated,
-            "split": train.split + valid.split,
-            "untrainable": train.untrainable + valid.untrainable,
-        }
-    return rows
-
-
-def packing_record(data: TokenizedData, row_length: int, batch_rows: int) -> dict[str, Any]:
-    """Fraction of positions that hold a real token: packed, and what two ways of padding give."""
-    lengths = join_tasks(data.train).lengths
-    report = padding_report(lengths, row_length, batch_rows)
-    rows = round(float(lengths.sum()) / (report.packed * row_length))
-    fractions = {"packed": report.packed, "static": report.static, "dynamic": report.dynamic}
-    return {"row_length": row_length, "rows": rows, **fractions}
-
-
-def run_record(config: TrainConfig, model: Model, data: Data, mesh: Mesh) -> dict[str, Any]:
-    """The first line of `metrics.jsonl`: what this run is."""
-    dtype = config.model.compute_dtype
-    count = count_parameters(model.finetune, param_infos(model.config), model.trainable, dtype)
-    loop, row_length = config.loop, config.data.row_length
-    return {
-        "kind": "run",
-        "time": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "version": __version__,
-        "config": to_dict(config),
-        "tasks": list(data.tasks.table.names),
-        "model": {
-            "family": model.family.name,
-            "parameters": count.total,
-            "trainable": count.trainable,
-            "stored_bytes": count.stored_bytes,
-            "bits_per_weight": count.bits_per_weight,
-        },
-        "data": data_record(data.tokenized, data.tasks.mixture),
-        "packing": packing_record(data.tokenized, row_length, loop.rows_per_step),
-        "mesh": dict(mesh.shape),
-        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-    }

@@ -14,9 +14,10 @@ from mft_jax.run import batches, parts, recorder
 from mft_jax.run.base_model import Model, load_model, prepare
 from mft_jax.run.checkpoints import Checkpoints, EvalProgress, abstract
 from mft_jax.run.display import Display
-from mft_jax.run.folder import check_or_write_config, locked, run_record, saved_tuning
+from mft_jax.run.folder import check_or_write_config, locked, saved_tuning
 from mft_jax.run.interruption import stop_signals
-from mft_jax.run.recorder import MetricsLog, Recorder
+from mft_jax.run.recorder import MetricsLog, Recorder, end_record
+from mft_jax.run.run_line import run_record
 from mft_jax.sharding import make_mesh
 from mft_jax.train_state import TrainState
 from mft_jax.types import Batch, TaskSums
@@ -81,7 +82,7 @@ def _train(config: TrainConfig, workdir: Path, console: Console) -> tuple[Run, O
         contextlib.closing(checkpoints),
         stop_signals() as stop,
     ):
-        header = run_record(config, model, data, mesh)
+        header = run_record(config, model, data, mesh, balancer_logs={})
         display.header(header)
         if not finished:
             log.open(resume_step=at)
@@ -91,8 +92,7 @@ def _train(config: TrainConfig, workdir: Path, console: Console) -> tuple[Run, O
         recorder.restart_clock()
         _loop(run, outcome, stop)
         if not finished:
-            ended = {"step": outcome.step, "reason": outcome.reason, "seconds": _seconds(outcome)}
-            log.write({"kind": "end", **ended})
+            log.write(end_record(outcome.step, outcome.reason, _seconds(outcome)))
     return run, outcome
 
 

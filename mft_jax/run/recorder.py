@@ -1,17 +1,7 @@
-"""`metrics.jsonl` is the record of a run: one JSON object a line, its kind first.
-
-    run    configuration, tasks, model, data; once per start
-    train  one optimiser step: losses, tokens, weights, the balancer's numbers
-    valid  a full validation pass; step 0 is before training
-    conflicts  cosines between the tasks' gradients, and their norms, before a step
-    end    why and when the run stopped
-
-Losses are nats per trained token; a task absent from a step has null. All else is derived.
-"""
+"""The writer of `metrics.jsonl`: a line for each thing that happens, as `record.schema` says."""
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,21 +11,21 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from mft_jax.record import schema
+from mft_jax.record.files import write_whole
 from mft_jax.train_step import StepMetrics
 from mft_jax.types import MftError, TaskSums, TaskTable
 
-FILE_NAME = "metrics.jsonl"
-
 
 class MetricsLog:
-    """Appends to the record once it is open."""
+    """The record's file, appended to once it is open."""
 
     def __init__(self, workdir: Path):
-        self.path = workdir / FILE_NAME
+        self.path = workdir / schema.METRICS_FILE
         self.file: TextIO | None = None
 
     def open(self, resume_step: int | None) -> None:
-        """Take out what a run resumed at `resume_step` will write again; None starts anew."""
+        """Begin a new record (None), or remove what a run resumed at `resume_step` writes again."""
         if resume_step is None:
             self.path.unlink(missing_ok=True)
         else:
@@ -53,9 +43,10 @@ class MetricsLog:
 
 
 class Recorder:
-    """Writes each step's record when the next step has been dispatched, or at `flush`.
+    """The step metrics on their way to the record: each step's line is written when the next step
+    has been dispatched, or at `flush`.
 
-    The time of a step is that between two records; `restart_clock` leaves out what else was done.
+    The time of a step is that between two records; `restart_clock` leaves out other work.
     """
 
     def __init__(self, log: MetricsLog, show: Callable[[dict[str, Any]], None], tasks: TaskTable):
@@ -85,7 +76,7 @@ class Recorder:
 
 
 def _cut_back(path: Path, resume_step: int) -> None:
-    """Drop steps that will be repeated, the end of the interrupted run, and a line cut short."""
+    """Remove steps that will be repeated, the end of the interrupted run, an incomplete line."""
     if not path.is_file():
         raise MftError(
             f"{path} is missing, but its run has checkpoints; put the file back, or start again in "
@@ -103,13 +94,12 @@ def _cut_back(path: Path, resume_step: int) -> None:
                 f"{path}:{number} is no record of a run ({error}); put the file back as it was "
                 "written, or start again in a new --workdir"
             ) from error
-        repeated = kind in ("train", "conflicts") and step >= resume_step
-        if kind == "end" or repeated or step > resume_step:
+        in_step = kind in (schema.TRAIN.name, schema.CONFLICTS.name)
+        repeated = in_step and step >= resume_step
+        if kind == schema.END.name or repeated or step > resume_step:
             continue
         kept.append(line)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, "".join(kept))
 
 
 def train_record(
@@ -121,8 +111,7 @@ def train_record(
     """
     check_finite(step, metrics, tasks)
     num_tokens = float(np.sum(metrics.tokens))
-    record = {
-        "kind": "train",
+    values: dict[str, Any] = {
         "step": step,
         "loss": float(metrics.loss),
         "grad_norm": float(metrics.grad_norm),
@@ -134,11 +123,11 @@ def train_record(
         "weight": tasks.by_name(metrics.weight),
     }
     if metrics.balancer:
-        record["balancer"] = {
+        values["balancer"] = {
             name: float(value) if np.ndim(value) == 0 else tasks.by_name(value)
             for name, value in metrics.balancer.items()
         }
-    return record
+    return schema.line(schema.TRAIN, **values)
 
 
 def conflicts_record(
@@ -150,7 +139,7 @@ def conflicts_record(
         cosines = np.clip(gramian / np.outer(norms, norms), -1.0, 1.0)
     rows = [[float(x) if np.isfinite(x) else None for x in row] for row in cosines]
     by_name = tasks.by_name(np.where(norms > 0, norms, np.nan))
-    return {"kind": "conflicts", "step": step, "cosine": rows, "norm": by_name}
+    return schema.line(schema.CONFLICTS, step=step, cosine=rows, norm=by_name)
 
 
 def valid_record(
@@ -159,7 +148,11 @@ def valid_record(
     losses = mean_by_name(sums, tasks)
     ratios = ratios_to(losses, initial)
     tokens = tasks.by_name(sums.count)
-    return {"kind": "valid", "step": step, "loss": losses, "ratio": ratios, "tokens": tokens}
+    return schema.line(schema.VALID, step=step, loss=losses, ratio=ratios, tokens=tokens)
+
+
+def end_record(step: int, reason: str, seconds: float) -> dict[str, Any]:
+    return schema.line(schema.END, step=step, reason=reason, seconds=seconds)
 
 
 def mean_by_name(sums: TaskSums, tasks: TaskTable) -> dict[str, float | None]:
@@ -183,7 +176,7 @@ def check_finite(step: int, metrics: StepMetrics, tasks: TaskTable) -> None:
 
 
 def check_valid(step: int, sums: TaskSums, tasks: TaskTable) -> None:
-    """Every task must be there and finite in a full validation pass."""
+    """Raise `MftError` unless every task is present and finite in a full validation pass."""
     for name, total, count in zip(tasks.names, sums.sum, sums.count, strict=True):
         if not count > 0:
             raise MftError(
@@ -198,7 +191,9 @@ def check_valid(step: int, sums: TaskSums, tasks: TaskTable) -> None:
 
 
 def mean_ratio(losses: dict[str, float | None], initial: dict[str, float | None]) -> float:
-    """Mean over tasks of valid loss / valid loss before training: what early stopping watches."""
+    """Mean over tasks of the validation loss over that before training: early stopping and the
+    best checkpoint follow it.
+    """
     ratios = ratios_to(losses, initial)
     return float(np.mean([ratio for ratio in ratios.values() if ratio is not None]))
 

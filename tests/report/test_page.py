@@ -3,21 +3,25 @@
 import json
 import math
 import re
+import shutil
+from dataclasses import asdict
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mft_jax.record.columns import Series
+from mft_jax.record.reading import read_record
+from mft_jax.record.schema import COLUMNS, Quantity
 from mft_jax.report.charts import spread
 from mft_jax.report.conflicts import pairs_by_conflict
 from mft_jax.report.figures import token_shares
 from mft_jax.report.page import write_report
-from mft_jax.report.record import Series, read_record
 from mft_jax.types import MftError
 
+VERSION_0_1 = Path(__file__).parents[1] / "record" / "version_0_1.jsonl"
 VOID = {"meta", "br", "link", "img"}
-COUNTS = ("train_samples", "valid_samples", "train_tokens", "trained_tokens", "valid_tokens",
-          "dropped", "truncated", "split")  # fmt: skip
 
 
 class Outline(HTMLParser):
@@ -53,21 +57,33 @@ def outline(page):
     return parsed
 
 
+TITLES = {
+    "valid_loss": Quantity("Validation loss measured", shown=False),
+    "ratio": Quantity("Its ratio", shown=False),
+    "slope": Quantity("Convergence slope", "below 0 it improves", reference=0.0),
+    "rcs": Quantity("Relative convergence score (RCS)", zero_based=True),
+    "acs": Quantity("Absolute convergence score (ACS)", zero_based=True),
+    "df": Quantity("Divergence factor (DF) < 1", "RCS at 1 & ACS at 0"),
+}
+
+
 def write_run(
-    workdir, tasks, steps, *, valid_every=None, coba=False, constant=False, end=None, fights=False
-):
+    workdir, tasks, steps, *, valid_every=None, coba=False, constant=False, end=None, fights=False,
+    titles=None, more=(),
+):  # fmt: skip
     def each(value):
         return {task: value(n) for n, task in enumerate(tasks)}
 
     lines = [{
         "kind": "run", "time": "2026-11-20T10:00:00Z", "version": "0.1.0",
-        "config": {"steps": 120, "balancer": {"name": "coba"},
+        "config": {"loop": {"steps": 120}, "balancer": {"name": "coba"},
                    "data": {"tasks": [{"name": task} for task in tasks]}},
-        "tasks": tasks, "data": each(lambda n: dict.fromkeys(COUNTS, n)),
+        "tasks": tasks, "data": each(lambda n: dict.fromkeys(COLUMNS, n)),
         "model": {"family": "qwen2", "parameters": 4e6, "trainable": 1e5, "stored_bytes": 2e6,
                   "bits_per_weight": 4.127},
         "packing": {"row_length": 8, "rows": 3, "packed": 0.985, "static": 0.31, "dynamic": 0.62},
         "mesh": {"data": 1, "fsdp": 2}, "devices": "2 x cpu",
+        "balancer_logs": {name: asdict(quantity) for name, quantity in (titles or {}).items()},
     }]  # fmt: skip
     for step in range(steps + 1):  # after `step` optimiser steps
         wave = 0.0 if constant else math.sin(step)
@@ -92,6 +108,7 @@ def write_run(
             lines.append(dict(kind="valid", step=step, loss=loss, ratio=share, tokens=tokens))
     if end:
         lines.append({"kind": "end", "step": steps, "reason": end, "seconds": 201.3})
+    lines += more
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (workdir / "metrics.jsonl").write_text(text, encoding="utf-8")
     return workdir
@@ -125,13 +142,63 @@ def test_every_kind_of_run_renders_whole_and_offline(tmp_path, run):
 
 
 def test_figures_follow_what_the_run_recorded(tmp_path):
-    with_coba = write_report(write_run(tmp_path, FIVE, 30, valid_every=10, coba=True)).read_text()
+    run = write_run(tmp_path, FIVE, 30, valid_every=10, coba=True, titles=TITLES)
+    with_coba = write_report(run).read_text()
     without = write_report(write_run(tmp_path, FIVE, 30, valid_every=10)).read_text()
     for name in ("(RCS)", "(ACS)", "(DF)", "Convergence slope"):
         assert name in with_coba and name not in without
     figures = outline(with_coba).tags.count("figure")
     assert figures == 3 + 5 + 2 + 3
     assert with_coba.count('role="img" aria-label="') == figures
+
+
+def headings(page):
+    return re.findall("<h3>(.*?)</h3>", page)
+
+
+def test_a_balancer_is_shown_under_its_own_titles(tmp_path):
+    run = write_run(tmp_path, FIVE, 30, valid_every=10, coba=True, titles=TITLES)
+    page = write_report(run).read_text()
+    assert "Divergence factor (DF) &lt; 1" in headings(page) and "RCS at 1 &amp; ACS at 0" in page
+    assert not {"Validation loss measured", "Its ratio"} & set(headings(page))
+    scores = [name for name in headings(page) if "score" in name or "slope" in name]
+    assert scores == [TITLES[name].title for name in ("slope", "rcs", "acs")]
+    assert "relative to the loss before training; behind: micro-batches" in page
+
+
+def test_a_record_without_titles_shows_the_names_of_the_logs(tmp_path):
+    page = write_report(write_run(tmp_path, FIVE, 30, valid_every=10, coba=True)).read_text()
+    assert {"slope", "rcs", "acs", "df"} <= set(headings(page))
+    assert not {"valid loss", "ratio"} & set(headings(page))  # behind the validation loss
+    assert "relative to the loss before training; behind: micro-batches" in page
+
+
+def test_samples_dropped_or_cut_stand_in_the_data_table_of_a_real_run(tmp_path):
+    shutil.copy(VERSION_0_1, tmp_path / "metrics.jsonl")
+    page = write_report(tmp_path).read_text()
+    table = page[page.index("<h2>Data</h2>") : page.index("<h2>Packing</h2>")]
+    heads = re.findall("<th scope=col>(.*?)</th>", table)
+    rows = [re.findall("<td>(.*?)</td>", row) for row in re.findall("<tr>.*?</tr>", table)]
+    rare, total = rows[3], rows[4]
+    assert [heads[0], *heads[-6:]] == [
+        "task", "dropped", "truncated", "split", "untrainable", "tokens", "share",
+    ]  # fmt: skip
+    assert rare[-6:-2] == total[-6:-2] == ["0", "0", "2", "3"]
+
+
+def test_what_repeats_in_an_epoch_has_a_column(tmp_path):
+    page = write_report(write_run(tmp_path, FIVE, 2)).read_text()
+    assert "drawn per epoch" not in page
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text().replace('"epoch_samples": 1', '"epoch_samples": 7'))
+    assert "drawn per epoch" in outline(write_report(tmp_path).read_text()).words
+
+
+def test_what_a_newer_release_wrote_is_said_once(tmp_path):
+    later = [{"kind": "scores", "step": 4, "pass@1": 0.5}, {"kind": "scores", "step": 5}]
+    page = write_report(write_run(tmp_path, FIVE, 4, valid_every=2, more=later)).read_text()
+    notes = re.findall('<p class="note">(.*?)</p>', page)
+    assert len(notes) == 1 and notes[0].count("scores") == 1 and "passed over" in notes[0]
 
 
 def test_conflicts_are_a_heat_map_of_pairs_and_a_matrix_of_few_tasks(tmp_path):

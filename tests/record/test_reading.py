@@ -1,24 +1,26 @@
 """metrics.jsonl in, RunRecord out."""
 
 import copy
+import dataclasses
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mft_jax.report.record import last_step, read_record
+from mft_jax.record.columns import last_step
+from mft_jax.record.reading import passed_over_note, read_record
+from mft_jax.record.schema import COLUMNS, Quantity
 from mft_jax.types import MftError
 
 TASKS = ["completion", "comment"]
-COUNTS = dict.fromkeys(
-    ["train_samples", "valid_samples", "train_tokens", "trained_tokens", "valid_tokens"], 10
-) | {"dropped": 1, "truncated": 0, "split": 2}
+COUNTS = dict.fromkeys(COLUMNS, 10)
 RUN = {
     "kind": "run",
     "time": "2026-11-20T10:00:00Z",
     "version": "0.1.0",
-    "config": {"optim": {"steps": 7}},
+    "config": {"loop": {"steps": 7}},
     "tasks": TASKS,
     "model": {
         "family": "qwen2",
@@ -84,7 +86,7 @@ def test_values_come_back_under_their_names_and_null_is_nan(tmp_path):
     np.testing.assert_array_equal(record.balancer.task["acs"], [[0.1, 0.2]])
     np.testing.assert_array_equal(record.valid.task["ratio"], [[1.0, 1.0], [0.5, 1.0]])
     assert record.end is not None and record.end.seconds == 9.5
-    assert math.isnan(record.header.model["bits_per_weight"])
+    assert math.isnan(record.header.model.bits_per_weight)
     assert not record.cut_short and record.resumes == 0
 
 
@@ -151,7 +153,8 @@ def without(line, name):
     [
         ("{broken", "no valid JSON"),
         ("[1]", "a JSON list"),
-        ({"kind": "trian"}, "kind 'trian'"),
+        ({"kind": 3}, "int under 'kind'"),
+        ({"step": 3}, "nothing under 'kind'"),
         (without(train(3), "padding"), "no 'padding'"),
         (train(3, loss="high"), "'high' under 'loss'"),
         (train(3, loss=True), "True under 'loss'"),
@@ -191,4 +194,64 @@ def test_every_field_of_the_run_line_is_required(tmp_path, name):
     line = copy.deepcopy(RUN)
     del line[name]
     with pytest.raises(MftError, match=f"nothing under '{name}'"):
+        read_record(write(tmp_path / "metrics.jsonl", line))
+
+
+def test_a_record_of_version_0_1_is_read(tmp_path):
+    path = Path(__file__).with_name("version_0_1.jsonl")
+    record = read_record(path)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert record.passed_over == () and record.header.balancer_logs == {}
+    assert record.header.planned_steps == 6 and last_step(record) == 6
+    for name, counts in lines[0]["data"].items():
+        assert dataclasses.asdict(record.header.data[name]) == counts
+    assert record.header.data["rare"].untrainable == 3
+    train = [line for line in lines if line["kind"] == "train"]
+    for task, name in enumerate(record.header.tasks):
+        slopes = [line["balancer"]["slope"][name] for line in train]
+        np.testing.assert_array_equal(record.balancer.task["slope"][:, task], slopes)
+    np.testing.assert_array_equal(record.conflicts.step, [0, 3])
+
+
+def test_kinds_and_keys_of_a_newer_release_are_passed_over_and_named_once(tmp_path, run_line):
+    lines = [
+        {**run_line(*TASKS), "version": "9.0", "host": "a"},
+        {**train(0), "flops": 1.0},
+        {"kind": "scores", "step": 1, "pass@1": both(0.5, 0.25)},
+        {**train(1), "flops": 2.0},
+        {"kind": "scores", "step": 2},
+        {**valid(2), "accuracy": both(0.5, 0.5)},
+    ]
+    lines[0]["packing"] = {**lines[0]["packing"], "streamed": 0.5}
+    record = read_record(write(tmp_path / "metrics.jsonl", *lines))
+    assert len(record.train) == 2 and len(record.valid) == 1
+    assert record.passed_over == (
+        "'host' in lines of kind 'run'",
+        "'packing.streamed' in lines of kind 'run'",
+        "'flops' in lines of kind 'train'",
+        "lines of kind 'scores'",
+        "'accuracy' in lines of kind 'valid'",
+    )
+    note = passed_over_note(record)
+    assert note is not None and note.count("flops") == 1 and "mft_jax 9.0" in note
+
+
+def test_a_known_record_has_no_such_note(tmp_path, run_line):
+    record = read_record(write(tmp_path / "metrics.jsonl", run_line(*TASKS), train(0)))
+    assert passed_over_note(record) is None
+
+
+def test_the_titles_of_a_balancer_come_back(tmp_path, run_line):
+    told = Quantity("Convergence slope", "per step", reference=0.0, shown=False)
+    line = run_line(*TASKS, slope=dataclasses.asdict(told))
+    record = read_record(write(tmp_path / "metrics.jsonl", line))
+    assert record.header.balancer_logs == {"slope": told}
+    line["balancer_logs"]["slope"]["shown"] = "yes"
+    with pytest.raises(MftError, match="str under 'shown'"):
+        read_record(write(tmp_path / "metrics.jsonl", line))
+
+
+def test_the_planned_steps_are_required_where_the_configuration_keeps_them(tmp_path, run_line):
+    line = {**run_line(*TASKS), "config": {"optim": {"steps": 7}}}
+    with pytest.raises(MftError, match="nothing under 'loop'"):
         read_record(write(tmp_path / "metrics.jsonl", line))

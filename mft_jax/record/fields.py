@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from mft_jax.record.schema import METRICS_FILE
 from mft_jax.types import MftError
 
 Json = dict[str, Any]
@@ -48,6 +49,6 @@ def typed(where: str, line: Json, name: str, kind: type) -> Any:
 
 def malformed(where: str, found: str, expected: str) -> MftError:
     return MftError(
-        f"{where}: found {found}; expected {expected}. metrics.jsonl is written by `mft train` "
-        "alone: restore the file, or delete this line"
+        f"{where}: found {found}; expected {expected}. Only `mft train` writes {METRICS_FILE}: "
+        "restore the file, or delete this line"
     )
