@@ -129,9 +129,8 @@ def test_a_new_balancer_is_a_file_and_one_line_of_the_registry(monkeypatch):
     package = "mft_jax.balancers"
     module_of(f"{package}.toy", TOY, monkeypatch)
     source = inspect.getsource(registry)
-    source = source.replace(
-        "from mft_jax.balancers.upgrad", f"from {package}.toy import ToyConfig, toy\nfrom {package}.upgrad"
-    )  # fmt: skip
+    above = "from mft_jax.balancers.upgrad"
+    source = source.replace(above, f"from {package}.toy import ToyConfig, toy\n{above}")
     line = '    "uniform": Entry(uniform),\n'
     assert source.count(line) == 1
     source = source.replace(line, line + '    "toy": Entry(toy, ToyConfig),\n')
