@@ -17,7 +17,7 @@ from mft_jax.types import TaskSums
 
 @pytest.mark.parametrize("name", ["uniform", "coba", "famo", "gradnorm"])
 def test_two_steps_are_one_entry_in_the_cache_of_compiled_steps(name, tmp_path):
-    raw = testing.toy_config(tmp_path, steps=2)
+    raw = testing.toy_config(tmp_path, steps=4)
     raw.balancer.name = name
     config, console = resolve(raw), Console(file=io.StringIO())
     mesh = make_mesh(config.mesh)
