@@ -16,7 +16,7 @@ from typing import Any, Literal
 import ml_collections
 from ml_collections import config_dict
 
-from mft_jax.balancers.registry import BY_GRADIENTS, BalancerConfig
+from mft_jax.balancers.registry import BalancerConfig, make_balancer
 from mft_jax.data.settings import DataConfig
 from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.losses import ObjectiveConfig
@@ -104,8 +104,12 @@ class TrainConfig:
     def _check_tasks(self, tasks: TaskTable) -> None:
         """What rooms say of tasks by name, and of one another."""
         self.objective.check(tasks)
-        self.balancer.check(tasks)
-        if self.objective.normalization == "microbatch" and self.balancer.name in BY_GRADIENTS:
+        # Built to be asked: its settings are checked there, and it knows what it needs.
+        balancer = make_balancer(
+            self.balancer, tasks, total_steps=self.loop.steps, valid_micro_batches=1
+        )
+        microbatch = self.objective.normalization == "microbatch"
+        if microbatch and "task_gradients" in balancer.needs:
             raise MftError(
                 "objective.normalization='microbatch' has no loss of a task over the whole batch, "
                 f"so balancer.name={self.balancer.name!r} has no gradients of tasks to go by; "

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from mft_jax.arrays import over_stack
-from mft_jax.balancers.base import Balancer
+from mft_jax.balancers.base import Balancer, RunFacts
 from mft_jax.balancers.uniform import uniform
 from mft_jax.data.packing import fill_row
 from mft_jax.finetune import combine
@@ -105,7 +105,9 @@ def compiled(method: str, balancer: Balancer):
     return jax.jit(make_train_step(spec_for(method), balancer, SGD, lambda step: RATE))
 
 
-UNIFORM = uniform()  # its state is its weights, so any constant weights can be set
+UNIFORM = uniform(
+    None, RunFacts(TaskTable(("any",)), 9, 1)
+)  # its state is its weights, so any constant weights can be set
 BATCHES = [(samples(10 + i), samples(20 + i)) for i in range(3)]
 
 

@@ -1,14 +1,14 @@
 """Aligned-MTL (Senushkin et al., CVPR'23, arXiv 2305.19000, Algorithm 1).
 
 The gradients are replaced by the nearest ones that are orthogonal and of one length, that of the
-smallest principal component: w = sqrt(lambda_min) V Lambda^(-1/2) V^T u, of the eigenvalues of G
-above rounding and u = 1/K over present tasks.
+smallest principal component: w = sqrt(lambda_min) V Lambda^(-1/2) V^T u, with the eigenvalues of G
+that are above rounding and u = 1 / (number of present tasks).
 """
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mft_jax.balancers.base import Balancer
+from mft_jax.balancers.base import Balancer, RunFacts
 from mft_jax.balancers.gramian import equal_among, from_gramian, normalized, present_tasks
 
 
@@ -26,5 +26,18 @@ def aligned_mtl_weights(gramian: Float[Array, "T T"]) -> Float[Array, " T"]:
     return jnp.where(present, w, 0.0)
 
 
-def aligned_mtl() -> Balancer:
+def aligned_mtl(settings: None, run: RunFacts) -> Balancer:
+    """Weights of orthogonalised gradients.
+
+    >>> import jax.numpy as jnp
+    >>> from mft_jax.balancers.base import RunFacts, Signals
+    >>> from mft_jax.types import TaskSums, TaskTable
+    >>> run = RunFacts(TaskTable(("code", "tests")), total_steps=100, valid_micro_batches=4)
+    >>> balancer = aligned_mtl(None, run)
+    >>> state = balancer.init(2, TaskSums(jnp.ones(2), jnp.ones(2)))
+    >>> gramian = jnp.array([[18.0, -22.0], [-22.0, 38.0]])  # two gradients that conflict
+    >>> weight, state = balancer.update(state, Signals(jnp.int32(0), gramian=gramian))
+    >>> [round(w, 4) for w in weight.tolist()]
+    [0.5591, 0.4083]
+    """
     return from_gramian(aligned_mtl_weights)

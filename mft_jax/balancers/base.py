@@ -1,12 +1,17 @@
-"""The shape of a balancer: optax's pair of pure functions, and what they may look at."""
+"""The shape of a balancer: optax's pair of pure functions, what they may read, what they log.
 
+Axes and symbols of this folder: T tasks, `history` kept observations, `updates` of a run. Index i
+is a task. Equations have the numbers of their papers but these symbols.
+"""
+
+import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mft_jax.types import TaskSums
+from mft_jax.types import TaskSums, TaskTable
 
 Need = Literal[
     "train_losses",
@@ -21,8 +26,23 @@ LossSignal = Literal["train", "valid"]
 State = Any
 
 
+class RunFacts(NamedTuple):
+    """The facts of a run that a factory may use: `factory(settings, run) -> Balancer`.
+
+    tasks:                the names of the tasks; a task's id is its place.
+    total_steps:          optimiser steps of the whole run.
+    valid_micro_batches:  M, the length of one pass over the validation data.
+    signal:               the losses that famo, gradnorm and lbtw follow.
+    """
+
+    tasks: TaskTable
+    total_steps: int
+    valid_micro_batches: int
+    signal: LossSignal = "train"
+
+
 class Signals(NamedTuple):
-    """What a balancer may look at in step `step` (0-based optimiser steps), before the update.
+    """The measurements of step `step` (0-based optimiser steps), taken before the update.
 
     valid_losses:   nll of this step's validation micro-batch. It is measured when
                     `step % every_steps == 0` and absent (all counts zero) in between.
@@ -41,40 +61,146 @@ class Signals(NamedTuple):
     valid_gramian: Float[Array, "T T"] | None = None
 
 
+class InitFn(Protocol):
+    """The state before the first step."""
+
+    def __call__(self, num_tasks: int, valid_losses: TaskSums, /) -> State:
+        """State of a new run. `update` keeps its structure, shapes and dtypes (no weak types).
+
+        Args:
+          num_tasks: T.
+          valid_losses: nll of the whole validation set before the first step.
+        """
+        ...
+
+
+class UpdateFn(Protocol):
+    """The weights of one step."""
+
+    def __call__(self, state: State, signals: Signals, /) -> tuple[Float[Array, " T"], State]:
+        """`(weights, new state)`.
+
+        Args:
+          state: of the step before.
+          signals: what `needs` names, measured in this step.
+        """
+        ...
+
+
+class AfterStepFn(Protocol):
+    """The correction of a state by what the step itself changed."""
+
+    def __call__(self, state: State, losses: TaskSums, /) -> State:
+        """State with the result of the step.
+
+        Args:
+          state: of `update` in the same step.
+          losses: of the same batch (validation micro-batch) under the new parameters.
+        """
+        ...
+
+
+class LogsFn(Protocol):
+    """The readable numbers of a state."""
+
+    def __call__(self, state: State, /) -> dict[str, Array]:
+        """`{name: [T] or scalar}`, for the record of the run.
+
+        Args:
+          state: after `update` and `after_step`.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class LogTitle:
+    """The words and axes with which a logged number is drawn.
+
+    name:        key in `logs`.
+    title, note: heading of its figure and one line about it.
+    reference:   a value to draw a dashed line at.
+    zero_based:  the axis starts at 0.
+    shown:       False where another figure of the page has it already.
+    """
+
+    name: str
+    title: str
+    note: str
+    reference: float | None = None
+    zero_based: bool = False
+    shown: bool = True
+
+
+LOSS_RATIO = LogTitle("ratio", "Loss ratio", "of the losses the balancer goes by", reference=1.0)
+
+
 class Balancer(NamedTuple):
     """`update(state, signals) -> (weight_T, state)`.
 
     Weights say how much of each task is in the update, relative to one another: `regulate` brings
     them to a sum of 1. They are non-negative but where a method's paper lets them be negative.
 
-    init:         from the number of tasks and the full-pass validation nll before the first step.
-                  The state is a pytree that lives in `TrainState`, so it is checkpointed and
-                  restored with it.
-    logs:         the state's readable numbers, `{name: [T] or scalar}`, for the record.
+    init:         from the number of tasks and the validation nll before the first step. The state
+                  is a pytree in `TrainState`, so it is saved and restored with it.
+    logs:         the state's readable numbers, for the record; `titles` has one for each.
     needs:        the step computes only what is named here.
-    every_steps:  optimiser steps between two looks at validation losses.
-    after_step:   `(state, losses) -> state`, the losses of the same batch under the new
-                  parameters; called where `needs` names post-step losses.
+    every_steps:  optimiser steps between two measurements of validation losses.
+    after_step:   called where `needs` names post-step losses.
     subset:       the parameters whose gradients are in `gramian`.
+    titles:       a tuple and not a dict, so that a balancer can be hashed.
     """
 
-    init: Callable[[int, TaskSums], State]
-    update: Callable[[State, Signals], tuple[Float[Array, " T"], State]]
-    logs: Callable[[State], dict[str, Array]]
+    init: InitFn
+    update: UpdateFn
+    logs: LogsFn
     needs: frozenset[Need] = frozenset()
     every_steps: int = 1
-    after_step: Callable[[State, TaskSums], State] | None = None
+    after_step: AfterStepFn | None = None
     subset: Subset = "all"
+    titles: tuple[LogTitle, ...] = ()
+
+
+def titles_as_json(balancer: Balancer) -> dict[str, dict[str, Any]]:
+    """`{name: {"title", "note", "reference", "zero_based", "shown"}}` of what the balancer logs."""
+    titles = {title.name: dataclasses.asdict(title) for title in balancer.titles}
+    return {name: {k: v for k, v in title.items() if k != "name"} for name, title in titles.items()}
+
+
+def memoryless(
+    weights: Callable[[Signals], Float[Array, " T"]], needs: frozenset[Need]
+) -> Balancer:
+    """A balancer whose weights follow from the signals of the step; its state is empty."""
+
+    def init(num_tasks: int, valid_losses: TaskSums) -> State:
+        return ()
+
+    def update(state: State, signals: Signals) -> tuple[Float[Array, " T"], State]:
+        return weights(signals), state
+
+    return Balancer(init, update, no_logs, needs)
+
+
+def no_logs(state: State) -> dict[str, Array]:
+    """Nothing: a balancer without readable numbers."""
+    return {}
 
 
 def equal_weights(num_tasks: int) -> Float[Array, " T"]:
-    return jnp.full((num_tasks,), 1.0 / num_tasks)
+    """1/T. The dtype is given, because a weakly typed state makes the step compile twice."""
+    return jnp.full((num_tasks,), 1.0 / num_tasks, float)
+
+
+def safe_divide(numerator: Array, denominator: Array) -> Array:
+    """numerator / denominator, and 0 where the denominator is 0."""
+    nonzero = denominator != 0
+    return jnp.where(nonzero, numerator / jnp.where(nonzero, denominator, 1.0), 0.0)
 
 
 NEEDED_LOSSES: dict[LossSignal, Need] = {"train": "train_losses", "valid": "valid_losses"}
 
 
 def losses_of(signal: LossSignal, signals: Signals) -> TaskSums:
+    """The training or the validation losses of a step."""
     losses = signals.train_losses if signal == "train" else signals.valid_losses
     assert losses is not None, "the step provides what `needs` names"
     return losses

@@ -2,8 +2,8 @@
 
 The update of largest least improvement within a ball of radius c ||g_0|| around the mean
 gradient g_0: d = g_0 + c ||g_0|| g_w / ||g_w||, w = argmin over the simplex of
-g_w . g_0 + c ||g_0|| ||g_w||, g_w = sum_i w_i g_i. As weights: 1/K + c ||g_0|| / ||g_w|| w_i, with
-K the present tasks. c = 0 is the mean gradient; c -> infinity goes to MGDA.
+g_w . g_0 + c ||g_0|| ||g_w||, g_w = sum_i w_i g_i. As weights: 1/T + c ||g_0|| / ||g_w|| w_i, with
+T the present tasks. c = 0 is the mean gradient; c -> infinity goes to MGDA.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mft_jax.balancers.base import Balancer
+from mft_jax.balancers.base import Balancer, RunFacts, safe_divide
 from mft_jax.balancers.gramian import (
     equal_among,
     from_gramian,
@@ -33,7 +33,7 @@ class CagradConfig:
         at_least("balancer.cagrad", self, c=0)
 
 
-def cagrad_weights(gramian: Float[Array, "T T"], c: float = 0.5) -> Float[Array, " T"]:
+def cagrad_weights(gramian: Float[Array, "T T"], c: float) -> Float[Array, " T"]:
     present = present_tasks(gramian)
     g, _ = normalized(gramian)
     mean = equal_among(present, g.dtype)
@@ -44,9 +44,8 @@ def cagrad_weights(gramian: Float[Array, "T T"], c: float = 0.5) -> Float[Array,
 
     w = minimize(value, lambda w: onto_simplex(w, present), mean)
     length = _length(w, g)
-    # Gradients that cancel to nothing leave no direction to lean to.
-    usable = length > 1e-6
-    return mean + jnp.where(usable, radius / jnp.where(usable, length, 1.0), 0.0) * w
+    # Gradients that cancel to nothing leave no direction.
+    return mean + safe_divide(radius, jnp.where(length > 1e-6, length, 0.0)) * w
 
 
 def _length(w: Float[Array, " T"], gramian: Float[Array, "T T"]) -> Float[Array, ""]:
@@ -54,5 +53,18 @@ def _length(w: Float[Array, " T"], gramian: Float[Array, "T T"]) -> Float[Array,
     return jnp.sqrt(jnp.maximum(jnp.dot(w, gramian @ w), 0.0) + 1e-16)
 
 
-def cagrad(*, c: float = 0.5) -> Balancer:
-    return from_gramian(lambda gramian: cagrad_weights(gramian, c))
+def cagrad(settings: CagradConfig, run: RunFacts) -> Balancer:
+    """Weights of the best least improvement near the mean gradient.
+
+    >>> import jax.numpy as jnp
+    >>> from mft_jax.balancers.base import RunFacts, Signals
+    >>> from mft_jax.types import TaskSums, TaskTable
+    >>> run = RunFacts(TaskTable(("code", "tests")), total_steps=100, valid_micro_batches=4)
+    >>> balancer = cagrad(CagradConfig(c=0.5), run)
+    >>> state = balancer.init(2, TaskSums(jnp.ones(2), jnp.ones(2)))
+    >>> gramian = jnp.array([[18.0, -22.0], [-22.0, 38.0]])  # two gradients that conflict
+    >>> weight, state = balancer.update(state, Signals(jnp.int32(0), gramian=gramian))
+    >>> [round(w, 4) for w in weight.tolist()]
+    [0.7041, 0.5]
+    """
+    return from_gramian(lambda gramian: cagrad_weights(gramian, settings.c))

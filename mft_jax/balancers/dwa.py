@@ -1,6 +1,7 @@
 """DWA, dynamic weight average (Liu et al., CVPR'19, arXiv 1803.10704, Eq. 7).
 
-w_i = K exp(r_i / T) / sum_j exp(r_j / T),  r_i = mean L_i of the last window / of the one before.
+w_i = T exp(r_i / temperature) / sum_j exp(r_j / temperature),
+r_i = mean L_i of the last window / of the one before.
 
 The paper's window is an epoch; fine-tuning often has one epoch only, so a window is `window_steps`
 optimiser steps. Weights are 1 until two windows are complete, and change at the end of a window. A
@@ -14,13 +15,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mft_jax.balancers.base import Balancer, Signals
+from mft_jax.balancers.base import LOSS_RATIO, Balancer, RunFacts, Signals, losses_of
 from mft_jax.types import MftError, TaskSums, at_least
 
 
 @dataclasses.dataclass(frozen=True)
 class DwaConfig:
-    """`temperature`: T; a large one gives equal weights."""
+    """`temperature`: a large one gives equal weights. `window_steps`: optimiser steps."""
 
     temperature: float = 2.0
     window_steps: int = 10
@@ -40,7 +41,23 @@ class DwaState(NamedTuple):
     ratio: Float[Array, " T"]
 
 
-def dwa(*, temperature: float = 2.0, window_steps: int = 10) -> Balancer:
+def dwa(settings: DwaConfig, run: RunFacts) -> Balancer:
+    """Weights by the ratio of the last two windows' losses: a slow task gets more.
+
+    >>> import jax.numpy as jnp
+    >>> from mft_jax.balancers.base import RunFacts, Signals
+    >>> from mft_jax.types import TaskSums, TaskTable
+    >>> run = RunFacts(TaskTable(("code", "tests")), total_steps=100, valid_micro_batches=4)
+    >>> ones = jnp.ones(2)
+    >>> balancer = dwa(DwaConfig(window_steps=1), run)
+    >>> state = balancer.init(2, TaskSums(ones, ones))
+    >>> for step, losses in enumerate([[2.0, 1.0], [1.0, 0.9], [0.9, 0.9]]):
+    ...     signals = Signals(jnp.int32(step), train_losses=TaskSums(jnp.array(losses), ones))
+    ...     weight, state = balancer.update(state, signals)
+    >>> [round(w, 4) for w in weight.tolist()]  # of the ratios 0.5 and 0.9
+    [0.9003, 1.0997]
+    """
+
     def init(num_tasks: int, valid_losses: TaskSums) -> DwaState:
         ones, zeros = jnp.ones((num_tasks,)), jnp.zeros((num_tasks,))
         counts = jnp.zeros((num_tasks,), jnp.int32)
@@ -48,17 +65,23 @@ def dwa(*, temperature: float = 2.0, window_steps: int = 10) -> Balancer:
         return DwaState(jnp.zeros((), jnp.int32), counts, sums, ones, ones, ones)
 
     def update(state: DwaState, signals: Signals) -> tuple[Float[Array, " T"], DwaState]:
-        weight = state.ratio.shape[0] * jax.nn.softmax(state.ratio / temperature)
-        assert signals.train_losses is not None
-        present = signals.train_losses.present()
-        loss = jnp.where(present, signals.train_losses.mean(), 0.0)
+        weight = state.ratio.shape[0] * jax.nn.softmax(state.ratio / settings.temperature)
+        losses = losses_of("train", signals)
+        present = losses.present()
+        loss = jnp.where(present, losses.mean(), 0.0)
         sums = TaskSums(state.sums.sum + loss, state.sums.count + present)
         state = state._replace(steps=state.steps + 1, sums=sums)
-        full = state.steps == window_steps
+        full = state.steps == settings.window_steps
         closed = _close(state)
         return weight, jax.tree.map(lambda new, old: jnp.where(full, new, old), closed, state)
 
-    return Balancer(init, update, lambda state: {"ratio": state.ratio}, frozenset({"train_losses"}))
+    return Balancer(
+        init,
+        update,
+        lambda state: {"ratio": state.ratio},
+        frozenset({"train_losses"}),
+        titles=(LOSS_RATIO,),
+    )
 
 
 def _close(state: DwaState) -> DwaState:

@@ -14,7 +14,7 @@ measured on the same batch under the new parameters, which costs one more forwar
 `signal="valid"` is FAMO* of the CoBa paper and KDD Eq. 4 of MFTCoder, whose maximin over the
 improvement of validation losses is solved the same way, one step on xi per optimiser step: L and
 L' are those of the validation micro-batch before and after the step, and the training loss keeps
-its own scale, w = z.
+its own scale, w = z. `balancer.name="famo_valid"` names it directly.
 
 An absent task has delta 0, and its logit, moments and step count stay as they are.
 """
@@ -26,11 +26,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mft_jax.balancers.base import NEEDED_LOSSES, Balancer, LossSignal, Need, Signals, losses_of
+from mft_jax.balancers.base import (
+    NEEDED_LOSSES,
+    Balancer,
+    LogTitle,
+    Need,
+    RunFacts,
+    Signals,
+    losses_of,
+    safe_divide,
+)
 from mft_jax.balancers.task_adam import TaskAdam, start_adam, step_adam
 from mft_jax.types import TaskSums, at_least
 
 EPSILON = 1e-8
+TITLES = (LogTitle("logit", "Logit", "xi; the tasks' shares are its softmax"),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +62,26 @@ class FamoState(NamedTuple):
     present: Bool[Array, " T"]
 
 
-def famo(
-    *, learning_rate: float = 0.025, gamma: float = 1e-3, signal: LossSignal = "train"
-) -> Balancer:
+def famo(settings: FamoConfig, run: RunFacts) -> Balancer:
+    """Weights by the improvement of log losses that the step itself made.
+
+    >>> import jax.numpy as jnp
+    >>> from mft_jax.balancers.base import RunFacts, Signals
+    >>> from mft_jax.types import TaskSums, TaskTable
+    >>> run = RunFacts(TaskTable(("code", "tests")), total_steps=100, valid_micro_batches=4)
+    >>> before, after = (TaskSums(jnp.array(x), jnp.ones(2)) for x in ([2.0, 1.0], [1.8, 0.99]))
+    >>> balancer = famo(FamoConfig(gamma=0.01), run)
+    >>> weight, state = balancer.update(
+    ...     balancer.init(2, before), Signals(jnp.int32(0), train_losses=before)
+    ... )
+    >>> [round(w, 4) for w in weight.tolist()]
+    [0.3333, 0.6667]
+    >>> state = balancer.after_step(state, after)
+    >>> [round(x, 4) for x in state.logits.value.tolist()]  # "tests" improved less
+    [-0.025, 0.025]
+    """
+    signal = run.signal
+
     def init(num_tasks: int, valid_losses: TaskSums) -> FamoState:
         zeros = jnp.zeros((num_tasks,))
         return FamoState(start_adam(zeros), zeros, jnp.zeros((num_tasks,), bool))
@@ -67,23 +94,44 @@ def famo(
         if signal == "valid":
             return z, state
         pulled = jnp.where(present, z / jnp.exp(log_loss), 0.0)
-        total = pulled.sum()
-        return pulled / jnp.where(total > 0, total, 1.0), state
+        return safe_divide(pulled, pulled.sum()), state
 
     def after_step(state: FamoState, losses: TaskSums) -> FamoState:
         present = state.present & losses.present()
         delta = jnp.where(present, state.log_loss - _log_loss(losses), 0.0)
         z = jax.nn.softmax(state.logits.value)
-        gradient = z * (delta - jnp.dot(z, delta)) + gamma * state.logits.value
-        return state._replace(logits=step_adam(state.logits, gradient, present, learning_rate))
+        gradient = z * (delta - jnp.dot(z, delta)) + settings.gamma * state.logits.value
+        logits = step_adam(state.logits, gradient, present, settings.learning_rate)
+        return state._replace(logits=logits)
 
     def logs(state: FamoState) -> dict[str, Array]:
         return {"logit": state.logits.value}
 
     after: Need = "post_step_train_losses" if signal == "train" else "post_step_valid_losses"
     needs: frozenset[Need] = frozenset({NEEDED_LOSSES[signal], after})
-    return Balancer(init, update, logs, needs, after_step=after_step)
+    return Balancer(init, update, logs, needs, after_step=after_step, titles=TITLES)
+
+
+def famo_valid(settings: FamoConfig, run: RunFacts) -> Balancer:
+    """`famo` of validation losses, whatever `run.signal` is: the weights are z itself.
+
+    >>> import jax.numpy as jnp
+    >>> from mft_jax.balancers.base import RunFacts, Signals
+    >>> from mft_jax.types import TaskSums, TaskTable
+    >>> run = RunFacts(TaskTable(("code", "tests")), total_steps=100, valid_micro_batches=4)
+    >>> before, after = (TaskSums(jnp.array(x), jnp.ones(2)) for x in ([2.0, 1.0], [1.8, 0.99]))
+    >>> balancer = famo_valid(FamoConfig(), run)
+    >>> _, state = balancer.update(
+    ...     balancer.init(2, before), Signals(jnp.int32(0), valid_losses=before)
+    ... )
+    >>> state = balancer.after_step(state, after)
+    >>> weight, state = balancer.update(state, Signals(jnp.int32(1), valid_losses=after))
+    >>> [round(w, 4) for w in weight.tolist()]  # "tests" improved less
+    [0.4875, 0.5125]
+    """
+    return famo(settings, run._replace(signal="valid"))
 
 
 def _log_loss(losses: TaskSums) -> Float[Array, " T"]:
+    """log D_i = log(L_i + eps); an absent task counts as a loss of 1."""
     return jnp.log(jnp.where(losses.present(), losses.mean(), 1.0) + EPSILON)

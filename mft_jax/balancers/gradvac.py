@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mft_jax.balancers.base import Balancer, Signals
+from mft_jax.balancers.base import Balancer, RunFacts, Signals, no_logs, safe_divide
 from mft_jax.balancers.gramian import present_tasks
 from mft_jax.types import MftError, TaskSums
 
@@ -49,9 +49,7 @@ def gradvac_weights(
             norm = jnp.sqrt(jnp.maximum(jnp.dot(row, gramian @ row), 0.0))
             dot = jnp.dot(row, gramian[:, j])
             scale = norm * norms[j]
-            cosine = jnp.clip(
-                jnp.where(scale > 0, dot / jnp.where(scale > 0, scale, 1.0), 0.0), -1, 1
-            )
+            cosine = jnp.clip(safe_divide(dot, scale), -1, 1)
             target = jnp.clip(averages[j], -LARGEST, LARGEST)
             sine = jnp.sqrt(1.0 - target**2)
             amount = norm * (target * jnp.sqrt(1.0 - cosine**2) - cosine * sine) / (norms[j] * sine)
@@ -66,7 +64,21 @@ def gradvac_weights(
     return jnp.where(present, jnp.where(present[:, None], rows, 0.0).sum(axis=0), 0.0), phi
 
 
-def gradvac(*, beta: float = 0.01, seed: int = 0) -> Balancer:
+def gradvac(settings: GradvacConfig, run: RunFacts) -> Balancer:
+    """Weights of gradients that are as similar as they are on average.
+
+    >>> import jax.numpy as jnp
+    >>> from mft_jax.balancers.base import RunFacts, Signals
+    >>> from mft_jax.types import TaskSums, TaskTable
+    >>> run = RunFacts(TaskTable(("code", "tests")), total_steps=100, valid_micro_batches=4)
+    >>> balancer = gradvac(GradvacConfig(beta=0.1), run)
+    >>> state = balancer.init(2, TaskSums(jnp.ones(2), jnp.ones(2)))
+    >>> gramian = jnp.array([[18.0, -22.0], [-22.0, 38.0]])  # two gradients that conflict
+    >>> weight, state = balancer.update(state, Signals(jnp.int32(0), gramian=gramian))
+    >>> [round(w, 4) for w in weight.tolist()]
+    [2.2222, 1.5789]
+    """
+
     def init(num_tasks: int, valid_losses: TaskSums) -> Float[Array, "T T"]:
         return jnp.zeros((num_tasks, num_tasks))
 
@@ -74,7 +86,7 @@ def gradvac(*, beta: float = 0.01, seed: int = 0) -> Balancer:
         state: Float[Array, "T T"], signals: Signals
     ) -> tuple[Float[Array, " T"], Float[Array, "T T"]]:
         assert signals.gramian is not None
-        key = jax.random.fold_in(jax.random.key(seed), signals.step)
-        return gradvac_weights(signals.gramian, state, key, beta)
+        key = jax.random.fold_in(jax.random.key(0), signals.step)
+        return gradvac_weights(signals.gramian, state, key, settings.beta)
 
-    return Balancer(init, update, lambda state: {}, frozenset({"task_gradients"}))
+    return Balancer(init, update, no_logs, frozenset({"task_gradients"}))

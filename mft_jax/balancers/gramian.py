@@ -1,4 +1,4 @@
-"""Balancers that see the T x T Gramian of task gradients: their adaptor, and solvers for it.
+"""The T x T Gramian of task gradients: what balancers that read it share, and solvers for it.
 
 Everything a combination of T gradients needs is in their inner products, so methods that are
 published over gradients of millions of entries run here on a T x T matrix, inside the jitted step.
@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mft_jax.balancers.base import Balancer, Signals, State
-from mft_jax.types import TaskSums
+from mft_jax.balancers.base import Balancer, Signals, memoryless, safe_divide
 
 MAX_ITERATIONS = 500
 SHORTENINGS = 4  # of a step by the line search
@@ -23,17 +22,15 @@ Solve = Callable[[Float[Array, "T T"]], Float[Array, " T"]]
 def from_gramian(weights: Solve) -> Balancer:
     """A balancer without memory: the weights of a step follow from its Gramian."""
 
-    def init(num_tasks: int, valid_losses: TaskSums) -> State:
-        return ()
-
-    def update(state: State, signals: Signals) -> tuple[Float[Array, " T"], State]:
+    def of_signals(signals: Signals) -> Float[Array, " T"]:
         assert signals.gramian is not None, "the step provides what `needs` names"
-        return weights(signals.gramian), state
+        return weights(signals.gramian)
 
-    return Balancer(init, update, lambda state: {}, frozenset({"task_gradients"}))
+    return memoryless(of_signals, frozenset({"task_gradients"}))
 
 
 def present_tasks(gramian: Float[Array, "T T"]) -> Bool[Array, " T"]:
+    """True where a task has a gradient."""
     return jnp.diagonal(gramian) > 0
 
 
@@ -53,7 +50,9 @@ def normalized(gramian: Float[Array, "T T"]) -> tuple[Float[Array, "T T"], Float
 def onto_simplex(point: Float[Array, " T"], present: Bool[Array, " T"]) -> Float[Array, " T"]:
     """The nearest point with non-negative entries of sum 1, 0 where a task is absent.
 
-    Sorting algorithm of Held, Wolfe and Crowder (1974).
+    Sorting algorithm of Held, Wolfe and Crowder (1974), as `optax.projections.projection_simplex`,
+    which has no mask: with -inf or a large negative number for absent tasks its cumulative sum is
+    NaN or loses its digits.
     """
     lowest = jnp.where(present, point, -jnp.inf)
     falling = jnp.sort(lowest)[::-1]
@@ -70,16 +69,16 @@ def minimize(
     project: Callable[[Float[Array, " T"]], Float[Array, " T"]],
     start: Float[Array, " T"],
 ) -> Float[Array, " T"]:
-    """Minimum of a convex function over a convex set by spectral projected gradients.
+    """The minimum of a convex function over a convex set, by spectral projected gradients.
 
-    (Birgin, Martinez and Raydan, SIAM J. Optim. 2000.) The line search goes by slopes, not by
-    values, which near a minimum agree in half of their digits only. Functions here are of a
-    normalised Gramian, so gradients are of order 1 and a first step length of 1 is apt.
+    (Birgin, Martinez and Raydan, SIAM J. Optim. 2000.) The line search compares slopes, not values,
+    which near a minimum agree in half of their digits. Functions here are of a normalised Gramian,
+    so gradients are of order 1 and a first step length of 1 is right.
     """
     gradient = jax.grad(value)
     tolerance = 30 * jnp.finfo(start.dtype).eps
 
-    def go_on(carry) -> Array:
+    def unfinished(carry) -> Array:
         _, _, _, moved, count = carry
         return (moved > tolerance) & (count < MAX_ITERATIONS)
 
@@ -90,13 +89,13 @@ def minimize(
         new = x + change
         new_g = gradient(new)
         curvature, squared = jnp.dot(change, new_g - g), jnp.dot(change, change)
-        spectral = jnp.where(curvature > 0, squared / jnp.where(curvature > 0, curvature, 1.0), 1e3)
+        spectral = jnp.where(curvature > 0, safe_divide(squared, curvature), 1e3)
         return new, new_g, jnp.clip(spectral, 1e-6, 1e6), jnp.abs(change).max(), count + 1
 
     moved = jnp.asarray(jnp.inf, start.dtype)
     one = jnp.ones((), start.dtype)
     carry = (start, gradient(start), one, moved, jnp.zeros((), jnp.int32))
-    return jax.lax.while_loop(go_on, step, carry)[0]
+    return jax.lax.while_loop(unfinished, step, carry)[0]
 
 
 def _until_level(slope: Callable[[Float[Array, ""]], Float[Array, ""]]) -> Float[Array, ""]:
@@ -109,7 +108,7 @@ def _until_level(slope: Callable[[Float[Array, ""]], Float[Array, ""]]) -> Float
     def shorten(_, t: Float[Array, ""]) -> Float[Array, ""]:
         at_t = slope(t)
         falls = (at_0 < 0) & (at_t > 0)
-        return jnp.where(falls, t * at_0 / jnp.where(falls, at_0 - at_t, 1.0), t)
+        return jnp.where(falls, safe_divide(t * at_0, at_0 - at_t), t)
 
     return jax.lax.fori_loop(0, SHORTENINGS, shorten, jnp.ones_like(at_0))
 
@@ -117,7 +116,7 @@ def _until_level(slope: Callable[[Float[Array, ""]], Float[Array, ""]]) -> Float
 def least_norm_above(
     gramian: Float[Array, "T T"], bounds: Float[Array, "S T"]
 ) -> Float[Array, "S T"]:
-    """For every row u of `bounds` the weights v >= u of least v^T G v.
+    """The weights v >= u of least v^T G v, for every row u of `bounds`.
 
     v^T J is the projection of u^T J onto the dual cone of the gradients (TorchJD, arXiv
     2406.16232, Prop. 1). A ridge of 1e-4 times the trace keeps the problem well posed, as there.
@@ -125,7 +124,7 @@ def least_norm_above(
     total = jnp.trace(gramian)
     size = gramian.shape[0]
     ridge = 1e-4 * jnp.eye(size, dtype=gramian.dtype)
-    g = gramian / jnp.where(total > 0, total, 1.0) + ridge
+    g = safe_divide(gramian, total) + ridge
 
     def one(bound: Float[Array, " T"]) -> Float[Array, " T"]:
         return minimize(lambda v: jnp.dot(v, g @ v), lambda v: jnp.maximum(v, bound), bound)
@@ -134,7 +133,7 @@ def least_norm_above(
 
 
 def solve_product(gramian: Float[Array, "T T"], exponent: float) -> Float[Array, " T"]:
-    """w > 0 with G w = w^(-exponent), entry by entry; 0 where a task is absent.
+    """The w > 0 with G w = w^(-exponent), entry by entry; 0 where a task is absent.
 
     It is the minimum of the convex w^T G w / 2 - sum_i phi(w_i) with phi'(x) = x^(-exponent), found
     by damped Newton steps. Opposite gradients have no solution: a ridge of 1e-6 of every squared
@@ -142,11 +141,11 @@ def solve_product(gramian: Float[Array, "T T"], exponent: float) -> Float[Array,
     """
     present = present_tasks(gramian)
     g, scale = normalized(gramian)
-    # An absent task is alone in its equation.
+    # The equation of an absent task holds no other task.
     g = g + jnp.diag(jnp.where(present, 1e-6 * jnp.diagonal(g), 1.0))
     tolerance = 30 * jnp.finfo(g.dtype).eps
 
-    def go_on(carry) -> Array:
+    def unfinished(carry) -> Array:
         _, decrement, count = carry
         return (decrement > tolerance) & (count < MAX_ITERATIONS)
 
@@ -163,5 +162,5 @@ def solve_product(gramian: Float[Array, "T T"], exponent: float) -> Float[Array,
 
     start = jnp.ones(g.shape[0], g.dtype)
     carry = (start, jnp.asarray(jnp.inf, g.dtype), jnp.zeros((), jnp.int32))
-    w = jax.lax.while_loop(go_on, step, carry)[0]
+    w = jax.lax.while_loop(unfinished, step, carry)[0]
     return jnp.where(present, w * scale ** (-1.0 / (1.0 + exponent)), 0.0)

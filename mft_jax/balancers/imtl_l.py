@@ -1,8 +1,8 @@
 """IMTL-L, loss balance of impartial multi-task learning (Liu et al., ICLR'21, Section 3.2).
 
 The loss is sum_i exp(s_i) L_i - s_i with learnt s_i, so w_i = exp(s_i): scaled losses settle at 1.
-The step on s is gradient descent with Adam, beside the model's own optimiser and with its own rate.
-An absent task's s and moments stay as they are.
+The step on s is gradient descent with Adam, apart from the model's optimiser and with its own
+rate. An absent task's s and moments stay as they are.
 """
 
 import dataclasses
@@ -10,9 +10,11 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mft_jax.balancers.base import Balancer, Signals
+from mft_jax.balancers.base import Balancer, LogTitle, RunFacts, Signals, losses_of
 from mft_jax.balancers.task_adam import TaskAdam, start_adam, step_adam
 from mft_jax.types import TaskSums, at_least
+
+TITLES = (LogTitle("log_scale", "Log scale", "s of the weight exp(s)"),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,17 +27,37 @@ class ImtlLConfig:
         at_least("balancer.imtl_l", self, learning_rate=0)
 
 
-def imtl_l(*, learning_rate: float = 0.025) -> Balancer:
+def imtl_l(settings: ImtlLConfig, run: RunFacts) -> Balancer:
+    """Weights by learnt scales that bring every loss to 1.
+
+    >>> import jax.numpy as jnp
+    >>> from mft_jax.balancers.base import RunFacts, Signals
+    >>> from mft_jax.types import TaskSums, TaskTable
+    >>> run = RunFacts(TaskTable(("code", "tests")), total_steps=100, valid_micro_batches=4)
+    >>> losses = TaskSums(jnp.array([2.0, 0.5]), jnp.ones(2))
+    >>> balancer = imtl_l(ImtlLConfig(), run)
+    >>> state = balancer.init(2, losses)
+    >>> for step in range(2):
+    ...     signals = Signals(jnp.int32(step), train_losses=losses)
+    ...     weight, state = balancer.update(state, signals)
+    >>> [round(w, 4) for w in weight.tolist()]
+    [0.9753, 1.0253]
+    """
+
     def init(num_tasks: int, valid_losses: TaskSums) -> TaskAdam:
         return start_adam(jnp.zeros((num_tasks,)))
 
     def update(state: TaskAdam, signals: Signals) -> tuple[Float[Array, " T"], TaskAdam]:
-        assert signals.train_losses is not None
-        present = signals.train_losses.present()
-        loss = jnp.where(present, signals.train_losses.mean(), 0.0)
+        losses = losses_of("train", signals)
+        present = losses.present()
+        loss = jnp.where(present, losses.mean(), 0.0)
         weight = jnp.exp(state.value)
-        return weight, step_adam(state, weight * loss - 1.0, present, learning_rate)
+        return weight, step_adam(state, weight * loss - 1.0, present, settings.learning_rate)
 
     return Balancer(
-        init, update, lambda state: {"log_scale": state.value}, frozenset({"train_losses"})
+        init,
+        update,
+        lambda state: {"log_scale": state.value},
+        frozenset({"train_losses"}),
+        titles=TITLES,
     )

@@ -2,7 +2,7 @@
 
 A task that has learnt less has more weight. L_i(0) is the first loss seen of the task, or with
 `signal="valid"` (LBTW* of the CoBa paper) its validation loss before the first step. Weights are
-scaled to sum K. An absent task keeps its last ratio; before its first loss the ratio is 1.
+scaled to sum T. An absent task keeps its last ratio; before its first loss the ratio is 1.
 """
 
 import dataclasses
@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mft_jax.balancers.base import (
+    LOSS_RATIO,
     NEEDED_LOSSES,
     Balancer,
-    LossSignal,
+    RunFacts,
     Signals,
     first_losses,
     losses_of,
@@ -37,18 +38,36 @@ class LbtwState(NamedTuple):
     ratio: Float[Array, " T"]
 
 
-def lbtw(*, exponent: float = 0.5, signal: LossSignal = "train") -> Balancer:
+def lbtw(settings: LbtwConfig, run: RunFacts) -> Balancer:
+    """Weights by the power of the loss ratio.
+
+    >>> import jax.numpy as jnp
+    >>> from mft_jax.balancers.base import RunFacts, Signals
+    >>> from mft_jax.types import TaskSums, TaskTable
+    >>> run = RunFacts(TaskTable(("code", "tests")), 100, valid_micro_batches=4, signal="valid")
+    >>> balancer = lbtw(LbtwConfig(), run)
+    >>> state = balancer.init(2, TaskSums(jnp.array([2.0, 1.0]), jnp.ones(2)))
+    >>> losses = TaskSums(jnp.array([1.0, 0.9]), jnp.ones(2))  # ratios 0.5 and 0.9
+    >>> weight, state = balancer.update(state, Signals(jnp.int32(0), valid_losses=losses))
+    >>> [round(w, 4) for w in weight.tolist()]
+    [0.8541, 1.1459]
+    """
+
     def init(num_tasks: int, valid_losses: TaskSums) -> LbtwState:
-        return LbtwState(first_losses(signal, valid_losses), jnp.ones((num_tasks,)))
+        return LbtwState(first_losses(run.signal, valid_losses), jnp.ones((num_tasks,)))
 
     def update(state: LbtwState, signals: Signals) -> tuple[Float[Array, " T"], LbtwState]:
-        losses = losses_of(signal, signals)
+        losses = losses_of(run.signal, signals)
         loss, present = losses.mean(), losses.present()
         initial = jnp.where(jnp.isnan(state.initial_loss) & present, loss, state.initial_loss)
         ratio = jnp.where(present, loss / initial, state.ratio)
-        weight = ratio**exponent
+        weight = ratio**settings.exponent
         return ratio.shape[0] * weight / weight.sum(), LbtwState(initial, ratio)
 
     return Balancer(
-        init, update, lambda state: {"ratio": state.ratio}, frozenset({NEEDED_LOSSES[signal]})
+        init,
+        update,
+        lambda state: {"ratio": state.ratio},
+        frozenset({NEEDED_LOSSES[run.signal]}),
+        titles=(LOSS_RATIO,),
     )

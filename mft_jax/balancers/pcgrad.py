@@ -1,8 +1,8 @@
 """PCGrad, projecting conflicting gradients (Yu et al., NeurIPS'20, arXiv 2001.06782, Algorithm 1).
 
 For every task i, and every other task j in random order: where g_i has a negative product with g_j,
-take its component along g_j away. The update is the sum of what is left. In weight space g_i is its
-row of coefficients over the gradients given, so w is the sum of the rows. The order follows from
+subtract its component along g_j. The update is the sum of the results. In weight space g_i is its
+row of coefficients over the given gradients, so w is the sum of the rows. The order follows from
 the step alone, so a resumed run draws the same.
 """
 
@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mft_jax.balancers.base import Balancer, Signals, State
+from mft_jax.balancers.base import Balancer, RunFacts, Signals, memoryless
 from mft_jax.balancers.gramian import present_tasks
-from mft_jax.types import TaskSums
 
 
 def pcgrad_weights(gramian: Float[Array, "T T"], key: Array) -> Float[Array, " T"]:
@@ -35,13 +34,23 @@ def pcgrad_weights(gramian: Float[Array, "T T"], key: Array) -> Float[Array, " T
     return jnp.where(present, jnp.where(present[:, None], rows, 0.0).sum(axis=0), 0.0)
 
 
-def pcgrad(*, seed: int = 0) -> Balancer:
-    def init(num_tasks: int, valid_losses: TaskSums) -> State:
-        return ()
+def pcgrad(settings: None, run: RunFacts) -> Balancer:
+    """Weights of gradients without their conflicting components.
 
-    def update(state: State, signals: Signals) -> tuple[Float[Array, " T"], State]:
-        assert signals.gramian is not None
-        key = jax.random.fold_in(jax.random.key(seed), signals.step)
-        return pcgrad_weights(signals.gramian, key), state
+    >>> import jax.numpy as jnp
+    >>> from mft_jax.balancers.base import RunFacts, Signals
+    >>> from mft_jax.types import TaskSums, TaskTable
+    >>> run = RunFacts(TaskTable(("code", "tests")), total_steps=100, valid_micro_batches=4)
+    >>> balancer = pcgrad(None, run)
+    >>> state = balancer.init(2, TaskSums(jnp.ones(2), jnp.ones(2)))
+    >>> gramian = jnp.array([[18.0, -22.0], [-22.0, 38.0]])  # two gradients that conflict
+    >>> weight, state = balancer.update(state, Signals(jnp.int32(0), gramian=gramian))
+    >>> [round(w, 4) for w in weight.tolist()]
+    [2.2222, 1.5789]
+    """
 
-    return Balancer(init, update, lambda state: {}, frozenset({"task_gradients"}))
+    def weights(signals: Signals) -> Float[Array, " T"]:
+        assert signals.gramian is not None, "the step provides what `needs` names"
+        return pcgrad_weights(signals.gramian, jax.random.fold_in(jax.random.key(0), signals.step))
+
+    return memoryless(weights, frozenset({"task_gradients"}))

@@ -1,18 +1,21 @@
-"""Balancers by name, and their settings."""
+"""Balancers by name: the one table of them, and the settings that follow from it.
+
+A new balancer is a file with a factory (and a settings class, the only place of its defaults), and
+one line in `BALANCERS`.
+"""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 from mft_jax.balancers.aligned_mtl import aligned_mtl
-from mft_jax.balancers.base import Balancer, LossSignal
+from mft_jax.balancers.base import Balancer, LossSignal, RunFacts
 from mft_jax.balancers.cagrad import CagradConfig, cagrad
 from mft_jax.balancers.coba import CobaConfig, coba
-from mft_jax.balancers.coba_mftcoder import coba_mftcoder
 from mft_jax.balancers.dualproj import dualproj
 from mft_jax.balancers.dwa import DwaConfig, dwa
 from mft_jax.balancers.fairgrad import FairgradConfig, fairgrad
-from mft_jax.balancers.famo import FamoConfig, famo
+from mft_jax.balancers.famo import FamoConfig, famo, famo_valid
 from mft_jax.balancers.geometric import geometric, scale_invariant
 from mft_jax.balancers.gradnorm import GradnormConfig, gradnorm
 from mft_jax.balancers.gradvac import GradvacConfig, gradvac
@@ -26,7 +29,7 @@ from mft_jax.balancers.pcgrad import pcgrad
 from mft_jax.balancers.regulate import regulate
 from mft_jax.balancers.rlw import rlw
 from mft_jax.balancers.self_paced import SelfPacedConfig, self_paced
-from mft_jax.balancers.static import static
+from mft_jax.balancers.static import StaticConfig, static
 from mft_jax.balancers.uncertainty import UncertaintyConfig, uncertainty
 from mft_jax.balancers.uniform import uniform
 from mft_jax.balancers.upgrad import upgrad
@@ -34,165 +37,129 @@ from mft_jax.types import MftError, TaskTable, at_least
 
 STATE_VERSION = 1  # of the balancers' states; a checkpoint of another one is refused
 
-BalancerName = Literal[
-    "uniform", "static", "rlw",
-    "coba", "self_paced", "lbtw", "dwa", "uncertainty", "imtl_l", "geometric", "scale_invariant",
-    "famo", "famo_valid",
-    "gradnorm", "mgda", "pcgrad", "gradvac", "imtl_g", "cagrad", "aligned_mtl", "upgrad",
-    "dualproj", "fairgrad", "nash_mtl", "metaweighting",
-]  # fmt: skip
-WITH_SIGNAL = ("famo", "gradnorm", "lbtw")
-BY_GRADIENTS = (
-    "gradnorm", "mgda", "pcgrad", "gradvac", "imtl_g", "cagrad", "aligned_mtl", "upgrad",
-    "dualproj", "fairgrad", "nash_mtl", "metaweighting",
-)  # fmt: skip
 
+class Entry(NamedTuple):
+    """One balancer: `factory(settings, run)`, with settings of class `config` (None: it has none).
 
-@dataclasses.dataclass(frozen=True)
-class StaticConfig:
-    """`weights` by task name, on any scale; 1 where not named."""
-
-    weights: dict[str, float] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class BalancerConfig:
-    """`signal`: the losses that famo, gradnorm and lbtw go by. For `warmup_steps`, `ema_decay` and
-    `min_weight` see `regulate`. Gradients of all tasks may take `max_task_gradients_gib`, over all
-    devices, before a balancer that needs them is refused.
+    Balancers with one settings class share one section of the configuration, under the name of the
+    first of them. `reads_signal`: whether the factory reads `run.signal`.
     """
 
-    name: BalancerName = "coba"
+    factory: Callable[[Any, RunFacts], Balancer]
+    config: type | None = None
+    reads_signal: bool = False
+
+
+BALANCERS: dict[str, Entry] = {
+    "uniform": Entry(uniform),
+    "static": Entry(static, StaticConfig),
+    "rlw": Entry(rlw),
+    "coba": Entry(coba, CobaConfig),
+    "self_paced": Entry(self_paced, SelfPacedConfig),
+    "lbtw": Entry(lbtw, LbtwConfig, reads_signal=True),
+    "dwa": Entry(dwa, DwaConfig),
+    "uncertainty": Entry(uncertainty, UncertaintyConfig),
+    "imtl_l": Entry(imtl_l, ImtlLConfig),
+    "geometric": Entry(geometric),
+    "scale_invariant": Entry(scale_invariant),
+    "famo": Entry(famo, FamoConfig, reads_signal=True),
+    "famo_valid": Entry(famo_valid, FamoConfig),
+    "gradnorm": Entry(gradnorm, GradnormConfig, reads_signal=True),
+    "mgda": Entry(mgda),
+    "pcgrad": Entry(pcgrad),
+    "gradvac": Entry(gradvac, GradvacConfig),
+    "imtl_g": Entry(imtl_g),
+    "cagrad": Entry(cagrad, CagradConfig),
+    "aligned_mtl": Entry(aligned_mtl),
+    "upgrad": Entry(upgrad),
+    "dualproj": Entry(dualproj),
+    "fairgrad": Entry(fairgrad, FairgradConfig),
+    "nash_mtl": Entry(nash_mtl),
+    "metaweighting": Entry(metaweighting, MetaweightingConfig),
+}
+
+
+def sections(table: Mapping[str, Entry]) -> dict[str, type]:
+    """Settings classes by section: the name of the first balancer that reads the class."""
+    first: dict[type, str] = {}
+    for name, entry in table.items():
+        if entry.config is not None:
+            first.setdefault(entry.config, name)
+    return {name: config for config, name in first.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class SharedSettings:
+    """The settings that hold for every balancer; see `BalancerConfig`."""
+
+    name: str = "coba"
     signal: LossSignal = "train"
     warmup_steps: int = 0
     ema_decay: float = 0.0
     min_weight: float = 0.0
     max_task_gradients_gib: float = 8.0
-    static: StaticConfig = StaticConfig()
-    coba: CobaConfig = CobaConfig()
-    self_paced: SelfPacedConfig = SelfPacedConfig()
-    lbtw: LbtwConfig = LbtwConfig()
-    dwa: DwaConfig = DwaConfig()
-    uncertainty: UncertaintyConfig = UncertaintyConfig()
-    imtl_l: ImtlLConfig = ImtlLConfig()
-    famo: FamoConfig = FamoConfig()
-    gradnorm: GradnormConfig = GradnormConfig()
-    gradvac: GradvacConfig = GradvacConfig()
-    cagrad: CagradConfig = CagradConfig()
-    fairgrad: FairgradConfig = FairgradConfig()
-    metaweighting: MetaweightingConfig = MetaweightingConfig()
 
     def __post_init__(self) -> None:
         at_least("balancer", self, warmup_steps=0, ema_decay=0, min_weight=0)
         if not self.ema_decay < 1:
             raise MftError(f"balancer.ema_decay={self.ema_decay}: expected 0 up to, not with, 1")
-        if self.signal == "valid" and self.name not in WITH_SIGNAL:
+        readers = sorted(name for name, entry in BALANCERS.items() if entry.reads_signal)
+        if self.signal == "valid" and self.name not in readers:
             raise MftError(
-                f"balancer.signal='valid' is read by {', '.join(WITH_SIGNAL)}, not by "
+                f"balancer.signal='valid' is read by {', '.join(readers)}, not by "
                 f"{self.name!r}; remove it"
             )
 
-    def check(self, tasks: TaskTable) -> None:
-        """What depends on the tasks."""
-        if self.min_weight * len(tasks) > 1:
-            raise MftError(
-                f"balancer.min_weight={self.min_weight} is too large for {len(tasks)} tasks: "
-                f"weights sum to 1; expected at most {1 / len(tasks):.3g}"
-            )
-        if self.static.weights and self.name != "static":
-            raise MftError(
-                f"balancer.static.weights is read by 'static', not by {self.name!r}; remove it"
-            )
-        tasks.values("balancer.static.weights", self.static.weights, default=1.0)
+
+# `name` is one of the table, and every settings class of the table has its section. (`Any`, because
+# a type checker cannot follow a class that is made of a table.)
+_Schema: Any = dataclasses.make_dataclass(
+    "_Schema",
+    [
+        ("name", Literal[tuple(BALANCERS)], SharedSettings.name),  # pyright: ignore
+        *((name, config, config()) for name, config in sections(BALANCERS).items()),
+    ],
+    bases=(SharedSettings,),
+    frozen=True,
+)
 
 
-class _Run(NamedTuple):
-    """What a balancer may have to know of the run."""
-
-    tasks: TaskTable
-    total_steps: int
-    valid_micro_batches: int
-
-
-_Make = Callable[[BalancerConfig, _Run], Balancer]
-
-
-def _coba(config: BalancerConfig, run: _Run) -> Balancer:
-    settings = config.coba
-    warmup, history = settings.warmup_updates, settings.history_updates
-    shared = dict(
-        history_updates=max(2 * run.valid_micro_batches, 2) if history is None else history,
-        warmup_updates=run.valid_micro_batches if warmup is None else warmup,
-        max_updates=-(-run.total_steps // settings.update_every_steps),
-        update_every_steps=settings.update_every_steps,
-    )
-    if settings.variant == "mftcoder":
-        return coba_mftcoder(tau=settings.tau, **shared)
-    return coba(tau=settings.tau, ablate=settings.ablate, variant=settings.variant, **shared)
-
-
-def _static(config: BalancerConfig, run: _Run) -> Balancer:
-    given = config.static.weights
-    return static(weights=run.tasks.values("balancer.static.weights", given, default=1.0))
-
-
-def _plain(make: Callable[..., Balancer]) -> _Make:
-    return lambda config, run: make()
-
-
-def _configured(make: Callable[..., Balancer], room: str, *shared: str) -> _Make:
-    """From the fields of `config.<room>`, and `shared` fields of the config itself."""
-
-    def made(config: BalancerConfig, run: _Run) -> Balancer:
-        fields = dataclasses.asdict(getattr(config, room))
-        return make(**fields, **{name: getattr(config, name) for name in shared})
-
-    return made
-
-
-def _famo_valid(config: BalancerConfig, run: _Run) -> Balancer:
-    return famo(**dataclasses.asdict(config.famo), signal="valid")
-
-
-BALANCERS: dict[str, _Make] = {
-    "uniform": _plain(uniform),
-    "static": _static,
-    "rlw": _plain(rlw),
-    "coba": _coba,
-    "self_paced": _configured(self_paced, "self_paced"),
-    "lbtw": _configured(lbtw, "lbtw", "signal"),
-    "dwa": _configured(dwa, "dwa"),
-    "uncertainty": _configured(uncertainty, "uncertainty"),
-    "imtl_l": _configured(imtl_l, "imtl_l"),
-    "geometric": _plain(geometric),
-    "scale_invariant": _plain(scale_invariant),
-    "famo": _configured(famo, "famo", "signal"),
-    "famo_valid": _famo_valid,
-    "gradnorm": _configured(gradnorm, "gradnorm", "signal"),
-    "mgda": _plain(mgda),
-    "pcgrad": _plain(pcgrad),
-    "gradvac": _configured(gradvac, "gradvac"),
-    "imtl_g": _plain(imtl_g),
-    "cagrad": _configured(cagrad, "cagrad"),
-    "aligned_mtl": _plain(aligned_mtl),
-    "upgrad": _plain(upgrad),
-    "dualproj": _plain(dualproj),
-    "fairgrad": _configured(fairgrad, "fairgrad"),
-    "nash_mtl": _plain(nash_mtl),
-    "metaweighting": _configured(metaweighting, "metaweighting"),
-}
-assert set(BALANCERS) == set(get_args(BalancerName))
+class BalancerConfig(_Schema):
+    """`signal`: the losses that famo, gradnorm and lbtw go by. For `warmup_steps`, `ema_decay` and
+    `min_weight` see `regulate`. Gradients of all tasks may take `max_task_gradients_gib`, over all
+    devices, before a balancer that needs them is refused.
+    """
 
 
 def make_balancer(
     config: BalancerConfig, tasks: TaskTable, *, total_steps: int, valid_micro_batches: int
 ) -> Balancer:
-    """`valid_micro_batches` is M, the length of a pass over the validation data."""
-    config.check(tasks)
-    made = BALANCERS[config.name](config, _Run(tasks, total_steps, valid_micro_batches))
+    """The regulated balancer of `config.name`. No array is made: it may be built to be asked.
+
+    `valid_micro_batches` is M, the length of a pass over the validation data. Raises `MftError`
+    for settings that do not fit the tasks.
+    """
+    _check_tasks(config, tasks)
+    entry = BALANCERS[config.name]
+    by_class = {kind: section for section, kind in sections(BALANCERS).items()}
+    settings = None if entry.config is None else getattr(config, by_class[entry.config])
+    run = RunFacts(tasks, total_steps, valid_micro_batches, config.signal)
     return regulate(
-        made,
+        entry.factory(settings, run),
         warmup_steps=config.warmup_steps,
         ema_decay=config.ema_decay,
         min_weight=config.min_weight,
     )
+
+
+def _check_tasks(config: BalancerConfig, tasks: TaskTable) -> None:
+    """Refuse what does not fit the number of tasks, and weights by task that nobody reads."""
+    if config.min_weight * len(tasks) > 1:
+        raise MftError(
+            f"balancer.min_weight={config.min_weight} is too large for {len(tasks)} tasks: "
+            f"weights sum to 1; expected at most {1 / len(tasks):.3g}"
+        )
+    if config.static.weights and config.name != "static":
+        raise MftError(
+            f"balancer.static.weights is read by 'static', not by {config.name!r}; remove it"
+        )

@@ -1,7 +1,7 @@
 """Self-paced weights of MFTCoder v0.3 (its released code; the KDD paper describes them in words).
 
 a_i = least-squares slope of the last `history_updates` raw validation losses of task i,
-n = K a / sum_j |a_j|,  w = softmax(50 softmax(n) * (-n)).
+n = T a / sum_j |a_j|,  w = softmax(50 softmax(n) * (-n)).
 
 Weights are equal until two losses have been seen. A task that is absent keeps its slope; flat
 losses (all slopes 0) give equal weights.
@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mft_jax.balancers.base import Balancer, Signals
-from mft_jax.balancers.coba import convergence_slopes
+from mft_jax.balancers.base import Balancer, RunFacts, Signals, losses_of, safe_divide
+from mft_jax.balancers.convergence import SLOPE, convergence_slopes
 from mft_jax.types import TaskSums, at_least
 
 
@@ -31,33 +31,55 @@ class SelfPacedConfig:
 
 
 class SelfPacedState(NamedTuple):
-    losses: Float[Array, "T N"]  # a ring
-    steps: Int[Array, "T N"]
+    losses: Float[Array, "T history"]  # a ring
+    steps: Int[Array, "T history"]
     num_observed: Int[Array, " T"]
     slope: Float[Array, " T"]
 
 
-def self_paced(*, history_updates: int = 100, sharpness: float = 50.0) -> Balancer:
+def self_paced(settings: SelfPacedConfig, run: RunFacts) -> Balancer:
+    """Weights by the slopes of raw validation losses.
+
+    >>> import jax.numpy as jnp
+    >>> from mft_jax.balancers.base import RunFacts, Signals
+    >>> from mft_jax.types import TaskSums, TaskTable
+    >>> run = RunFacts(TaskTable(("code", "tests")), total_steps=100, valid_micro_batches=4)
+    >>> ones = jnp.ones(2)
+    >>> balancer = self_paced(SelfPacedConfig(sharpness=5.0), run)
+    >>> state = balancer.init(2, TaskSums(ones, ones))
+    >>> for step, losses in enumerate([[2.0, 1.0], [1.5, 0.8]]):
+    ...     signals = Signals(jnp.int32(step), valid_losses=TaskSums(jnp.array(losses), ones))
+    ...     weight, state = balancer.update(state, signals)
+    >>> [round(w, 3) for w in weight.tolist()]  # of the slopes -0.5 and -0.2
+    [0.531, 0.469]
+    """
+    history = settings.history_updates
+
     def init(num_tasks: int, valid_losses: TaskSums) -> SelfPacedState:
-        ring = jnp.zeros((num_tasks, history_updates))
+        ring = jnp.zeros((num_tasks, history))
         counts = jnp.zeros((num_tasks,), jnp.int32)
         return SelfPacedState(ring, ring.astype(jnp.int32), counts, jnp.zeros((num_tasks,)))
 
     def update(
         state: SelfPacedState, signals: Signals
     ) -> tuple[Float[Array, " T"], SelfPacedState]:
-        assert signals.valid_losses is not None
-        present = signals.valid_losses.present()
-        loss = jnp.where(present, signals.valid_losses.mean(), 0.0)
-        slot = jax.nn.one_hot(state.num_observed % history_updates, history_updates, dtype=bool)
+        observed = losses_of("valid", signals)
+        present = observed.present()
+        loss = jnp.where(present, observed.mean(), 0.0)
+        slot = jax.nn.one_hot(state.num_observed % history, history, dtype=bool)
         here = slot & present[:, None]
         losses = jnp.where(here, loss[:, None], state.losses)
         steps = jnp.where(here, signals.step, state.steps)
         num_observed = state.num_observed + present
         slope = jnp.where(present, convergence_slopes(losses, steps, num_observed), state.slope)
-        total = jnp.abs(slope).sum()
-        n = slope.shape[0] * slope / jnp.where(total > 0, total, 1.0)
-        weight = jax.nn.softmax(sharpness * jax.nn.softmax(n) * -n)
+        n = safe_divide(slope.shape[0] * slope, jnp.abs(slope).sum())
+        weight = jax.nn.softmax(settings.sharpness * jax.nn.softmax(n) * -n)
         return weight, SelfPacedState(losses, steps, num_observed, slope)
 
-    return Balancer(init, update, lambda state: {"slope": state.slope}, frozenset({"valid_losses"}))
+    return Balancer(
+        init,
+        update,
+        lambda state: {"slope": state.slope},
+        frozenset({"valid_losses"}),
+        titles=(SLOPE,),
+    )

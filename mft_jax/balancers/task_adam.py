@@ -1,7 +1,7 @@
 """Adam (arXiv 1412.6980) on one number per task, where an absent task takes no step at all.
 
 `optax.adam` decays the moments of every entry in every step and counts steps for all together, so
-a rare task would drift on moments of long ago; here moments and step count are each task's own.
+old moments would go on moving a rare task; here every task has its own moments and step count.
 """
 
 from typing import NamedTuple
@@ -13,6 +13,8 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
 class TaskAdam(NamedTuple):
+    """The numbers, their two moments, and the steps that each of them has taken."""
+
     value: Float[Array, " T"]
     mean: Float[Array, " T"]
     square: Float[Array, " T"]
@@ -20,6 +22,7 @@ class TaskAdam(NamedTuple):
 
 
 def start_adam(value: Float[Array, " T"]) -> TaskAdam:
+    """The state at `value`, before any step."""
     zeros = jnp.zeros_like(value)
     return TaskAdam(value, zeros, zeros, jnp.zeros(value.shape, jnp.int32))
 
@@ -30,6 +33,7 @@ def step_adam(
     present: Bool[Array, " T"],
     learning_rate: float,
 ) -> TaskAdam:
+    """The state after one step down `gradient` for the tasks that are present."""
     steps = state.steps + present
     mean = BETA1 * state.mean + (1 - BETA1) * gradient
     square = BETA2 * state.square + (1 - BETA2) * gradient**2

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mft_jax.balancers.base import Signals
-from mft_jax.balancers.coba import coba
-from mft_jax.types import TaskSums
+from mft_jax.balancers.base import RunFacts, Signals
+from mft_jax.balancers.coba import CobaConfig, coba
+from mft_jax.types import TaskSums, TaskTable
 
 # float32 against float64: slopes are small differences of ratios near 1, so they carry the
 # rounding of the ratios, and RCS, ACS and DF amplify it.
@@ -49,13 +49,10 @@ def observations(num_tasks: int = TASKS) -> tuple[TaskSums, TaskSums]:
 
 @functools.cache
 def balancer(every: int = 1, ablate: str = "none"):
-    return coba(
-        history_updates=HISTORY,
-        warmup_updates=WARMUP,
-        max_updates=-(-STEPS // every),
-        update_every_steps=every,
-        ablate=ablate,
+    settings = CobaConfig(
+        history_updates=HISTORY, warmup_updates=WARMUP, update_every_steps=every, ablate=ablate
     )
+    return coba(settings, RunFacts(TaskTable(("any",)), STEPS, valid_micro_batches=1))
 
 
 @functools.cache
@@ -159,10 +156,25 @@ def test_a_state_restored_midway_continues_bit_for_bit():
     jax.tree.map(np.testing.assert_array_equal, end_state, want_state)
 
 
-def test_a_step_between_two_looks_leaves_the_state_alone():
+def test_a_step_between_two_updates_changes_nothing():
     initial, observed = observations()
     state, got = run(initial, observed, every=4)
     assert int(state.num_updates) == STEPS // 4
     for name in ("ratio", "weight", "df"):
         series = np.asarray(got[name]).reshape(STEPS // 4, 4, -1)
         assert np.all(series == series[:, :1]), name
+
+
+def test_counts_left_out_are_those_of_the_papers_appendix():
+    run = RunFacts(TaskTable(("a", "b")), total_steps=30, valid_micro_batches=3)
+    ones = TaskSums(jnp.ones(2), jnp.ones(2))
+    state = coba(CobaConfig(update_every_steps=4), run).init(2, ones)
+    assert state.ratio_history.shape == (2, 6), "N = 2 M"
+    assert state.max_slope_history.shape == (8,), "30 steps hold 8 updates"
+    balancer, weights = coba(CobaConfig(), run), []
+    state = balancer.init(2, ones)
+    for step in range(5):
+        seen = TaskSums(jnp.array([0.9**step, 0.99**step]), jnp.ones(2))
+        weight, state = balancer.update(state, Signals(jnp.asarray(step), seen))
+        weights.append(bool(weight[0] == weight[1]))
+    assert weights == [True, True, True, False, False], "W = M"

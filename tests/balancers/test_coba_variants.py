@@ -7,10 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mft_jax.balancers.base import Signals
-from mft_jax.balancers.coba import CobaConfig, coba, convergence_slopes, divergence_factor
-from mft_jax.balancers.coba_mftcoder import coba_mftcoder
-from mft_jax.types import MftError, TaskSums
+from mft_jax.balancers.base import RunFacts, Signals
+from mft_jax.balancers.coba import CobaConfig, coba
+from mft_jax.balancers.convergence import convergence_slopes, divergence_factor
+from mft_jax.types import MftError, TaskSums, TaskTable
+
+
+def run_of(steps: int) -> RunFacts:
+    return RunFacts(TaskTable(("any",)), steps, valid_micro_batches=1)
 
 
 def golden_ratios(case) -> np.ndarray:
@@ -29,12 +33,13 @@ def test_variant_mftcoder_reproduces_the_released_code(shared_data, number):
     case = golden["coba"]["cases"][number]
     assert not case["missing"]
     with jax.enable_x64(True):
-        balancer = coba_mftcoder(
+        settings = CobaConfig(
             history_updates=case["N"],
             warmup_updates=case["W"],
-            max_updates=case["T"],
             tau=float(case["tau"]),
+            variant="mftcoder",
         )
+        balancer = coba(settings, run_of(case["T"]))
         ones = jnp.ones(4)
         ratios = jnp.asarray(golden_ratios(case))
         looks = jnp.concatenate([jnp.ones((4, 1)), ratios], axis=1).T  # step s >= 1 sees column s-1
@@ -78,7 +83,8 @@ def test_the_signed_denominator_is_eq_7_as_printed():
 def test_the_variants_part_where_a_task_starts_to_diverge():
     weights = {}
     for variant in ("default", "paper"):
-        balancer = coba(history_updates=4, warmup_updates=1, max_updates=20, variant=variant)
+        settings = CobaConfig(history_updates=4, warmup_updates=1, variant=variant)
+        balancer = coba(settings, run_of(20))
         ones = jnp.ones(2)
         state = balancer.init(2, TaskSums(ones, ones))
         for step in range(12):

@@ -8,19 +8,20 @@ import numpy as np
 import pytest
 
 from mft_jax.balancers import gramian as g
-from mft_jax.balancers.aligned_mtl import aligned_mtl, aligned_mtl_weights
-from mft_jax.balancers.base import Signals
-from mft_jax.balancers.cagrad import cagrad, cagrad_weights
-from mft_jax.balancers.dualproj import dualproj, dualproj_weights
-from mft_jax.balancers.fairgrad import fairgrad, fairgrad_weights
-from mft_jax.balancers.gradvac import gradvac, gradvac_weights
-from mft_jax.balancers.imtl_g import imtl_g, imtl_g_weights
-from mft_jax.balancers.metaweighting import metaweighting
-from mft_jax.balancers.mgda import mgda, mgda_weights
-from mft_jax.balancers.nash_mtl import nash_mtl, nash_mtl_weights
-from mft_jax.balancers.pcgrad import pcgrad, pcgrad_weights
-from mft_jax.balancers.upgrad import upgrad, upgrad_weights
-from mft_jax.types import TaskSums
+from mft_jax.balancers.aligned_mtl import aligned_mtl_weights
+from mft_jax.balancers.base import RunFacts, Signals
+from mft_jax.balancers.cagrad import CagradConfig, cagrad_weights
+from mft_jax.balancers.dualproj import dualproj_weights
+from mft_jax.balancers.fairgrad import FairgradConfig, fairgrad_weights
+from mft_jax.balancers.gradvac import gradvac_weights
+from mft_jax.balancers.imtl_g import imtl_g_weights
+from mft_jax.balancers.metaweighting import MetaweightingConfig, metaweighting
+from mft_jax.balancers.mgda import mgda_weights
+from mft_jax.balancers.nash_mtl import nash_mtl_weights
+from mft_jax.balancers.pcgrad import pcgrad_weights
+from mft_jax.balancers.registry import BALANCERS
+from mft_jax.balancers.upgrad import upgrad_weights
+from mft_jax.types import TaskSums, TaskTable
 
 KEY = jax.random.key(0)
 WEIGHTS = {
@@ -28,18 +29,21 @@ WEIGHTS = {
     "pcgrad": lambda gram: pcgrad_weights(gram, KEY),
     "gradvac": lambda gram: gradvac_weights(gram, jnp.zeros_like(gram), KEY, 0.5)[0],
     "imtl_g": imtl_g_weights,
-    "cagrad": cagrad_weights,
+    "cagrad": lambda gram: cagrad_weights(gram, CagradConfig().c),
     "aligned_mtl": aligned_mtl_weights,
     "upgrad": upgrad_weights,
     "dualproj": dualproj_weights,
-    "fairgrad": fairgrad_weights,
+    "fairgrad": lambda gram: fairgrad_weights(gram, FairgradConfig().alpha),
     "nash_mtl": nash_mtl_weights,
 }
-BALANCERS = {
-    "mgda": mgda, "pcgrad": pcgrad, "gradvac": gradvac, "imtl_g": imtl_g, "cagrad": cagrad,
-    "aligned_mtl": aligned_mtl, "upgrad": upgrad, "dualproj": dualproj, "fairgrad": fairgrad,
-    "nash_mtl": nash_mtl, "metaweighting": metaweighting,
-}  # fmt: skip
+RUN = RunFacts(TaskTable(("any",)), total_steps=10, valid_micro_batches=1)
+MADE = {
+    name: entry.factory(entry.config() if entry.config else None, RUN)
+    for name, entry in BALANCERS.items()
+}
+ONLY_GRADIENTS = [
+    name for name, b in MADE.items() if b.needs <= {"task_gradients", "valid_gradients"} and b.needs
+]
 J = np.array([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]])
 # TorchJD's numbers for J, to the digits it gives.
 TORCHJD = {
@@ -204,13 +208,17 @@ def hard_cases():
 HARD = hard_cases()
 
 
+def test_the_gramian_balancers_are_those_of_the_table():
+    assert set(ONLY_GRADIENTS) == {*WEIGHTS, "metaweighting"}
+
+
 @pytest.mark.parametrize("case", HARD)
-@pytest.mark.parametrize("name", BALANCERS)
+@pytest.mark.parametrize("name", ONLY_GRADIENTS)
 def test_weights_and_state_are_never_nan_and_an_absent_task_has_none(name, case):
     jacobian = HARD[case].astype(np.float32)
     size = len(jacobian)
     ones = jnp.ones(size)
-    balancer = BALANCERS[name]()
+    balancer = MADE[name]
     state = balancer.init(size, TaskSums(ones, ones))
     matrix = jnp.asarray(jacobian @ jacobian.T)
     update = jax.jit(balancer.update)
@@ -252,7 +260,7 @@ def test_projection_onto_the_simplex_is_the_nearest_point():
 
 def test_metaweighting_moves_weight_to_the_task_that_helps_every_validation_loss():
     helpful = jnp.array([[1.0, 0.1], [1.0, 0.2]])
-    balancer = metaweighting(learning_rate=0.1)
+    balancer = metaweighting(MetaweightingConfig(learning_rate=0.1), RUN)
     ones = jnp.ones(2)
     weight, _ = balancer.update(
         balancer.init(2, TaskSums(ones, ones)), Signals(jnp.asarray(0), valid_gramian=helpful)

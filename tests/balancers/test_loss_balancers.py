@@ -6,22 +6,25 @@ import numpy as np
 import optax
 import pytest
 
-from mft_jax.balancers.base import Signals
-from mft_jax.balancers.coba import coba
-from mft_jax.balancers.dwa import dwa
-from mft_jax.balancers.famo import famo
+from mft_jax.balancers.base import RunFacts, Signals, memoryless
+from mft_jax.balancers.coba import CobaConfig, coba
+from mft_jax.balancers.dwa import DwaConfig, dwa
+from mft_jax.balancers.famo import FamoConfig, famo, famo_valid
 from mft_jax.balancers.geometric import geometric, scale_invariant
-from mft_jax.balancers.gradnorm import gradnorm
-from mft_jax.balancers.imtl_l import imtl_l
-from mft_jax.balancers.lbtw import lbtw
+from mft_jax.balancers.gradnorm import GradnormConfig, gradnorm
+from mft_jax.balancers.imtl_l import ImtlLConfig, imtl_l
+from mft_jax.balancers.lbtw import LbtwConfig, lbtw
 from mft_jax.balancers.regulate import regulate
 from mft_jax.balancers.rlw import rlw
-from mft_jax.balancers.self_paced import self_paced
-from mft_jax.balancers.static import static
+from mft_jax.balancers.self_paced import SelfPacedConfig, self_paced
+from mft_jax.balancers.static import StaticConfig, static
 from mft_jax.balancers.task_adam import start_adam, step_adam
-from mft_jax.balancers.uncertainty import uncertainty
+from mft_jax.balancers.uncertainty import UncertaintyConfig, uncertainty
 from mft_jax.balancers.uniform import uniform
-from mft_jax.types import TaskSums
+from mft_jax.types import TaskSums, TaskTable
+
+RUN = RunFacts(TaskTable(("a", "b", "c")), total_steps=130, valid_micro_batches=1)
+BY_VALID = RUN._replace(signal="valid")
 
 
 @pytest.fixture
@@ -50,7 +53,7 @@ def test_famo_follows_the_published_trace(float64):
         [0.149343, 0.285455, 0.565201],
         [0.144104, 0.276471, 0.579425],
     ]
-    balancer = famo(learning_rate=0.025, gamma=1e-3)
+    balancer = famo(FamoConfig(learning_rate=0.025, gamma=1e-3), RUN)
     state = balancer.init(3, sums([1.0, 1.0, 1.0]))
     for step, (old, new, weight) in enumerate(zip(before, after, want, strict=True)):
         got, state = balancer.update(state, signals(step, old))
@@ -59,7 +62,7 @@ def test_famo_follows_the_published_trace(float64):
 
 
 def test_famo_of_validation_losses_keeps_the_training_losses_own_scale(float64):
-    train, valid = famo(), famo(signal="valid")
+    train, valid = famo(FamoConfig(), RUN), famo_valid(FamoConfig(), RUN)
     assert valid.needs == {"valid_losses", "post_step_valid_losses"}
     states = [b.init(3, sums([1.0] * 3)) for b in (train, valid)]
     for step in range(3):
@@ -73,15 +76,15 @@ def test_famo_of_validation_losses_keeps_the_training_losses_own_scale(float64):
 
 
 def test_gradnorm_takes_the_published_step(float64):
-    balancer = gradnorm(alpha=1.5, learning_rate=0.025, signal="valid")
+    balancer = gradnorm(GradnormConfig(alpha=1.5, learning_rate=0.025), BY_VALID)
     state = balancer.init(2, sums([2.0, 1.0]))
     got, _ = balancer.update(state, signals(0, [1.0, 0.9], gramian=jnp.diag(jnp.array([9.0, 1.0]))))
     np.testing.assert_allclose(got, [0.948718, 1.051282], atol=6e-7)
 
 
 def test_lbtw_gives_the_published_weights(float64):
-    for signal in ("train", "valid"):
-        balancer = lbtw(signal=signal)
+    for run in (RUN, BY_VALID):
+        balancer = lbtw(LbtwConfig(), run)
         state = balancer.init(2, sums([2.0, 1.0]))
         weight, state = balancer.update(state, signals(0, [2.0, 1.0]))
         np.testing.assert_allclose(weight, [1.0, 1.0])
@@ -90,7 +93,7 @@ def test_lbtw_gives_the_published_weights(float64):
 
 
 def test_dwa_gives_the_published_weights_after_two_windows(float64):
-    balancer = dwa(temperature=2.0, window_steps=2)
+    balancer = dwa(DwaConfig(temperature=2.0, window_steps=2), RUN)
     state = balancer.init(2, sums([9.0, 9.0]))
     weights = []
     for step, losses in enumerate([[1, 1], [3, 3], [2, 9], [2, 7], [1, 1]]):
@@ -118,8 +121,8 @@ def test_learnt_weights_settle_where_their_losses_say(float64):
     """d/ds of 0.5 e^-s L + 0.5 s is 0 at e^-s = 1/L; of e^s L - s at e^s = 1/L."""
     losses = [2.0, 0.5]
     for balancer, scale in (
-        (uncertainty(learning_rate=0.05), 0.5),
-        (imtl_l(learning_rate=0.05), 1),
+        (uncertainty(UncertaintyConfig(learning_rate=0.05), RUN), 0.5),
+        (imtl_l(ImtlLConfig(learning_rate=0.05), RUN), 1),
     ):
         state = balancer.init(2, sums([1.0, 1.0]))
         update = jax.jit(balancer.update)
@@ -130,19 +133,19 @@ def test_learnt_weights_settle_where_their_losses_say(float64):
 
 def test_log_losses_weigh_by_the_inverse_loss(float64):
     losses = np.array([2.0, 0.5, 1.0])
-    weight, _ = scale_invariant().update((), signals(0, losses))
+    weight, _ = scale_invariant(None, RUN).update((), signals(0, losses))
     np.testing.assert_allclose(weight, 1 / losses)
-    weight, _ = geometric().update((), signals(0, losses))
+    weight, _ = geometric(None, RUN).update((), signals(0, losses))
     gradient = jax.grad(lambda x: jnp.prod(x) ** (1 / 3))(jnp.asarray(losses))
     np.testing.assert_allclose(weight, gradient, rtol=1e-9)
-    weight, _ = geometric().update((), signals(0, losses, absent=[1]))
+    weight, _ = geometric(None, RUN).update((), signals(0, losses, absent=[1]))
     gradient = jax.grad(lambda x: jnp.prod(x) ** 0.5)(jnp.asarray(losses[[0, 2]]))
     np.testing.assert_allclose(np.asarray(weight)[[0, 2]], gradient, rtol=1e-9)
     assert weight[1] == 0
 
 
 def test_random_weights_follow_from_the_step_and_have_the_mean_of_equal_ones():
-    balancer = rlw()
+    balancer = rlw(None, RUN)
     state = balancer.init(3, sums([1.0] * 3))
     draw = jax.jit(lambda step: balancer.update(state, Signals(step))[0])
     weights = np.array([draw(jnp.asarray(step)) for step in range(400)])
@@ -155,7 +158,7 @@ def test_random_weights_follow_from_the_step_and_have_the_mean_of_equal_ones():
 def test_self_paced_weights_are_their_formula(float64):
     rng = np.random.default_rng(0)
     losses = 2 - np.outer(np.arange(6), [0.01, 0.3, 0.05]) + 0.001 * rng.normal(size=(6, 3))
-    balancer = self_paced(history_updates=4)
+    balancer = self_paced(SelfPacedConfig(history_updates=4), RUN)
     state = balancer.init(3, sums([2.0] * 3))
     for step, seen in enumerate(losses):
         weight, state = balancer.update(state, signals(step, seen))
@@ -169,22 +172,22 @@ def test_self_paced_weights_are_their_formula(float64):
 # What no balancer does ----------------------------------------------------------------------------
 
 ALL = {
-    "uniform": uniform,
-    "static": lambda: static(weights=(0.2, 0.5, 0.3)),
-    "coba": lambda: coba(history_updates=4, warmup_updates=2, max_updates=130),
-    "self_paced": self_paced,
-    "lbtw": lbtw,
-    "lbtw valid": lambda: lbtw(signal="valid"),
-    "dwa": lambda: dwa(window_steps=3),
-    "uncertainty": uncertainty,
-    "rlw": rlw,
-    "imtl_l": imtl_l,
-    "geometric": geometric,
-    "scale_invariant": scale_invariant,
-    "famo": famo,
-    "famo valid": lambda: famo(signal="valid"),
-    "gradnorm": gradnorm,
-    "gradnorm valid": lambda: gradnorm(signal="valid"),
+    "uniform": uniform(None, RUN),
+    "static": static(StaticConfig({"a": 0.2, "b": 0.5, "c": 0.3}), RUN),
+    "coba": coba(CobaConfig(history_updates=4, warmup_updates=2), RUN),
+    "self_paced": self_paced(SelfPacedConfig(), RUN),
+    "lbtw": lbtw(LbtwConfig(), RUN),
+    "lbtw valid": lbtw(LbtwConfig(), BY_VALID),
+    "dwa": dwa(DwaConfig(window_steps=3), RUN),
+    "uncertainty": uncertainty(UncertaintyConfig(), RUN),
+    "rlw": rlw(None, RUN),
+    "imtl_l": imtl_l(ImtlLConfig(), RUN),
+    "geometric": geometric(None, RUN),
+    "scale_invariant": scale_invariant(None, RUN),
+    "famo": famo(FamoConfig(), RUN),
+    "famo valid": famo(FamoConfig(), BY_VALID),
+    "gradnorm": gradnorm(GradnormConfig(), RUN),
+    "gradnorm valid": gradnorm(GradnormConfig(), BY_VALID),
 }
 
 
@@ -215,7 +218,7 @@ def run(balancer, observed, num_tasks=3):
 
 @pytest.mark.parametrize("name", ALL)
 def test_flat_losses_give_finite_weights_and_mostly_equal_ones(name):
-    weights, _ = run(ALL[name](), [([2.0] * 3, ())] * 12)
+    weights, _ = run(ALL[name], [([2.0] * 3, ())] * 12)
     assert np.all(np.isfinite(weights))
     if name not in ("static", "rlw"):
         np.testing.assert_allclose(weights / weights.sum(axis=1, keepdims=True), 1 / 3, rtol=1e-4)
@@ -224,7 +227,7 @@ def test_flat_losses_give_finite_weights_and_mostly_equal_ones(name):
 @pytest.mark.parametrize("name", ALL)
 def test_a_task_absent_for_a_hundred_steps_makes_no_nan_and_the_others_go_on(name):
     observed = [([2.0 * 0.99**t, 1.5, 1.0 + 0.01 * t], () if t < 5 else (1,)) for t in range(105)]
-    weights, _ = run(ALL[name](), [*observed, ([1.0, 1.4, 2.0], ())])
+    weights, _ = run(ALL[name], [*observed, ([1.0, 1.4, 2.0], ())])
     assert np.all(np.isfinite(weights)) and np.all(weights.sum(axis=1) > 0)
     assert np.all(weights >= 0)
 
@@ -234,7 +237,7 @@ def test_a_task_absent_for_a_hundred_steps_makes_no_nan_and_the_others_go_on(nam
 def test_one_task_and_many(name, num_tasks):
     losses = np.linspace(1, 3, num_tasks)
     observed = [(losses * 0.98**t, ()) for t in range(8)] + [(losses, tuple(range(num_tasks)))]
-    weights, _ = run(ALL[name](), observed, num_tasks)
+    weights, _ = run(ALL[name], observed, num_tasks)
     assert np.all(np.isfinite(weights))
 
 
@@ -243,8 +246,8 @@ def test_one_task_and_many(name, num_tasks):
 )
 def test_an_absent_tasks_state_rests(name):
     observed = [([2.0, 1.5, 1.0], ()), ([1.9, 1.45, 1.1], ())]
-    _, before = run(ALL[name](), observed)
-    _, after = run(ALL[name](), [*observed, ([1.8, 7.0, 1.2], (1,))])
+    _, before = run(ALL[name], observed)
+    _, after = run(ALL[name], [*observed, ([1.8, 7.0, 1.2], (1,))])
     for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         if old.ndim == 1 and name != "gradnorm" and old.dtype != bool and "famo" not in name:
             np.testing.assert_array_equal(old[1], new[1])
@@ -256,7 +259,8 @@ def test_an_absent_tasks_state_rests(name):
 
 
 def fixed(*weight):
-    return static(weights=tuple(map(float, weight)))
+    """Weights as a balancer of Gramians may give them: of any sign."""
+    return memoryless(lambda signals: jnp.asarray(weight, float), frozenset())
 
 
 def regulated_weights(balancer, steps=4):
