@@ -68,8 +68,8 @@ def optimizer(
     >>> chain = optimizer(config, total_steps=10, vectors={"bias"})
     >>> zeros = {"kernel": jnp.zeros(2), "bias": jnp.zeros(2)}
     >>> updates, _ = chain.update(zeros, chain.init(params), params)
-    >>> {path: update.round(3).tolist() for path, update in sorted(updates.items())}
-    {'bias': [0.0, 0.0], 'kernel': [-0.05..., -0.05...]}
+    >>> {path: round(float(abs(update).max()), 3) for path, update in sorted(updates.items())}
+    {'bias': 0.0, 'kernel': 0.05}
     """
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import ml_collections
 import numpy as np
 from safetensors.numpy import save_file
@@ -13,6 +14,7 @@ from mft_jax.huggingface.base_weights import hf_shape, read_model
 from mft_jax.huggingface.folders import model_folder
 from mft_jax.models.families import FAMILIES
 from mft_jax.models.params import param_infos
+from mft_jax.types import Params
 
 
 def tiny_checkpoint(folder: Path, family: str = "qwen2", variant: str = "", seed: int = 0) -> Path:
@@ -35,6 +37,14 @@ def tiny_checkpoint(folder: Path, family: str = "qwen2", variant: str = "", seed
             tensors[name] = noise.astype(np.float32)
     save_file(tensors, folder / "model.safetensors")
     return folder
+
+
+def noisy(tree: Params, size: float = 0.1, seed: int = 1) -> Params:
+    """Every leaf moved by a random array of its own: an adapter that is not nothing."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    moved = [x + size * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(structure, moved)
 
 
 def toy_tasks(folder: Path, samples: dict[str, int]) -> list[dict[str, str]]:

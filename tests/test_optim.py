@@ -101,5 +101,7 @@ def test_lora_plus_speeds_up_b_alone():
 def test_the_ratio_of_lora_plus_is_positive():
     with pytest.raises(MftError, match="lora_plus_ratio=0"):
         OptimConfig(lora_plus_ratio=0.0)
+    with pytest.raises(MftError, match=r"optim.clip_norm=0.0 .*expected a number above 0$"):
+        OptimConfig(clip_norm=0.0)
     with pytest.raises(MftError, match="lora_plus_ratio=inf"):
         OptimConfig(lora_plus_ratio=float("inf"))

@@ -18,7 +18,7 @@ from mft_jax.huggingface.adapter_import import read_adapter
 from mft_jax.huggingface.base_weights import load_params, read_model
 from mft_jax.models.params import param_infos
 from mft_jax.sharding import MeshConfig, leaf_shardings, make_mesh
-from mft_jax.testing import tiny_checkpoint
+from mft_jax.testing import noisy, tiny_checkpoint
 from mft_jax.types import MftError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -44,18 +44,10 @@ def model(tmp_path_factory):
     return make
 
 
-def noise(tree, seed=1):
-    """Every leaf a random array of its own."""
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    made = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(structure, made)
-
-
 def saved(model, name, settings, folder, start=None):
     """The trainable tree of an adapter that was saved to `folder`."""
     _, family, config, params = model(name)
-    trainable = noise(init_trainable(settings, params, param_infos(config), 0))
+    trainable = noisy(init_trainable(settings, params, param_infos(config), 0))
     save_adapter(
         folder,
         trained=TrainedWeights(settings, trainable, start or {}),
@@ -111,7 +103,7 @@ def test_a_start_is_taken_off_with_twice_the_rank(rslora, model, tmp_path):
     """Targets without a start grow as well: the folder names one rank for all."""
     settings = dataclasses.replace(NORMAL, rslora=rslora, init="pissa", targets=TABLES)
     infos = param_infos(model("llama")[2])
-    start = noise(init_trainable(settings, {}, infos, 3), seed=4)
+    start = noisy(init_trainable(settings, {}, infos, 3), seed=4)
     start = {path: start[path] for path in start if path.endswith("kernel")}
     trainable = saved(model, "llama", settings, tmp_path / "adapter", start)
     found = reading(model, "llama", tmp_path / "adapter")

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from mft_jax.finetune.attach import store_weight
 from mft_jax.finetune.tuning import FinetuneConfig
+from mft_jax.huggingface import base_weights
 from mft_jax.huggingface.base_weights import load_params, random_params, read_model
 from mft_jax.huggingface.folders import model_folder
 from mft_jax.models.decoder import param_shapes
@@ -217,3 +218,15 @@ def test_read_model_refuses_what_it_cannot_compute(tmp_path):
     file.write_text('{"model_type": "llama", "hidden_act": "silu"}')
     with pytest.raises(MftError, match="no 'num_attention_heads'"):
         read_model(tmp_path)
+
+
+def test_headers_that_are_known_are_not_read_again(write_checkpoint, one_device, monkeypatch):
+    folder, _ = write_checkpoint()
+    want = load(folder, one_device)
+    spans = base_weights.checked_spans(folder, *read_model(folder))
+
+    def again(file):
+        raise AssertionError(f"{file} is read twice")
+
+    monkeypatch.setattr(base_weights, "read_spans", again)
+    equal_trees(load(folder, one_device, spans=spans), want)

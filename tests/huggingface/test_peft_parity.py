@@ -22,6 +22,7 @@ from mft_jax.models.families import FAMILIES
 from mft_jax.models.nll import next_token_nll
 from mft_jax.models.params import param_infos
 from mft_jax.sharding import MeshConfig, leaf_shardings, make_mesh
+from mft_jax.testing import noisy
 
 torch = pytest.importorskip("torch", reason="parity needs the extra `parity` (torch)")
 transformers = pytest.importorskip("transformers")
@@ -52,14 +53,6 @@ def load(folder, settings, adapted=()):
     where = functools.partial(leaf_shardings, mesh)
     params = load_params(folder, family, config, store_weight=put, shardings=where)
     return family, config, *split_initial_adapters(params)
-
-
-def noise(tree, size=0.05):
-    """Every leaf moved by a random array of its own."""
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    moved = [x + size * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(structure, moved)
 
 
 def positions(ids):
@@ -149,7 +142,7 @@ def test_a_step_of_lora_is_pefts(name, options, base, tmp_path):
     family, config, params, _ = load(base(name)[0], settings)
     if config.tied_head:
         settings = dataclasses.replace(settings, targets=settings.targets[:2])
-    trainable = noise(init_trainable(settings, params, param_infos(config), 0))
+    trainable = noisy(init_trainable(settings, params, param_infos(config), 0), 0.05)
     theirs = wrapped(name, base, tmp_path / "adapter", trainable, settings)
     ids = tokens()
     step = jax.jit(jax.value_and_grad(functools.partial(loss, config, settings)))
@@ -178,7 +171,7 @@ def test_peft_computes_with_the_original_weights_what_started_from_them(case, ba
     adapted = adapted_paths(settings, param_infos(read_model(base(name)[0])[1]))
     _, config, params, start = load(base(name)[0], settings, adapted)
     assert start
-    trainable = noise(init_trainable(settings, params, param_infos(config), 0, start))
+    trainable = noisy(init_trainable(settings, params, param_infos(config), 0, start), 0.05)
     theirs = wrapped(name, base, tmp_path / "adapter", trainable, settings, start=start)
     ours = logits(config, settings, trainable, params)
     assert np.abs(ours - their_logits(base(name)[1], tokens())).max() > 0.1
@@ -196,7 +189,7 @@ LOADED += [("qwen2_moe", ALL), ("qwen2_moe", EXPERTS), ("deepseek_v2", ALL)]
 def test_a_note_names_exactly_what_peft_does_not_load(name, targets, base, tmp_path):
     settings = dataclasses.replace(NORMAL, targets=targets, rslora=True)
     family, config, params, _ = load(base(name)[0], settings)
-    trainable = noise(init_trainable(settings, params, param_infos(config), 0))
+    trainable = noisy(init_trainable(settings, params, param_infos(config), 0), 0.05)
     ours = logits(config, settings, trainable, params)
     try:
         theirs = wrapped(name, base, tmp_path / "a", trainable, settings, renamed=False)
