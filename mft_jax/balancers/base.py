@@ -4,13 +4,13 @@ Axes and symbols of this folder: T tasks, `history` kept observations, `updates`
 is a task. Equations have the numbers of their papers but these symbols.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from mft_jax.record.schema import Quantity
 from mft_jax.types import TaskSums, TaskTable
 
 Need = Literal[
@@ -112,26 +112,7 @@ class LogsFn(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True)
-class LogTitle:
-    """The words and axes with which a logged number is drawn.
-
-    name:        key in `logs`.
-    title, note: heading of its figure and one line about it.
-    reference:   a value to draw a dashed line at.
-    zero_based:  the axis starts at 0.
-    shown:       False where another figure of the page has it already.
-    """
-
-    name: str
-    title: str
-    note: str
-    reference: float | None = None
-    zero_based: bool = False
-    shown: bool = True
-
-
-LOSS_RATIO = LogTitle("ratio", "Loss ratio", "of the losses the balancer goes by", reference=1.0)
+LOSS_RATIO = ("ratio", Quantity("Loss ratio", "of the losses the balancer goes by", reference=1.0))
 
 
 class Balancer(NamedTuple):
@@ -147,7 +128,8 @@ class Balancer(NamedTuple):
     every_steps:  optimiser steps between two measurements of validation losses.
     after_step:   called where `needs` names post-step losses.
     subset:       the parameters whose gradients are in `gramian`.
-    titles:       a tuple and not a dict, so that a balancer can be hashed.
+    titles:       how each of its numbers is drawn, by name; a tuple, so that a balancer can be
+                  hashed.
     """
 
     init: InitFn
@@ -157,13 +139,7 @@ class Balancer(NamedTuple):
     every_steps: int = 1
     after_step: AfterStepFn | None = None
     subset: Subset = "all"
-    titles: tuple[LogTitle, ...] = ()
-
-
-def titles_as_json(balancer: Balancer) -> dict[str, dict[str, Any]]:
-    """`{name: {"title", "note", "reference", "zero_based", "shown"}}` of what the balancer logs."""
-    titles = {title.name: dataclasses.asdict(title) for title in balancer.titles}
-    return {name: {k: v for k, v in title.items() if k != "name"} for name, title in titles.items()}
+    titles: tuple[tuple[str, Quantity], ...] = ()
 
 
 def memoryless(

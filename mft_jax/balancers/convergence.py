@@ -11,34 +11,40 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mft_jax.balancers.base import LogTitle, State, equal_weights, safe_divide
+from mft_jax.balancers.base import State, equal_weights, safe_divide
+from mft_jax.record.schema import Quantity
 from mft_jax.types import TaskSums
 
-SLOPE = LogTitle(
+SLOPE = (
     "slope",
-    "Convergence slope",
-    "of the validation loss, per step; below 0 it improves",
-    reference=0.0,
+    Quantity(
+        "Convergence slope", "of the validation loss, per step; below 0 it improves", reference=0.0
+    ),
 )
 TITLES = (
-    LogTitle("valid_loss", "Validation loss", "of the balancer's micro-batch", shown=False),
-    LogTitle(
-        "ratio", "Loss ratio", "of the losses the balancer goes by", reference=1.0, shown=False
+    ("valid_loss", Quantity("Validation loss", "of the balancer's micro-batch", shown=False)),
+    (
+        "ratio",
+        Quantity("Loss ratio", "of the losses the balancer goes by", reference=1.0, shown=False),
     ),
     SLOPE,
-    LogTitle(
+    (
         "rcs",
-        "Relative convergence score (RCS)",
-        "higher for tasks that converge slower than others",
-        zero_based=True,
+        Quantity(
+            "Relative convergence score (RCS)",
+            "higher for tasks that converge slower than others",
+            zero_based=True,
+        ),
     ),
-    LogTitle(
+    (
         "acs",
-        "Absolute convergence score (ACS)",
-        "lower for tasks that stop converging or diverge",
-        zero_based=True,
+        Quantity(
+            "Absolute convergence score (ACS)",
+            "lower for tasks that stop converging or diverge",
+            zero_based=True,
+        ),
     ),
-    LogTitle("df", "Divergence factor (DF)", "the weights follow RCS at 1, ACS at 0"),
+    ("df", Quantity("Divergence factor (DF)", "the weights follow RCS at 1, ACS at 0")),
 )
 
 
@@ -203,4 +209,4 @@ def newest_share(
 
 def logs(state: State) -> dict[str, Array]:
     """The numbers of `TITLES`."""
-    return {title.name: getattr(state, title.name) for title in TITLES}
+    return {name: getattr(state, name) for name, _ in TITLES}

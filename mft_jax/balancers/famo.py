@@ -29,7 +29,6 @@ from jaxtyping import Array, Bool, Float
 from mft_jax.balancers.base import (
     NEEDED_LOSSES,
     Balancer,
-    LogTitle,
     Need,
     RunFacts,
     Signals,
@@ -37,10 +36,11 @@ from mft_jax.balancers.base import (
     safe_divide,
 )
 from mft_jax.balancers.task_adam import TaskAdam, start_adam, step_adam
+from mft_jax.record.schema import Quantity
 from mft_jax.types import TaskSums, at_least
 
 EPSILON = 1e-8
-TITLES = (LogTitle("logit", "Logit", "xi; the tasks' shares are its softmax"),)
+TITLES = (("logit", Quantity("Logit", "xi; the tasks' shares are its softmax")),)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,6 @@ from mft_jax.balancers.base import (
     LOSS_RATIO,
     NEEDED_LOSSES,
     Balancer,
-    LogTitle,
     Need,
     RunFacts,
     Signals,
@@ -30,10 +29,11 @@ from mft_jax.balancers.base import (
     losses_of,
 )
 from mft_jax.balancers.gramian import present_tasks
+from mft_jax.record.schema import Quantity
 from mft_jax.types import TaskSums, at_least
 
 LEAST = 1e-6
-NORM = LogTitle("gradient_norm", "Gradient norm per task", "before the task's weight")
+NORM = ("gradient_norm", Quantity("Gradient norm per task", "before the task's weight"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,11 +10,12 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mft_jax.balancers.base import Balancer, LogTitle, RunFacts, Signals, losses_of
+from mft_jax.balancers.base import Balancer, RunFacts, Signals, losses_of
 from mft_jax.balancers.task_adam import TaskAdam, start_adam, step_adam
+from mft_jax.record.schema import Quantity
 from mft_jax.types import TaskSums, at_least
 
-TITLES = (LogTitle("log_scale", "Log scale", "s of the weight exp(s)"),)
+TITLES = (("log_scale", Quantity("Log scale", "s of the weight exp(s)")),)
 
 
 @dataclasses.dataclass(frozen=True)

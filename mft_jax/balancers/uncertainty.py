@@ -10,11 +10,12 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mft_jax.balancers.base import Balancer, LogTitle, RunFacts, Signals, losses_of
+from mft_jax.balancers.base import Balancer, RunFacts, Signals, losses_of
 from mft_jax.balancers.task_adam import TaskAdam, start_adam, step_adam
+from mft_jax.record.schema import Quantity
 from mft_jax.types import TaskSums, at_least
 
-TITLES = (LogTitle("log_variance", "Log variance", "s of the weight exp(-s) / 2"),)
+TITLES = (("log_variance", Quantity("Log variance", "s of the weight exp(-s) / 2")),)
 
 
 @dataclasses.dataclass(frozen=True)

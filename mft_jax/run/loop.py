@@ -82,7 +82,7 @@ def _train(config: TrainConfig, workdir: Path, console: Console) -> tuple[Run, O
         contextlib.closing(checkpoints),
         stop_signals() as stop,
     ):
-        header = run_record(config, model, data, mesh, balancer_logs={})
+        header = run_record(config, model, data, mesh, dict(functions.balancer.titles))
         display.header(header)
         if not finished:
             log.open(resume_step=at)
