@@ -21,9 +21,10 @@ from mft_jax.balancers.registry import BALANCERS, BalancerConfig
 from mft_jax.cli import arguments as args
 from mft_jax.config import TrainConfig
 from mft_jax.run import parts
-from mft_jax.run.base_model import Model, load_model, prepare
+from mft_jax.run.base_model import load_untrained, prepare
+from mft_jax.run.console import read_progress, sayer
 from mft_jax.sharding import make_mesh
-from mft_jax.types import Batch, MftError, TaskSums, TaskTable
+from mft_jax.types import Batch, MftError, Params, TaskSums, TaskTable
 
 WARM_UP_ROUNDS = 2
 CAPTION = (
@@ -53,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
     flags.DEFINE_integer(
         "num_tasks", None, "deal the samples out to so many tasks instead", flag_values=values
     )
-    args.parse("bench", "measure the loader and what balancers cost", arguments, values)
+    args.parse("bench", arguments, values)
     console = Console(markup=False)
     config = args.resolved(values)
     names = values["balancers"].value or [config.balancer.name]
@@ -78,8 +79,10 @@ def measure(
     """
     mesh = make_mesh(config.mesh)
     parts.check_rows(config, mesh)
-    model = load_model(config, prepare(config, console), mesh, console)
-    data = parts.build_data(config, model, console)
+    say = sayer(console)
+    base = prepare(config, say)
+    weights, trainable = load_untrained(config, base, mesh, read_progress(console))
+    data = parts.build_data(config, base, say)
     loader_rate = _loader_rate(data, repeats)
     batch, valid = next(data.train), next(data.valid)
     if num_tasks is not None:
@@ -92,11 +95,11 @@ def measure(
     for name in dict.fromkeys(["uniform", *names]):
         console.print(f"compiling {name}", highlight=False)
         balanced = dataclasses.replace(config, balancer=_dearest(config.balancer, name))
-        parts.check_steps(balanced, model, data)
-        functions = parts.build_step_functions(balanced, model, mesh, data)
-        timed[name] = _stepper(functions, model, batch, valid, count)
+        parts.check_steps(balanced, base, data)
+        functions = parts.build_step_functions(balanced, base, mesh, data)
+        timed[name] = _stepper(functions, trainable, weights.frozen, batch, valid)
         if name == "uniform":
-            evaluate = functools.partial(functions.evaluate, model.trainable, model.frozen, valid)
+            evaluate = functools.partial(functions.evaluate, trainable, weights.frozen, valid)
             timed["validation forward"] = Timed("", lambda call=evaluate: _wait(call()), 0)
     order = np.random.default_rng(0)
     rounds = [
@@ -132,16 +135,17 @@ def _dearest(config: BalancerConfig, name: str) -> BalancerConfig:
 
 
 def _stepper(
-    functions: parts.StepFunctions, model: Model, batch: Batch, valid: Batch, num_tasks: int
+    functions: parts.StepFunctions, trainable: Params, frozen: Params, batch: Batch, valid: Batch
 ) -> Timed:
+    num_tasks = functions.compute.objective.num_tasks
     ones = TaskSums(*(np.ones(num_tasks, np.float32) for _ in range(2)))
-    # The step donates its state, so it gets a copy and not the model's own parameters.
-    state = functions.init_state(jax.tree.map(jax.numpy.copy, model.trainable), ones)
-    analysis = functions.step.lower(state, model.frozen, batch, valid).compile().memory_analysis()
+    # The state takes its parameters over, and the other balancers need them, too.
+    state = functions.init_state(jax.tree.map(jax.numpy.copy, trainable), ones)
+    analysis = functions.step.lower(state, frozen, batch, valid).compile().memory_analysis()
 
     def call() -> None:
         nonlocal state
-        state, metrics = functions.step(state, model.frozen, batch, valid)
+        state, metrics = functions.step(state, frozen, batch, valid)
         _wait((state, metrics))
 
     memory = 0 if analysis is None else analysis.temp_size_in_bytes

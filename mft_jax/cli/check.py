@@ -39,7 +39,8 @@ from mft_jax.huggingface.tokenizers import load_tokenizer
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.decoder import bind, param_shapes
 from mft_jax.models.families.base import Family
-from mft_jax.run.base_model import check_model, loading
+from mft_jax.run.base_model import check_model
+from mft_jax.run.console import read_progress
 from mft_jax.types import MftError, Params
 
 Rows = list[tuple[str, str]]
@@ -66,7 +67,7 @@ def run(arguments: Sequence[str]) -> int:
     args.config_flag(values, arguments)
     flags.DEFINE_bool("headers_only", False, "read no weights, compare no logits", values)
     flags.DEFINE_string("prompt", None, "what to compare logits on, else a function", values)
-    args.parse("check", "look at --config's checkpoint before training", arguments, values)
+    args.parse("check", arguments, values)
     settings, console = args.resolved(values), Console(markup=False, highlight=False)
     if settings.model.weights == "random":
         raise MftError("model.weights='random' reads no checkpoint; expected 'pretrained'")
@@ -235,7 +236,7 @@ def compare(subject: Subject, prompt: str, console: Console) -> bool:
 
 def our_logits(subject: Subject, ids: Tokens, console: Console) -> Logits:
     mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
-    with loading(console, subject.folder.name) as progress:
+    with read_progress(console)(subject.folder.name) as progress:
         params = base_weights.load_params(
             subject.folder, subject.family, subject.model, on_bytes=progress,
             store_weight=lambda path, weight: weight.astype(jnp.float32),

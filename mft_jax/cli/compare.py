@@ -29,7 +29,7 @@ class Variation:
 
 def run(arguments: Sequence[str]) -> int:
     values = _flags(arguments)
-    args.parse("compare", "train every variation of --config, and compare", arguments, values)
+    args.parse("compare", arguments, values)
     args.resolved(values)
     workdir = Path(args.required_flag(values, "workdir"))
     shared = [argument for argument in arguments if not argument.startswith("--vary")]
@@ -77,7 +77,7 @@ def _variations(shared: Sequence[str], vary: Sequence[str]) -> list[Variation]:
     for change in changes:
         changed = [*shared, f"--config.{change}"]
         values = _flags(changed)
-        args.parse("compare", "", changed, values)
+        args.parse("compare", changed, values)
         config = args.resolved(values)
         if "/" in change:
             raise MftError(f"--vary: {change!r} cannot name a folder; vary a setting without '/'")

@@ -12,6 +12,6 @@ from mft_jax.report.page import write_report
 def run(arguments: Sequence[str]) -> int:
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "the run's folder", flag_values=values)
-    args.parse("report", "write report.html from the metrics", arguments, values)
+    args.parse("report", arguments, values)
     print(write_report(Path(args.required_flag(values, "workdir"))))
     return 0

@@ -1,5 +1,6 @@
 """`mft train`: parse, resolve, call; then the adapter, the report and the last word."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,12 +9,13 @@ from absl import flags
 from rich.console import Console
 
 from mft_jax.cli import arguments as args
-from mft_jax.huggingface.adapter_export import save_adapter
 from mft_jax.report.page import write_report
 from mft_jax.report.record import read_record
 from mft_jax.run import loop, recorder
-from mft_jax.run.checkpoints import Checkpoints, abstract
+from mft_jax.run.checkpoints import Checkpoints
 from mft_jax.run.display import final_table
+from mft_jax.run.export import save_run_adapter
+from mft_jax.run.restore import TrainedModel
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -22,7 +24,7 @@ def run(arguments: Sequence[str]) -> int:
     flags.DEFINE_string(
         "workdir", None, "the run's folder; a run that it holds is resumed", flag_values=values
     )
-    args.parse("train", "fine-tune, or resume, as --config says", arguments, values)
+    args.parse("train", arguments, values)
     config, workdir = args.resolved(values), Path(args.required_flag(values, "workdir"))
     console = Console(markup=False)
     run, outcome = loop.train(config, workdir, console)
@@ -56,7 +58,7 @@ def conclude(run: loop.Run, outcome: loop.Outcome, console: Console) -> None:
         )
     if best == 0:
         lines.insert(0, "no evaluation was better than the model before training")
-    if run.model.finetune.method != "full":
+    if run.base.tuning.method != "full":
         lines.append(f"adapter     {_save_adapter(run, outcome)}")
     lines.append(f"checkpoint  {run.checkpoints.folder / str(outcome.step)}")
     console.print(*lines, sep="\n", highlight=False, soft_wrap=True)
@@ -65,20 +67,11 @@ def conclude(run: loop.Run, outcome: loop.Outcome, console: Console) -> None:
 def _save_adapter(run: loop.Run, outcome: loop.Outcome) -> str:
     """The adapter of the best step, as `mft export` would write it; returns where it lies."""
     folder = run.workdir / "adapter"
-    checkpoints = Checkpoints(run.workdir, read_only=True)
-    step = checkpoints.chosen_step("best")
-    trainable = outcome.state.trainable
-    if step != outcome.step:
-        trainable = checkpoints.restore_trainable(step, abstract(trainable))
-    checkpoints.close()
-    save_adapter(
-        folder,
-        trainable=trainable,
-        start=run.model.start,
-        tuning=run.model.finetune,
-        family=run.model.family,
-        config=run.model.config,
-        base_model=run.model.name,
-        overwrite=True,
-    )
+    with contextlib.closing(Checkpoints(run.workdir, read_only=True)) as checkpoints:
+        step, trainable = checkpoints.chosen_step("best"), outcome.state.trainable
+        if step != outcome.step:
+            like = run.functions.state_shapes.trainable
+            trainable = checkpoints.restore_trainable(step, like)
+    model = TrainedModel(run.config, run.base, run.weights, trainable, step)
+    save_run_adapter(folder, model, overwrite=True)
     return f"{folder} (step {step})"

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from rich.console import Console
 
 from mft_jax import gradients, optim, sharding
 from mft_jax.balancers.base import Balancer
@@ -30,7 +29,9 @@ from mft_jax.gradients import StepSpec
 from mft_jax.huggingface.tokenizers import load_tokenizer
 from mft_jax.losses import make_objective
 from mft_jax.models.decoder import param_shapes
-from mft_jax.run.base_model import Model, Prepared
+from mft_jax.run.base_model import BaseModelInfo
+from mft_jax.run.checkpoints import placed_shapes
+from mft_jax.run.console import Say
 from mft_jax.train_state import TrainState
 from mft_jax.train_step import make_train_step
 from mft_jax.types import Batch, MftError, Params, TaskSums
@@ -48,18 +49,17 @@ class Data:
     expected_counts: dict[str, np.ndarray]  # per task in an average global batch, by unit
 
 
-def build_data(config: TrainConfig, model: Prepared, console: Console) -> Data:
+def build_data(config: TrainConfig, base: BaseModelInfo, say: Say) -> Data:
     loop, length = config.loop, config.data.row_length
-    with console.status(f"reading and tokenizing {len(config.data.tasks)} tasks"):
-        tokenizer = load_tokenizer(model.folder, model.config.vocab_size)
-        tokens = {
-            "stop": stop_token(chat_tokenizer(tokenizer)),
-            "end of text": tokenizer.eos_token,
-            "padding": tokenizer.pad_token,
-        }
-        tokenized = load_data(config.data, tokenizer)
+    tokenizer = load_tokenizer(base.folder, base.model_config.vocab_size)
+    tokens = {
+        "stop": stop_token(chat_tokenizer(tokenizer)),
+        "end of text": tokenizer.eos_token,
+        "padding": tokenizer.pad_token,
+    }
+    tokenized = load_data(config.data, tokenizer)
     named = (f"{what} {t!r} ({tokenizer.convert_tokens_to_ids(t)})" for what, t in tokens.items())
-    console.print(f"tokens: {', '.join(named)}", highlight=False, soft_wrap=True)
+    say(f"tokens: {', '.join(named)}")
     shared = dict(
         row_length=length, process_index=jax.process_index(), process_count=jax.process_count()
     )
@@ -98,37 +98,65 @@ def check_rows(config: TrainConfig, mesh: Mesh) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class StepFunctions:
-    """The compiled functions of a run and the state they start from."""
+    """The compiled functions of a run.
+
+    state_shapes  shapes, dtypes and shardings of the `TrainState`
+    init_state    (what is trained, L_i(0) per task) -> state. It takes the first argument over: its
+                  buffers become the state's
+    """
 
     compute: StepSpec
     balancer: Balancer
     balancer_identity: dict[str, Any]  # kept with its state
+    state_shapes: TrainState
+    init_state: Callable[[Params, TaskSums], TrainState]
     step: Any  # the jitted TrainStep
     evaluate: Callable[[Params, Params, Batch], TaskSums]
     diagnose: Callable[[Params, Params, Batch], jax.Array]  # the Gramian of task gradients
-    init_state: Callable[[Params, TaskSums], TrainState]
-    init_balancer: Callable[[TaskSums], Any]
 
 
 def build_step_functions(
-    config: TrainConfig, model: Model, mesh: Mesh, data: Data
+    config: TrainConfig, base: BaseModelInfo, mesh: Mesh, data: Data
 ) -> StepFunctions:
-    tasks = data.tokenized.tasks
-    num_tasks = len(tasks)
-    steps = config.loop.steps
-    compute = _computation(config, model, mesh, data)
+    tasks, steps = data.tokenized.tasks, config.loop.steps
+    compute = _step_spec(config, base, mesh, data)
     balancer = _balancer(config, data)
     optimizer = optim.optimizer(config.optim, steps)
     whole = sharding.replicated(mesh)
-    trainable = sharding.tree_shardings(mesh, model.trainable)
 
-    def init_state(params: Params, initial: TaskSums) -> TrainState:
+    def init_state(trainable: Params, initial: TaskSums) -> TrainState:
         zero = jax.numpy.zeros((), jax.numpy.int32)
-        return TrainState(zero, params, optimizer.init(params), balancer.init(num_tasks, initial))
+        balancer_state = balancer.init(len(tasks), initial)
+        return TrainState(zero, trainable, optimizer.init(trainable), balancer_state)
 
-    absent = TaskSums(np.ones(num_tasks, np.float32), np.ones(num_tasks, np.float32))
-    shapes = jax.eval_shape(init_state, model.trainable, absent)
-    where = TrainState(
+    initial = TaskSums(*(jax.ShapeDtypeStruct((len(tasks),), np.float32) for _ in range(2)))
+    shapes = jax.eval_shape(init_state, base.trainable_shapes, initial)
+    where = _state_shardings(shapes, optimizer, mesh)
+    step = make_train_step(compute, balancer, optimizer, optim.learning_rate(config.optim, steps))
+    return StepFunctions(
+        compute=compute,
+        balancer=balancer,
+        balancer_identity={
+            "name": config.balancer.name,
+            "version": STATE_VERSION,
+            "tasks": list(tasks.names),
+        },
+        state_shapes=placed_shapes(shapes, where),
+        init_state=jax.jit(init_state, donate_argnums=0, out_shardings=where),
+        # Metrics are whole on every device: each process reads them.
+        step=jax.jit(step, donate_argnums=0, out_shardings=(where, whole)),
+        evaluate=jax.jit(functools.partial(gradients.task_nll, compute), out_shardings=whole),
+        diagnose=jax.jit(functools.partial(gradients.diagnose, compute), out_shardings=whole),
+    )
+
+
+def _state_shardings(
+    shapes: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """Moments lie as their parameter does; all else is whole on every device."""
+    whole = sharding.replicated(mesh)
+    trainable = sharding.tree_shardings(mesh, shapes.trainable)
+    return TrainState(
         step=cast(Any, whole),
         trainable=trainable,
         opt_state=optax.tree.map_params(
@@ -140,29 +168,12 @@ def build_step_functions(
         ),
         balancer=jax.tree.map(lambda _: whole, shapes.balancer),
     )
-    step = make_train_step(compute, balancer, optimizer, optim.learning_rate(config.optim, steps))
-    return StepFunctions(
-        compute=compute,
-        balancer=balancer,
-        balancer_identity={
-            "name": config.balancer.name,
-            "version": STATE_VERSION,
-            "tasks": list(tasks.names),
-        },
-        step=jax.jit(step, donate_argnums=0, out_shardings=(where, None)),
-        evaluate=jax.jit(functools.partial(gradients.task_nll, compute), out_shardings=whole),
-        diagnose=jax.jit(functools.partial(gradients.diagnose, compute), out_shardings=whole),
-        init_state=jax.jit(init_state, out_shardings=where),
-        init_balancer=jax.jit(
-            functools.partial(balancer.init, num_tasks), out_shardings=where.balancer
-        ),
-    )
 
 
-def _computation(config: TrainConfig, model: Model, mesh: Mesh, data: Data) -> StepSpec:
+def _step_spec(config: TrainConfig, base: BaseModelInfo, mesh: Mesh, data: Data) -> StepSpec:
     return StepSpec(
-        model=model.config,
-        finetune=model.finetune,
+        model=base.model_config,
+        finetune=base.tuning,
         objective=make_objective(config.objective, data.tokenized.tasks, data.expected_counts),
         dtype=config.model.compute_dtype,
         remat=config.model.remat,
@@ -180,15 +191,15 @@ def _balancer(config: TrainConfig, data: Data) -> Balancer:
     )
 
 
-def check_steps(config: TrainConfig, model: Prepared, data: Data) -> None:
+def check_steps(config: TrainConfig, base: BaseModelInfo, data: Data) -> None:
     """What would fail when the step is built, found before the weights are read."""
     optim.learning_rate(config.optim, config.loop.steps)
     balancer = _balancer(config, data)
-    check_task_gradients(config, balancer, model, len(data.tokenized.tasks))
+    check_task_gradients(config, balancer, base, len(data.tokenized.tasks))
 
 
 def check_task_gradients(
-    config: TrainConfig, balancer: Balancer, model: Prepared, num_tasks: int
+    config: TrainConfig, balancer: Balancer, base: BaseModelInfo, num_tasks: int
 ) -> None:
     """Gradients of every task must fit their bound; it is all that grows with the tasks."""
     if "task_gradients" not in balancer.needs and not config.loop.diagnose_every_steps:
@@ -203,20 +214,20 @@ def check_task_gradients(
             f"{who} needs the gradient of every task, and objective.router_loss belongs to none: "
             "set it to 0, or choose a balancer of losses"
         )
-    shared = [p for p in model.adapted if p.endswith("/table") or model.config.is_expert(p)]
+    shared = [p for p in base.adapted if p.endswith("/table") or base.model_config.is_expert(p)]
     if shared:
         raise MftError(
             f"{who} needs the gradient of every task, which adapters of embedding, head and "
             f"experts do not keep apart ({', '.join(sorted(shared))}); leave them out of "
             "finetune.targets"
         )
-    leaves = jax.tree.leaves(trainable_shapes(model.finetune, param_shapes(model.config)))
+    leaves = jax.tree.leaves(trainable_shapes(base.tuning, param_shapes(base.model_config)))
     gib = num_tasks * sum(4 * leaf.size for leaf in leaves) / 2**30
     bound = config.balancer.max_task_gradients_gib
     if gib > bound:
         raise MftError(
             f"{who} needs the gradients of {num_tasks} tasks over "
-            f"{model.finetune.method} training: {gib:,.3g} GiB (over all devices), more than "
+            f"{base.tuning.method} training: {gib:,.3g} GiB (over all devices), more than "
             f"balancer.max_task_gradients_gib={bound:g}; train adapters (finetune.method=qlora), "
             "choose a balancer of losses and "
             "loop.diagnose_every_steps=0, or raise the bound"

@@ -1,8 +1,10 @@
-"""The whole run on a toy model, in this process: the loop's contracts (DESIGN 3.9)."""
+"""The whole run on a toy model, in this process: the loop's contracts."""
 
+import gc
 import io
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -68,6 +70,45 @@ def test_ten_steps_equal_five_plus_restore_plus_five_bit_for_bit(toy, tmp_path):
         np.testing.assert_array_equal(np.asarray(left), np.asarray(right))
     assert without_time(records(resumed, "train")) == without_time(records(workdir, "train"))
     assert records(resumed, "valid") == records(workdir, "valid")
+
+
+def count_copies(monkeypatch) -> list[Counter]:
+    """Live arrays by shape, those of this test only, at every batch that is placed."""
+    old, seen = jax.live_arrays(), []
+    known, place = {id(array) for array in old}, parts.place_batch
+
+    def counting(batch, mesh):
+        gc.collect()
+        fresh = (array for array in jax.live_arrays() if id(array) not in known)
+        seen.append(Counter(array.shape for array in fresh))
+        return place(batch, mesh)
+
+    monkeypatch.setattr(parts, "place_batch", counting)
+    return seen
+
+
+def assert_one_copy(seen: list[Counter], state) -> None:
+    """Of what is trained there are three arrays each: itself and Adam's two moments."""
+    own = Counter(leaf.shape for leaf in jax.tree.leaves(state.trainable))
+    for shape, count in own.items():
+        assert {counts[shape] for counts in seen if counts[shape]} <= {count, 3 * count}
+    assert any(counts[shape] == 3 * count for counts in seen)
+
+
+@pytest.mark.parametrize("method", ["qlora", "full"])
+def test_what_is_trained_lives_once(tmp_path, monkeypatch, method):
+    config = testing.toy_config(tmp_path / "toy", steps=3)
+    config.finetune.method = method
+    seen = count_copies(monkeypatch)
+    _, outcome = run(config, tmp_path / "run")
+    assert_one_copy(seen, outcome.state)
+
+
+def test_what_is_trained_lives_once_in_a_resumed_run(toy, tmp_path, monkeypatch):
+    config, workdir, _ = toy
+    seen = count_copies(monkeypatch)
+    _, outcome = run(config, copy_run(workdir, tmp_path / "resumed", last_step=5))
+    assert_one_copy(seen, outcome.state)
 
 
 @pytest.mark.parametrize("name", ["famo", "gradnorm"])
