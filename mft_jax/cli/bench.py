@@ -22,7 +22,7 @@ from mft_jax.cli import arguments as args
 from mft_jax.config import TrainConfig
 from mft_jax.run import parts
 from mft_jax.run.base_model import load_untrained, prepare
-from mft_jax.run.console import read_progress, sayer
+from mft_jax.run.console import open_console, read_progress, sayer
 from mft_jax.sharding import make_mesh
 from mft_jax.types import Batch, MftError, Params, TaskSums, TaskTable
 
@@ -55,7 +55,7 @@ def run(arguments: Sequence[str]) -> int:
         "num_tasks", None, "deal the samples out to so many tasks instead", flag_values=values
     )
     args.parse("bench", arguments, values)
-    console = Console(markup=False)
+    console = open_console()
     config = args.resolved(values)
     names = values["balancers"].value or [config.balancer.name]
     names = list(BALANCERS) if names == ["all"] else names

@@ -9,13 +9,14 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
+from mft_jax import door
 from mft_jax.cli import arguments as args
-from mft_jax.cli.train import conclude
 from mft_jax.config import TrainConfig, to_dict
 from mft_jax.report.comparison import final_ratios, write_comparison
 from mft_jax.report.record import read_record
-from mft_jax.run import loop
+from mft_jax.run.console import open_console
 from mft_jax.run.folder import read_config
+from mft_jax.run.processes import is_first
 from mft_jax.types import MftError
 
 EXAMPLE = "--vary=balancer.name=uniform,coba,famo"
@@ -34,7 +35,7 @@ def run(arguments: Sequence[str]) -> int:
     workdir = Path(args.required_flag(values, "workdir"))
     shared = [argument for argument in arguments if not argument.startswith("--vary")]
     variations = _variations(shared, values["vary"].value or [])
-    console = Console(markup=False)
+    console = open_console()
     for place, variation in enumerate(variations, start=1):
         folder = workdir / variation.name
         console.print(f"run {place} of {len(variations)}: {variation.name}", highlight=False)
@@ -43,7 +44,7 @@ def run(arguments: Sequence[str]) -> int:
             continue
         if not _train(variation, folder, console):
             return 0
-    if jax.process_index() == 0:
+    if is_first():
         names = [variation.name for variation in variations]
         console.print(_table(workdir, names))
         console.print(f"comparison  {write_comparison(workdir, names)}", highlight=False)
@@ -97,13 +98,11 @@ def _is_finished(folder: Path, config: TrainConfig) -> bool:
 def _train(variation: Variation, folder: Path, console: Console) -> bool:
     """False where the user stopped it."""
     try:
-        run, outcome = loop.train(variation.config, folder, console)
+        finished = door.train(variation.config, folder, console)
     except MftError as error:
         raise MftError(f"{variation.name}: {error}") from error
-    if jax.process_index() == 0:
-        conclude(run, outcome, console)
     jax.clear_caches()  # the next run compiles its own step
-    return outcome.reason != "interrupted"
+    return finished.reason != "interrupted"
 
 
 def _table(workdir: Path, names: Sequence[str]) -> Table:

@@ -6,9 +6,10 @@ from pathlib import Path
 from absl import flags
 from rich.console import Console
 
+from mft_jax import door
 from mft_jax.cli import arguments as args
-from mft_jax.run.console import open_console, read_progress, sayer
-from mft_jax.run.export import FORMATS, export_run
+from mft_jax.run.console import open_console
+from mft_jax.run.export import FORMATS
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -37,13 +38,4 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def export(workdir: Path, output: Path, kind: str, which: str, console: Console) -> None:
-    """`export_run`, with what it did on the console."""
-    say = sayer(console)
-    exported = export_run(workdir, output, kind, which, say, read_progress(console))
-    say(f"step {exported.step} -> {output}")
-    if (gap := exported.difference) is not None:
-        say(
-            f"logits of the export against the trained model, on {exported.num_tokens} validation "
-            f"tokens in float32: max |difference| {gap.max_abs:.3g}, mean {gap.mean_abs:.3g}, KL "
-            f"{gap.kl:.3g} nats, same first choice {gap.top1_agreement:.2%}"
-        )
+    door.export(workdir, format=kind, output=output, checkpoint=which, console=console)

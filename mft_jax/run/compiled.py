@@ -32,8 +32,12 @@ def keep_compiled(say: Say) -> None:
 
     Call it before the first compilation of a run. A folder that cannot be written is no error.
     """
-    chosen = "JAX_COMPILATION_CACHE_DIR" in os.environ or jax.config.jax_compilation_cache_dir
-    if chosen or not jax.config.jax_enable_compilation_cache:
+    # By name, because a type checker does not know the attributes of `jax.config`.
+    folder, enabled = (
+        getattr(jax.config, f"jax_{name}")
+        for name in ("compilation_cache_dir", "enable_compilation_cache")
+    )
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ or folder is not None or not enabled:
         return
     try:
         folder = cache_folder()

@@ -31,7 +31,8 @@ ReadProgress = Callable[[str], AbstractContextManager[OnBytes]]  # by the name o
 def open_console() -> Console:
     """A console that prints on the first process; on the others nothing is shown."""
     if is_first():
-        return Console(markup=False, highlight=False)
+        # Plain text in notebooks, too: one stream of lines, not a widget for each.
+        return Console(markup=False, highlight=False, force_jupyter=False)
     return Console(file=io.StringIO(), quiet=True)
 
 

@@ -36,6 +36,7 @@ from mft_jax.models.decoder import param_shapes
 from mft_jax.run.base_model import BaseModelInfo
 from mft_jax.run.checkpoints import has_checkpoint
 from mft_jax.run.parts import Data
+from mft_jax.run.processes import check_equal, on_first
 from mft_jax.types import Batch, MftError
 
 CONFIG_FILE = "config.json"
@@ -58,7 +59,17 @@ def fingerprint(data: TokenizedData) -> dict[str, int]:
 
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-    """Hold a run's folder: one process at a time, and no folder that is something else."""
+    """Hold a run's folder: one run at a time, and no folder that is something else.
+
+    The first process takes the lock. The others wait, and end with it where it cannot.
+    """
+    with contextlib.ExitStack() as held:
+        on_first(f"use {workdir}", lambda: held.enter_context(_locked(workdir)))
+        yield
+
+
+@contextlib.contextmanager
+def _locked(workdir: Path) -> Iterator[None]:
     if any(sign in str(workdir.absolute()) for sign in "*?[]"):
         raise MftError(
             f"--workdir={workdir}: checkpoints in a folder with one of * ? [ ] in its path could "
@@ -127,9 +138,9 @@ def check_or_write_config(
 ) -> None:
     """Write what the run is started with; on resumption compare it with what it was started with.
 
-    One rule decides: settings by their values, base model, adapter and data by their content.
+    One rule decides: settings by their values, base model, adapter and data by their content. All
+    processes must call it, and must have been started with the same; the first one writes.
     """
-    path = workdir / CONFIG_FILE
     now: dict[str, Any] = {
         "config": to_dict(config),
         "finetune": dataclasses.asdict(base.tuning),
@@ -137,6 +148,14 @@ def check_or_write_config(
         "adapter": None if base.imported is None else adapter_checksum(base.imported.folder),
         "data": fingerprint(data.tokenized),
     }
+    started = json.dumps(now, indent=2) + "\n"
+    check_equal("what is trained, or the data,", zlib.crc32(started.encode()))
+    rows = Batch(*(leaf[:SAMPLE_ROWS] for leaf in data.passes[0]))
+    on_first(f"start in {workdir}", lambda: _check_and_write(workdir, now, rows, resumed))
+
+
+def _check_and_write(workdir: Path, now: dict[str, Any], rows: Batch, resumed: bool) -> None:
+    path = workdir / CONFIG_FILE
     if resumed:
         if not path.exists():
             raise MftError(
@@ -155,7 +174,6 @@ def check_or_write_config(
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, path)
-    rows = Batch(*(leaf[:SAMPLE_ROWS] for leaf in data.passes[0]))
     np.savez(workdir / SAMPLE_FILE, **rows._asdict())
 
 
@@ -168,8 +186,8 @@ def _changes(workdir: Path, before: dict[str, Any], now: dict[str, Any]) -> list
             f"the base model in {now['config']['model']['path']} (its config.json or its weights "
             "are not those that the run was trained on)"
         )
-    adapters = (saved["config"]["finetune"].get("adapter", "") for saved in (before, now))
-    changed += _adapter_changes(*adapters, before.get("adapter"))
+    old, new = (saved["config"]["finetune"].get("adapter", "") for saved in (before, now))
+    changed += _adapter_changes(old, new, before.get("adapter"))
     changed += [
         f"data of task {name!r} (its tokens are not what they were)"
         for name, check in now["data"].items()

@@ -13,6 +13,7 @@ from mft_jax.config import TrainConfig
 from mft_jax.run import parts, recorder
 from mft_jax.run.base_model import BaseModelInfo, BaseWeights, load_base, load_untrained, prepare
 from mft_jax.run.checkpoints import Checkpoints, EvalProgress
+from mft_jax.run.compiled import keep_compiled
 from mft_jax.run.console import read_progress, sayer
 from mft_jax.run.display import Display
 from mft_jax.run.folder import check_or_write_config, locked, run_record, saved_tuning
@@ -53,6 +54,7 @@ class Outcome:
 
 def train(config: TrainConfig, workdir: Path, console: Console) -> tuple[Run, Outcome]:
     """Train, or resume, to the end, to early stopping, or to a signal. Raises `MftError`."""
+    keep_compiled(sayer(console))
     with locked(workdir):
         return _train(config, workdir, console)
 

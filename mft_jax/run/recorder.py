@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from mft_jax.run.processes import is_first
 from mft_jax.train_step import StepMetrics
 from mft_jax.types import MftError, TaskSums, TaskTable
 
@@ -28,7 +29,7 @@ FILE_NAME = "metrics.jsonl"
 
 
 class MetricsLog:
-    """Appends to the record once it is open."""
+    """Appends to the record once it is open. Only the first process of a run writes it."""
 
     def __init__(self, workdir: Path):
         self.path = workdir / FILE_NAME
@@ -36,6 +37,8 @@ class MetricsLog:
 
     def open(self, resume_step: int | None) -> None:
         """Take out what a run resumed at `resume_step` will write again; None starts anew."""
+        if not is_first():
+            return
         if resume_step is None:
             self.path.unlink(missing_ok=True)
         else:
@@ -43,6 +46,8 @@ class MetricsLog:
         self.file = self.path.open("a", encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:
+        if not is_first():
+            return
         assert self.file is not None, "open comes before write"
         self.file.write(json.dumps(record, allow_nan=False) + "\n")
         self.file.flush()
