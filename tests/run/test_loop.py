@@ -17,6 +17,8 @@ from mft_jax.config import resolve
 from mft_jax.run import loop, parts
 from mft_jax.run.checkpoints import Checkpoints
 from mft_jax.run.folder import locked
+from mft_jax.run.restore import restore
+from mft_jax.sharding import MeshConfig, make_mesh
 from mft_jax.types import MftError
 
 
@@ -235,6 +237,58 @@ def test_changed_data_is_refused_by_naming_the_task(toy, tmp_path):
     (other / "config.json").write_text(json.dumps(before))
     with pytest.raises(MftError, match="data of task 'echo'"):
         run(config, other)
+
+
+def moved(config, to: Path):
+    """The configuration with its model and its data in another folder."""
+    config = config.copy_and_resolve_references()
+    shutil.copytree(Path(config.model.path), to / "model")
+    config.model.path = str(to / "model")
+    tasks = [task.to_dict() for task in config.data.tasks]
+    for task in tasks:
+        task["path"] = shutil.copy(task["path"], to)
+    config.data.tasks = tuple(tasks)
+    return config
+
+
+def test_a_run_of_version_0_1_resumes_with_model_and_data_moved(toy, tmp_path):
+    config, workdir, whole = toy
+    other = copy_run(workdir, tmp_path / "other", last_step=5)
+    file = other / "config.json"
+    saved = json.loads(file.read_text())
+    file.write_text(json.dumps({key: saved[key] for key in ("config", "finetune", "base", "data")}))
+    _, outcome = run(moved(config, tmp_path), other)
+    assert outcome.step == 10
+    for left, right in zip(
+        jax.tree.leaves(whole.state), jax.tree.leaves(outcome.state), strict=True
+    ):
+        np.testing.assert_array_equal(np.asarray(left), np.asarray(right))
+
+
+def test_another_base_model_of_the_same_shapes_is_refused_by_name(toy, tmp_path):
+    config, workdir, _ = toy
+    other = copy_run(workdir, tmp_path / "other", last_step=5)
+    config = moved(config, tmp_path)
+    shutil.rmtree(config.model.path)
+    testing.tiny_checkpoint(Path(config.model.path), seed=1)
+    with pytest.raises(MftError, match="the base model in .*model .its config.json or its weights"):
+        run(config, other)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_trained_run_is_restored_on_any_mesh(toy, devices):
+    config, workdir, outcome = toy
+    mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
+    for which, step in (("last", 10), (5, 5)):
+        model = restore(workdir, which, mesh)
+        assert model.step == step and model.config == resolve(config)
+        assert {leaf.sharding.num_devices for leaf in jax.tree.leaves(model.trainable)} == {devices}
+        pairs = zip(
+            jax.tree.leaves(outcome.state.trainable), jax.tree.leaves(model.trainable), strict=True
+        )
+        same = [np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs]
+        assert all(same) if which == "last" else not any(same)
+    assert restore(workdir, "best", mesh).step == outcome.progress.best_step
 
 
 def cut(file: Path) -> None:
