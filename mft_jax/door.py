@@ -25,6 +25,7 @@ from mft_jax.report.page import write_report
 from mft_jax.report.record import RunRecord, read_record
 from mft_jax.run import loop
 from mft_jax.run.checkpoints import Checkpoints
+from mft_jax.run.compiled import keep_compiled
 from mft_jax.run.console import open_console, read_progress, sayer
 from mft_jax.run.display import final_table
 from mft_jax.run.export import Exported, export_run, save_run_adapter
@@ -147,6 +148,7 @@ def train(
     settings = config if isinstance(config, TrainConfig) else resolve(config)
     settings, folder = with_absolute_paths(settings), Path(workdir).expanduser()
     console = console or open_console()
+    keep_compiled(sayer(console))
     run, outcome = loop.train(settings, folder, console)
     _conclude(run, outcome, console)
     return Run(folder)

@@ -29,18 +29,17 @@ from mft_jax.config import TrainConfig
 from mft_jax.data.encoding import build_encoder, encode
 from mft_jax.data.samples import Conversation, Message
 from mft_jax.data.templates import FAULTS, chat_tokenizer, render
-from mft_jax.finetune.attach import init_trainable, split_initial_adapters, store_weight
+from mft_jax.finetune.attach import store_weight
 from mft_jax.finetune.combine import count_parameters
-from mft_jax.finetune.tuning import FinetuneConfig, adapted_paths, is_linear
+from mft_jax.finetune.tuning import FinetuneConfig, is_linear
 from mft_jax.huggingface import base_weights
-from mft_jax.huggingface.adapter_import import read_adapter
 from mft_jax.huggingface.folders import model_folder
 from mft_jax.huggingface.tokenizers import load_tokenizer
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.decoder import bind, param_shapes
 from mft_jax.models.families.base import Family
-from mft_jax.run.base_model import check_model
-from mft_jax.run.console import read_progress
+from mft_jax.run.base_model import describe
+from mft_jax.run.console import quiet, read_progress
 from mft_jax.types import MftError, Params
 
 Rows = list[tuple[str, str]]
@@ -127,21 +126,10 @@ def tensor_rows(subject: Subject) -> Rows:
 def storage_rows(subject: Subject) -> Rows:
     """What becomes of the weights under the config's `finetune`, `mesh` and `compute_dtype`."""
     settings, shapes = subject.settings, param_shapes(subject.model)
-    tuning, dtype = settings.finetune, settings.model.compute_dtype
-    if tuning.adapter:
-        where = Path(tuning.adapter).expanduser()
-        adapter = read_adapter(where, tuning, subject.family, subject.model, shapes)
-        adapter.check_base(
-            base_weights.checked_spans(subject.folder, subject.family, subject.model)
-        )
-        tuning = adapter.finetune
-    adapted = frozenset(adapted_paths(tuning, shapes))
-    check_model(settings, subject.model, adapted)
-    read, start = split_initial_adapters(stored_shapes(subject, tuning, adapted))
-    trainable = jax.eval_shape(
-        lambda read, start: init_trainable(tuning, read, shapes, 0, start), read, start
-    )
-    count = count_parameters(tuning, shapes, trainable, dtype)
+    base = describe(settings, subject.folder, subject.family, subject.model, quiet)
+    tuning, dtype = base.tuning, settings.model.compute_dtype
+    check_stored(subject, tuning, base.adapted)
+    count = count_parameters(tuning, shapes, base.trainable_shapes, dtype)
     matrices = sum(math.prod(s.shape[:-2]) for p, s in shapes.items() if is_linear(p))
     forms = f"{matrices:,} matrices as {tuning.stored or dtype}, the rest as {dtype}"
     if tuning.method == "full":
@@ -154,10 +142,10 @@ def storage_rows(subject: Subject) -> Rows:
     ]
 
 
-def stored_shapes(subject: Subject, tuning: FinetuneConfig, adapted: frozenset[str]) -> Params:
-    """Every parameter as `store_weight` stores it, in shapes. One `MftError` lists those that
-    cannot be quantised, and those that the mesh does not divide."""
-    settings, stored = subject.settings, {}
+def check_stored(subject: Subject, tuning: FinetuneConfig, adapted: frozenset[str]) -> None:
+    """Raise one `MftError` that lists the weights that cannot be quantised, and those that the mesh
+    does not divide."""
+    settings = subject.settings
     how = {"dtype": settings.model.compute_dtype, "adapted": adapted}
     problems: list[str] = []
     # Training may have devices that are not here; -1 depends on how many they are.
@@ -171,13 +159,11 @@ def stored_shapes(subject: Subject, tuning: FinetuneConfig, adapted: frozenset[s
             store = jax.vmap(store)
         try:
             sharding.leaf_shardings(mesh, path, dense[path])
-            stored[path] = jax.eval_shape(store, dense[path])
-            sharding.leaf_shardings(mesh, path, stored[path])
+            sharding.leaf_shardings(mesh, path, jax.eval_shape(store, dense[path]))
         except MftError as error:
             problems.append(str(error) if path in str(error) else f"{path}: {error}")
     if problems:
         raise MftError(f"{subject.folder} cannot be stored so:\n  " + "\n  ".join(problems))
-    return stored
 
 
 def tokenizer_rows(subject: Subject) -> Rows:

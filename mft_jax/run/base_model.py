@@ -83,15 +83,26 @@ def prepare(config: TrainConfig, say: Say, saved: FinetuneConfig | None = None) 
     """
     folder = model_folder(config.model.path)
     family, model_config = read_model(folder)
-    shapes = param_shapes(model_config)
-    pretrained = config.model.weights == "pretrained"
-    spans = checked_spans(folder, family, model_config) if pretrained else {}
+    if config.model.weights == "pretrained":
+        checked_spans(folder, family, model_config)
+    return describe(config, folder, family, model_config, say, saved)
+
+
+def describe(
+    config: TrainConfig,
+    folder: Path,
+    family: Family,
+    model_config: ModelConfig,
+    say: Say,
+    saved: FinetuneConfig | None = None,
+) -> BaseModelInfo:
+    """`prepare` for a folder whose config.json has been read: what `tuning` makes of the model."""
     tuning, imported = saved or config.finetune, None
     if tuning.adapter and not saved:
-        where = Path(tuning.adapter).expanduser()
+        where, shapes = Path(tuning.adapter).expanduser(), param_shapes(model_config)
         imported = read_adapter(where, tuning, family, model_config, shapes)
-        if pretrained:
-            imported.check_base(spans)
+        if config.model.weights == "pretrained":
+            imported.check_base(checked_spans(folder, family, model_config))
         tuning = imported.finetune
         say(
             f"training continues from {imported.folder}: rank {tuning.rank}, alpha "

@@ -13,7 +13,6 @@ from mft_jax.config import TrainConfig
 from mft_jax.run import parts, recorder
 from mft_jax.run.base_model import BaseModelInfo, BaseWeights, load_base, load_untrained, prepare
 from mft_jax.run.checkpoints import Checkpoints, EvalProgress
-from mft_jax.run.compiled import keep_compiled
 from mft_jax.run.console import read_progress, sayer
 from mft_jax.run.display import Display
 from mft_jax.run.folder import check_or_write_config, locked, run_record, saved_tuning
@@ -54,7 +53,6 @@ class Outcome:
 
 def train(config: TrainConfig, workdir: Path, console: Console) -> tuple[Run, Outcome]:
     """Train, or resume, to the end, to early stopping, or to a signal. Raises `MftError`."""
-    keep_compiled(sayer(console))
     with locked(workdir):
         return _train(config, workdir, console)
 
@@ -64,7 +62,7 @@ def _train(config: TrainConfig, workdir: Path, console: Console) -> tuple[Run, O
     mesh = make_mesh(config.mesh)
     parts.check_rows(config, mesh)
     # 2. what is trained, and on what: all that can be wrong, before a weight is read
-    say, progress = sayer(console), read_progress(console)
+    say = sayer(console)
     base = prepare(config, say, saved_tuning(workdir))
     data = parts.build_data(config, base, say)
     parts.check_steps(config, base, data)
@@ -75,7 +73,7 @@ def _train(config: TrainConfig, workdir: Path, console: Console) -> tuple[Run, O
     # 4. how it is trained (objective, balancer, optimiser, compiled step), and the weights
     functions = parts.build_step_functions(config, base, mesh, data)
     load = load_untrained if at is None else load_base
-    weights, trainable = load(config, base, mesh, progress)
+    weights, trainable = load(config, base, mesh, read_progress(console))
     tasks, loop = data.tokenized.tasks, config.loop
     display = Display(console, tasks, loop.steps, loop.log_every_steps)
     finished, log = at is not None and at >= loop.steps, MetricsLog(workdir)
@@ -99,8 +97,8 @@ def _train(config: TrainConfig, workdir: Path, console: Console) -> tuple[Run, O
         recorder.restart_clock()
         _loop(run, outcome, stop)
         if not finished:
-            ended = {"step": outcome.step, "reason": outcome.reason, "seconds": _seconds(outcome)}
-            log.write({"kind": "end", **ended})
+            ended = {"step": outcome.step, "reason": outcome.reason}
+            log.write({"kind": "end", **ended, "seconds": _seconds(outcome)})
     return run, outcome
 
 
