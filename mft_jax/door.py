@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from absl import logging
 from ml_collections import ConfigDict
 from rich.console import Console
 
@@ -148,6 +149,7 @@ def train(
     settings = config if isinstance(config, TrainConfig) else resolve(config)
     settings, folder = with_absolute_paths(settings), Path(workdir).expanduser()
     console = console or open_console()
+    logging.set_verbosity(logging.ERROR)  # orbax warns of its own defaults
     keep_compiled(sayer(console))
     run, outcome = loop.train(settings, folder, console)
     _conclude(run, outcome, console)
