@@ -1,7 +1,31 @@
 """Multi-task fine-tuning of code LLMs in JAX.
 
+    import mft_jax as mft
+
+    config = mft.default_config()          # all settings, to be changed
+    run = mft.train(config, "runs/first")  # trains, or resumes
+    run.report()                           # the page, shown in a notebook
+    mft.export(run, format="peft", output="adapter")
+
+Public names: default_config, train, open_run, export, Run, MftError. They are loaded when they are
+first used: the import itself is cheap and starts nothing.
+
 Reading path, one sitting: cli/train -> run/loop -> train_step -> losses -> balancers/coba ->
-data/packing. The house is described in README.md.
+data/packing. The layout is described in README.md.
 """
 
 __version__ = "0.1.0"
+
+_DOOR = ("default_config", "train", "open_run", "export", "Run", "MftError")
+
+
+def __getattr__(name: str):
+    if name in _DOOR:
+        import importlib
+
+        return getattr(importlib.import_module("mft_jax.door"), name)
+    raise AttributeError(f"module 'mft_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*_DOOR, "__version__"]

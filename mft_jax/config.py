@@ -11,6 +11,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import ml_collections
@@ -117,10 +118,12 @@ class TrainConfig:
             )
 
 
-# A run may be continued with other values of these; all else decides what the numbers mean.
-# Where the data lies is free, too: what it holds is compared by fingerprint (see `workdir`).
+# A run may be resumed with other values of these; all else decides what the numbers mean.
 RESUMABLE = ("mesh", "loop.eval_every_steps", "loop.save_every_steps", "loop.log_every_steps",
              "loop.diagnose_every_steps", "loop.patience_evals")  # fmt: skip
+# Where base model, adapter and data lie is free: what is there is compared by its content (see
+# `run.folder`).
+PLACES = re.compile(r"model\.path|finetune\.adapter|data\.tasks\.\d+\.(valid_)?path")
 
 
 def default() -> Any:
@@ -136,6 +139,20 @@ def resolve(config: ml_collections.ConfigDict | Mapping[str, Any]) -> TrainConfi
     return _build(TrainConfig, config, "")
 
 
+def with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """Folders of model and adapter by absolute paths: a run's folder is used from other places."""
+    model = dataclasses.replace(config.model, path=_from_anywhere(config.model.path))
+    tuning = config.finetune
+    tuning = dataclasses.replace(tuning, adapter=_from_anywhere(tuning.adapter))
+    return dataclasses.replace(config, model=model, finetune=tuning)
+
+
+def _from_anywhere(path: str) -> str:
+    """A folder that exists by its absolute path; other names (`builtin:`, hub) as they are."""
+    folder = Path(path).expanduser()
+    return str(folder.absolute()) if path and folder.exists() else path
+
+
 def to_dict(config: TrainConfig) -> dict[str, Any]:
     """Plain JSON-able form; `resolve(to_dict(config)) == config`."""
     return dataclasses.asdict(config)
@@ -149,7 +166,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         for key in sorted(left.keys() | right.keys())
         if left.get(key) != right.get(key)
         and not any(key == free or key.startswith(free + ".") for free in RESUMABLE)
-        and not re.fullmatch(r"data\.tasks\.\d+\.(valid_)?path", key)
+        and not PLACES.fullmatch(key)
     ]
 
 

@@ -125,5 +125,7 @@ def test_differences_name_what_decides_the_numbers_and_nothing_else():
     new["loop"]["save_every_steps"] = 1
     new["mesh"]["tensor"] = 2
     assert differences(old, new) == []
+    new["model"]["path"] = new["finetune"]["adapter"] = "elsewhere"  # compared by content
+    assert differences(old, new) == []
     new["finetune"]["rank"] = 8
     assert differences(old, new) == ["finetune.rank: 16 -> 8"]

@@ -68,7 +68,7 @@ def test_a_tiny_checkpoint_is_imported_trained_and_exported(family, tmp_path, ca
     if FAMILIES[family].tiny_config().get("eos_token_id") != stop:
         generation = json.loads((output / "generation_config.json").read_text())
         assert stop in generation["eos_token_id"]
-    assert len(jax.tree.leaves(run.model.frozen)) > 0
+    assert len(jax.tree.leaves(run.weights.frozen)) > 0
 
 
 COMPOSITIONS = {
@@ -85,7 +85,7 @@ def test_what_was_trained_is_what_is_exported(name, tmp_path, capsys):
     family = "mixtral" if name == "experts" else "llama"
     run, _ = five_steps(tmp_path, family, **COMPOSITIONS[name])
     console = Console(width=200, force_terminal=False)
-    stored = run.model.finetune.stored
+    stored = run.base.tuning.stored
     export(
         tmp_path / "run",
         tmp_path / "merged",
@@ -107,7 +107,7 @@ def test_training_goes_on_from_an_adapter_whose_folder_may_go_then_but_not_its_b
     config.balancer.name = "uniform"
     config.finetune.adapter = str(tmp_path / "adapter")
     second, _ = loop.train(configs.resolve(config), tmp_path / "b" / "run", Console(quiet=True))
-    tuning = second.model.finetune
+    tuning = second.base.tuning
     assert (tuning.rank, tuning.alpha, tuning.targets) == (
         8,
         12.0,
@@ -121,7 +121,7 @@ def test_training_goes_on_from_an_adapter_whose_folder_may_go_then_but_not_its_b
     # From then on the run stands alone: what its folder was started from may go.
     shutil.rmtree(tmp_path / "adapter")
     again, _ = loop.train(configs.resolve(config), tmp_path / "b" / "run", Console(quiet=True))
-    assert again.model.finetune == tuning
+    assert again.base.tuning == tuning
     out = tmp_path / "second"
     export(tmp_path / "b" / "run", out, "peft", "last", Console(quiet=True))
     assert json.loads((out / "adapter_config.json").read_text())["lora_alpha"] == 12

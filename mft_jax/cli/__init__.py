@@ -7,18 +7,8 @@ from collections.abc import Sequence
 
 from absl import logging
 
+from mft_jax.cli.commands import COMMANDS
 from mft_jax.types import MftError
-
-COMMANDS = {
-    "config": "print every setting with its value, type, default and meaning",
-    "check": "look at --config's checkpoint before training",
-    "train": "fine-tune, or resume, as --config says, into --workdir",
-    "export": "write a PEFT adapter or a merged model from --workdir",
-    "report": "write report.html from the metrics in --workdir",
-    "data": "show what --config's tasks hold, and how well they pack",
-    "compare": "train every variation of --config, and compare them on one page",
-    "bench": "measure the loader and the balancer's cost under --config",
-}
 
 
 def usage() -> str:

@@ -1,6 +1,5 @@
 """Flags of a command, read with absl and ml_collections; every mistake is an `MftError`."""
 
-import dataclasses
 import os
 import sys
 from collections.abc import Sequence
@@ -9,14 +8,15 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from mft_jax.config import TrainConfig, resolve
+from mft_jax.cli.commands import COMMANDS
+from mft_jax.config import TrainConfig, resolve, with_absolute_paths
 from mft_jax.types import MftError
 
 
-def parse(command: str, doc: str, arguments: Sequence[str], values: flags.FlagValues) -> None:
+def parse(command: str, arguments: Sequence[str], values: flags.FlagValues) -> None:
     """Parse `arguments` into `values`; `--help` prints the flags and ends."""
     if any(argument in ("-h", "--help", "-help") for argument in arguments):
-        print(f"mft {command}: {doc}\n")
+        print(f"mft {command}: {COMMANDS[command]}\n")
         for name in values:
             if name == values[name].name:
                 default = values[name].default
@@ -65,21 +65,11 @@ def config_flag(values: flags.FlagValues, arguments: Sequence[str]) -> None:
 
 
 def resolved(values: flags.FlagValues) -> TrainConfig:
-    config = values["config"].value
-    if config is None:
+    """`--config` as frozen dataclasses, its folders by absolute paths."""
+    settings = values["config"].value
+    if settings is None:
         raise MftError("no --config was given; expected a file such as configs/quickstart.py")
-    resolved = resolve(config)
-    # The run's folder is used from other places, too.
-    model = dataclasses.replace(resolved.model, path=_from_anywhere(resolved.model.path))
-    tuning = resolved.finetune
-    tuning = dataclasses.replace(tuning, adapter=_from_anywhere(tuning.adapter))
-    return dataclasses.replace(resolved, model=model, finetune=tuning)
-
-
-def _from_anywhere(path: str) -> str:
-    """A folder that exists by its absolute path; other names (`builtin:`, hub) as they are."""
-    folder = Path(path).expanduser()
-    return str(folder.absolute()) if path and folder.exists() else path
+    return with_absolute_paths(resolve(settings))
 
 
 def required_flag(values: flags.FlagValues, name: str) -> str:

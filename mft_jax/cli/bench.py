@@ -20,10 +20,12 @@ from mft_jax.balancers.base import Balancer
 from mft_jax.balancers.registry import BALANCERS, BalancerConfig
 from mft_jax.cli import arguments as args
 from mft_jax.config import TrainConfig
+from mft_jax.data.tasks import Tasks
 from mft_jax.run import batches, parts
-from mft_jax.run.base_model import Model, load_model, prepare
+from mft_jax.run.base_model import load_untrained, prepare
+from mft_jax.run.console import open_console, read_progress, sayer
 from mft_jax.sharding import make_mesh
-from mft_jax.types import Batch, MftError, TaskSums, TaskTable
+from mft_jax.types import Batch, MftError, Params, TaskSums, TaskTable
 
 WARM_UP_ROUNDS = 2
 CAPTION = (
@@ -53,8 +55,8 @@ def run(arguments: Sequence[str]) -> int:
     flags.DEFINE_integer(
         "num_tasks", None, "deal the samples out to so many tasks instead", flag_values=values
     )
-    args.parse("bench", "measure the loader and what balancers cost", arguments, values)
-    console = Console(markup=False)
+    args.parse("bench", arguments, values)
+    console = open_console()
     config = args.resolved(values)
     names = values["balancers"].value or [config.balancer.name]
     names = list(BALANCERS) if names == ["all"] else names
@@ -78,25 +80,27 @@ def measure(
     """
     mesh = make_mesh(config.mesh)
     parts.check_rows(config, mesh)
-    model = load_model(config, prepare(config, console), mesh, console)
-    data = batches.build_data(config, model, mesh, console)
-    loader_rate = _loader_rate(data, repeats)
+    say = sayer(console)
+    base = prepare(config, say)
+    weights, trainable = load_untrained(config, base, mesh, read_progress(console))
+    data = batches.build_data(config, base, mesh, say)
+    tasks, loader_rate = data.tasks, _loader_rate(data, repeats)
     batch, valid = next(data.train), data.valid.batch(0)
     if num_tasks is not None:
-        data = _with_tasks(data, num_tasks)
+        tasks = _with_tasks(tasks, num_tasks)
         batch, valid = (_deal_out(rows, num_tasks) for rows in (batch, valid))
     batch, valid = (batches.place_batch(rows, mesh) for rows in (batch, valid))
     tokens = int((np.asarray(batch.segment_ids) > 0).sum())
-    count = len(data.tasks.table)
+    count = len(tasks.table)
     timed: dict[str, Timed] = {}
     for name in dict.fromkeys(["uniform", *names]):
         console.print(f"compiling {name}", highlight=False)
         balanced = dataclasses.replace(config, balancer=_dearest(config.balancer, name))
-        parts.check_steps(balanced, model, data)
-        functions = parts.build_step_functions(balanced, model, mesh, data)
-        timed[name] = _stepper(functions, model, batch, valid, count)
+        parts.check_steps(balanced, base, tasks)
+        functions = parts.build_step_functions(balanced, base, mesh, tasks)
+        timed[name] = _stepper(functions, trainable, weights.frozen, batch, valid)
         if name == "uniform":
-            evaluate = functools.partial(functions.evaluate, model.trainable, model.frozen, valid)
+            evaluate = functools.partial(functions.evaluate, trainable, weights.frozen, valid)
             timed["validation forward"] = Timed("", lambda call=evaluate: _wait(call()), 0)
     order = np.random.default_rng(0)
     rounds = [
@@ -109,11 +113,10 @@ def measure(
     ]
 
 
-def _with_tasks(data: batches.Data, num_tasks: int) -> batches.Data:
+def _with_tasks(tasks: Tasks, num_tasks: int) -> Tasks:
     table = TaskTable(tuple(f"task_{i}" for i in range(num_tasks)))
-    expected = {unit: np.full(num_tasks, 1.0) for unit in data.tasks.expected_counts}
-    dealt_out = dataclasses.replace(data.tasks, table=table, expected_counts=expected)
-    return dataclasses.replace(data, tasks=dealt_out)
+    expected = {unit: np.full(num_tasks, 1.0) for unit in tasks.expected_counts}
+    return dataclasses.replace(tasks, table=table, expected_counts=expected)
 
 
 def _deal_out(batch: Batch, num_tasks: int) -> Batch:
@@ -132,16 +135,17 @@ def _dearest(config: BalancerConfig, name: str) -> BalancerConfig:
 
 
 def _stepper(
-    functions: parts.StepFunctions, model: Model, batch: Batch, valid: Batch, num_tasks: int
+    functions: parts.StepFunctions, trainable: Params, frozen: Params, batch: Batch, valid: Batch
 ) -> Timed:
+    num_tasks = functions.spec.objective.num_tasks
     ones = TaskSums(*(np.ones(num_tasks, np.float32) for _ in range(2)))
-    # The step donates its state, so it gets a copy and not the model's own parameters.
-    state = functions.init_state(jax.tree.map(jax.numpy.copy, model.trainable), ones)
-    analysis = functions.step.lower(state, model.frozen, batch, valid).compile().memory_analysis()
+    # The state takes its parameters over, and the other balancers need them, too.
+    state = functions.init_state(jax.tree.map(jax.numpy.copy, trainable), ones)
+    analysis = functions.step.lower(state, frozen, batch, valid).compile().memory_analysis()
 
     def call() -> None:
         nonlocal state
-        state, metrics = functions.step(state, model.frozen, batch, valid)
+        state, metrics = functions.step(state, frozen, batch, valid)
         _wait((state, metrics))
 
     memory = 0 if analysis is None else analysis.temp_size_in_bytes

@@ -30,18 +30,19 @@ from mft_jax.config import TrainConfig
 from mft_jax.data.encoding import build_encoder, encode
 from mft_jax.data.samples import Conversation, Message
 from mft_jax.data.templates import chat_tokenizer, render
-from mft_jax.finetune.attach import init_trainable, split_initial_adapters, store_weight
+from mft_jax.finetune.attach import store_weight
 from mft_jax.finetune.combine import count_parameters
-from mft_jax.finetune.tuning import FinetuneConfig, adapted_paths
+from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.huggingface import base_weights
-from mft_jax.huggingface.adapter_import import read_adapter
 from mft_jax.huggingface.folders import model_folder
+from mft_jax.huggingface.tensors import Span
 from mft_jax.huggingface.tokenizers import load_tokenizer
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.decoder import bind
 from mft_jax.models.families.base import Family
 from mft_jax.models.params import param_infos
-from mft_jax.run.base_model import check_model, loading
+from mft_jax.run.base_model import describe
+from mft_jax.run.console import quiet, read_progress
 from mft_jax.types import FOREIGN_CODE_ERRORS, MftError, Params
 
 Rows = list[tuple[str, str]]
@@ -62,13 +63,18 @@ class Subject:
     family: Family
     model: ModelConfig
 
+    @functools.cached_property
+    def spans(self) -> dict[str, Span]:
+        """Where the tensors lie. Raises `MftError` with all that is wrong with them."""
+        return base_weights.checked_spans(self.folder, self.family, self.model)
+
 
 def run(arguments: Sequence[str]) -> int:
     values = flags.FlagValues()
     args.config_flag(values, arguments)
     flags.DEFINE_bool("headers_only", False, "read no weights, compare no logits", values)
     flags.DEFINE_string("prompt", None, "what to compare logits on, else a function", values)
-    args.parse("check", "look at --config's checkpoint before training", arguments, values)
+    args.parse("check", arguments, values)
     settings, console = args.resolved(values), Console(markup=False, highlight=False)
     if settings.model.weights == "random":
         raise MftError("model.weights='random' reads no checkpoint; expected 'pretrained'")
@@ -110,7 +116,7 @@ def overview(subject: Subject) -> tuple[Table, list[str]]:
 
 
 def tensor_rows(subject: Subject) -> Rows:
-    spans = base_weights.checked_spans(subject.folder, subject.family, subject.model)
+    spans = subject.spans
     sizes: Counter[str] = Counter()
     for span in spans.values():
         sizes[span.dtype] += span.nbytes
@@ -128,21 +134,11 @@ def tensor_rows(subject: Subject) -> Rows:
 def storage_rows(subject: Subject) -> Rows:
     """What becomes of the weights under the config's `finetune`, `mesh` and `compute_dtype`."""
     settings, infos = subject.settings, param_infos(subject.model)
-    tuning, dtype = settings.finetune, settings.model.compute_dtype
-    if tuning.adapter:
-        where = Path(tuning.adapter).expanduser()
-        adapter = read_adapter(where, tuning, subject.family, subject.model)
-        adapter.check_base(
-            base_weights.checked_spans(subject.folder, subject.family, subject.model)
-        )
-        tuning = adapter.tuning
-    adapted = frozenset(adapted_paths(tuning, infos))
-    check_model(settings, subject.model, adapted)
-    read, start = split_initial_adapters(stored_shapes(subject, tuning, adapted))
-    trainable = jax.eval_shape(
-        lambda read, start: init_trainable(tuning, read, infos, 0, start), read, start
-    )
-    count = count_parameters(tuning, infos, trainable, dtype)
+    spans = subject.spans if settings.finetune.adapter else {}
+    base = describe(settings, subject.folder, subject.family, subject.model, spans, quiet)
+    tuning, dtype = base.tuning, settings.model.compute_dtype
+    check_stored(subject, tuning, base.adapted)
+    count = count_parameters(tuning, infos, base.trainable_shapes, dtype)
     matrices = sum(math.prod(info.stack) for info in infos.values() if info.quantizable)
     forms = f"{matrices:,} matrices as {tuning.stored or dtype}, the rest as {dtype}"
     if tuning.method == "full":
@@ -155,10 +151,10 @@ def storage_rows(subject: Subject) -> Rows:
     ]
 
 
-def stored_shapes(subject: Subject, tuning: FinetuneConfig, adapted: frozenset[str]) -> Params:
-    """Every parameter as `store_weight` stores it, in shapes. One `MftError` lists those that
-    cannot be quantised, and those that the mesh does not divide."""
-    settings, stored = subject.settings, {}
+def check_stored(subject: Subject, tuning: FinetuneConfig, adapted: frozenset[str]) -> None:
+    """Raise one `MftError` that lists the weights that cannot be quantised, and those that the mesh
+    does not divide."""
+    settings = subject.settings
     how = {"dtype": settings.model.compute_dtype, "adapted": adapted}
     problems: list[str] = []
     # Training may have devices that are not here; -1 depends on how many they are.
@@ -168,13 +164,12 @@ def stored_shapes(subject: Subject, tuning: FinetuneConfig, adapted: frozenset[s
         one = functools.partial(store_weight, tuning, info, **how)
         try:
             sharding.leaf_shardings(mesh, info, info.struct)
-            stored[path] = jax.eval_shape(over_stack(one, len(info.stack)), info.struct)
-            sharding.leaf_shardings(mesh, info, stored[path])
+            stored = jax.eval_shape(over_stack(one, len(info.stack)), info.struct)
+            sharding.leaf_shardings(mesh, info, stored)
         except MftError as error:
             problems.append(str(error) if path in str(error) else f"{path}: {error}")
     if problems:
         raise MftError(f"{subject.folder} cannot be stored so:\n  " + "\n  ".join(problems))
-    return stored
 
 
 def tokenizer_rows(subject: Subject) -> Rows:
@@ -233,7 +228,7 @@ def compare(subject: Subject, prompt: str, console: Console) -> bool:
 
 def our_logits(subject: Subject, ids: Tokens, console: Console) -> Logits:
     mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
-    with loading(console, subject.folder.name) as progress:
+    with read_progress(console)(subject.folder.name) as progress:
         params = base_weights.load_params(
             subject.folder, subject.family, subject.model, on_bytes=progress,
             store_weight=lambda info, weight: weight.astype(jnp.float32),

@@ -8,15 +8,16 @@ import jax
 from absl import flags
 from rich.console import Console
 
+from mft_jax import door
 from mft_jax.cli import arguments as args
-from mft_jax.cli.train import conclude
 from mft_jax.config import TrainConfig, to_dict
 from mft_jax.record.reading import passed_over_note, read_record
 from mft_jax.record.schema import CONFIG_FILE, METRICS_FILE
 from mft_jax.report.comparison import write_comparison
-from mft_jax.run import loop
-from mft_jax.run.display import comparison_table, say_on
+from mft_jax.run.console import open_console, sayer
+from mft_jax.run.display import comparison_table
 from mft_jax.run.folder import read_config
+from mft_jax.run.processes import is_first
 from mft_jax.types import MftError
 
 EXAMPLE = "--vary=balancer.name=uniform,coba,famo"
@@ -30,13 +31,13 @@ class Variation:
 
 def run(arguments: Sequence[str]) -> int:
     values = _flags(arguments)
-    args.parse("compare", "train every variation of --config, and compare", arguments, values)
+    args.parse("compare", arguments, values)
     args.resolved(values)
     workdir = Path(args.required_flag(values, "workdir"))
     shared = [argument for argument in arguments if not argument.startswith("--vary")]
     variations = _variations(shared, values["vary"].value or [])
-    console = Console(markup=False)
-    say = say_on(console)
+    console = open_console()
+    say = sayer(console)
     for place, variation in enumerate(variations, start=1):
         folder = workdir / variation.name
         say(f"run {place} of {len(variations)}: {variation.name}")
@@ -45,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
             continue
         if not _train(variation, folder, console):
             return 0
-    if jax.process_index() == 0:
+    if is_first():
         names = [variation.name for variation in variations]
         records = {name: read_record(workdir / name / METRICS_FILE) for name in names}
         console.print(comparison_table(records))
@@ -82,7 +83,7 @@ def _variations(shared: Sequence[str], vary: Sequence[str]) -> list[Variation]:
     for change in changes:
         changed = [*shared, f"--config.{change}"]
         values = _flags(changed)
-        args.parse("compare", "", changed, values)
+        args.parse("compare", changed, values)
         config = args.resolved(values)
         if "/" in change:
             raise MftError(f"--vary: {change!r} cannot name a folder; vary a setting without '/'")
@@ -103,10 +104,8 @@ def _is_finished(folder: Path, config: TrainConfig) -> bool:
 def _train(variation: Variation, folder: Path, console: Console) -> bool:
     """False where the user stopped it."""
     try:
-        run, outcome = loop.train(variation.config, folder, console)
+        finished = door.train(variation.config, folder, console)
     except MftError as error:
         raise MftError(f"{variation.name}: {error}") from error
-    if jax.process_index() == 0:
-        conclude(run, outcome, console)
     jax.clear_caches()  # the next run compiles its own step
-    return outcome.reason != "interrupted"
+    return finished.reason != "interrupted"

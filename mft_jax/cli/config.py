@@ -23,7 +23,7 @@ def run(arguments: Sequence[str]) -> int:
     args.config_flag(values, arguments)
     flags.DEFINE_bool("schema", False, "print a JSON Schema of the settings instead", values)
     flags.DEFINE_string("find", "", "only settings whose name or text holds this", values)
-    args.parse("config", "print every setting", arguments, values)
+    args.parse("config", arguments, values)
     if values["schema"].value:
         print(json.dumps(json_schema(TrainConfig, "mft_jax configuration"), indent=2))
         return 0

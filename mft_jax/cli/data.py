@@ -18,7 +18,7 @@ from mft_jax.run.run_line import packing_facts, task_counts
 def run(arguments: Sequence[str]) -> int:
     values = flags.FlagValues()
     args.config_flag(values, arguments)
-    args.parse("data", "show what the tasks hold and how well they pack", arguments, values)
+    args.parse("data", arguments, values)
     config = args.resolved(values)
     folder = model_folder(config.model.path)
     tokenizer = load_tokenizer(folder, read_model(folder)[1].vocab_size)

@@ -15,7 +15,7 @@ from mft_jax.report.page import write_report
 def run(arguments: Sequence[str]) -> int:
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "the run's folder", flag_values=values)
-    args.parse("report", "write report.html from the metrics", arguments, values)
+    args.parse("report", arguments, values)
     workdir = Path(args.required_flag(values, "workdir"))
     record = read_record(workdir / METRICS_FILE)
     if note := passed_over_note(record):

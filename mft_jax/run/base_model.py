@@ -1,26 +1,13 @@
-"""A base model from its folder to its devices, with what is to be trained beside it."""
+"""A base model: what it is, its frozen weights, and the adapters that training starts from."""
 
-import contextlib
 import dataclasses
 import functools
-import resource
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
-from rich.console import Console
-from rich.filesize import decimal
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-from rich.progress import Progress as RichProgress
 
 from mft_jax import sharding
 from mft_jax.config import TrainConfig
@@ -44,174 +31,182 @@ from mft_jax.huggingface.tensors import Span
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.families.base import Family
 from mft_jax.models.params import ParamInfo, ParamInfos, param_infos
+from mft_jax.run.console import ReadProgress, Say
 from mft_jax.types import MftError, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
-    """A model of which no weight has been read: what the settings make of it is known to fit.
+class BaseModelInfo:
+    """What a base model is and how it is tuned. No array: no weight has been read.
 
-    `finetune`: the config's, with what an imported adapter says in place of it.
+    folder        where config.json, weights and tokenizer lie
+    model_config  the decoder that config.json describes
+    tuning        the config's, with what an imported adapter says in its place
+    imported      the adapter that training starts from, if there is one
+    name          what others can find the model by
+    spans         where its tensors lie; empty for weights made at random
     """
 
     folder: Path
     family: Family
-    config: ModelConfig
-    finetune: FinetuneConfig
+    model_config: ModelConfig
+    tuning: FinetuneConfig
     imported: ImportedAdapter | None
-    name: str  # what others can find the model by
-    spans: Mapping[str, Span]  # where its tensors lie; empty for weights made at random
+    name: str
+    spans: Mapping[str, Span]
+
+    @property
+    def infos(self) -> ParamInfos:
+        return param_infos(self.model_config)
 
     @property
     def adapted(self) -> frozenset[str]:
-        return frozenset(adapted_paths(self.finetune, param_infos(self.config)))
+        """Paths of the weights that get an adapter."""
+        return frozenset(adapted_paths(self.tuning, self.infos))
+
+    @property
+    def trainable_shapes(self) -> Params:
+        """Shapes of what is trained, in float32."""
+        every = {path: info.struct for path, info in self.infos.items()}
+        read = every if self.tuning.method == "full" or self.tuning.dora else {}
+        return jax.eval_shape(lambda read: init_trainable(self.tuning, read, self.infos, 0), read)
 
 
-@dataclasses.dataclass(frozen=True)
-class Model(Prepared):
-    """A base model on the mesh, split into what is frozen and what is trained. `start`: what the
-    adapters were that started from their weights."""
+class BaseWeights(NamedTuple):
+    """Arrays of a base model on the mesh.
+
+    frozen            {path: stored weight}; empty where all weights are trained
+    initial_adapters  {path: {"a", "b"}} of adapters that started from their weight (PiSSA, LoftQ)
+    """
 
     frozen: Params
-    trainable: Params
-    start: Params
+    initial_adapters: Params
 
 
-def prepare(config: TrainConfig, console: Console, begun: FinetuneConfig | None = None) -> Prepared:
-    """`begun`: the settings of a run that goes on. Then an imported adapter is part of its
-    checkpoints, and the folder that it came from is not read again."""
+def prepare(config: TrainConfig, say: Say, saved: FinetuneConfig | None = None) -> BaseModelInfo:
+    """All that can be known of the base model without reading a weight. Raises `MftError`.
+
+    `saved`: the tuning of a run that is resumed. Then an imported adapter is part of its
+    checkpoints, and the folder that it came from is not read again.
+    """
     folder = model_folder(config.model.path)
-    family, model = read_model(folder)
+    family, model_config = read_model(folder)
     pretrained = config.model.weights == "pretrained"
-    spans = checked_spans(folder, family, model) if pretrained else {}
-    tuning, imported = begun or config.finetune, None
-    if tuning.adapter and not begun:
-        imported = read_adapter(Path(tuning.adapter).expanduser(), tuning, family, model)
-        if pretrained:
+    spans = checked_spans(folder, family, model_config) if pretrained else {}
+    return describe(config, folder, family, model_config, spans, say, saved)
+
+
+def describe(
+    config: TrainConfig,
+    folder: Path,
+    family: Family,
+    model_config: ModelConfig,
+    spans: Mapping[str, Span],
+    say: Say,
+    saved: FinetuneConfig | None = None,
+) -> BaseModelInfo:
+    """`prepare` for a folder whose config.json and headers have been read."""
+    tuning, imported = saved or config.finetune, None
+    if tuning.adapter and not saved:
+        imported = read_adapter(Path(tuning.adapter).expanduser(), tuning, family, model_config)
+        if spans:
             imported.check_base(spans)
         tuning = imported.tuning
-        _say(
-            console,
-            f"going on from {imported.folder}: rank {tuning.rank}, alpha {tuning.alpha:g}, "
-            f"trained on {imported.base_model}",
+        say(
+            f"training continues from {imported.folder}: rank {tuning.rank}, alpha "
+            f"{tuning.alpha:g}, trained on {imported.base_model}"
         )
     name = hub_name(config.model.path) or str(folder)
-    prepared = Prepared(folder, family, model, tuning, imported, name, spans)
-    check_model(config, model, prepared.adapted)
-    if note := not_for_peft(prepared.adapted, family, model):
-        _say(console, note)
-    infos = param_infos(model)
-    if model.tied_head and any(infos[path].kind == "embedding" for path in prepared.adapted):
-        _say(
-            console,
+    base = BaseModelInfo(folder, family, model_config, tuning, imported, name, spans)
+    check_model(config, model_config, base.adapted)
+    if note := not_for_peft(base.adapted, family, model_config):
+        say(note)
+    if model_config.tied_head and any(base.infos[p].kind == "embedding" for p in base.adapted):
+        say(
             "note: this model's embedding is its head as well, and the adapter changes only what "
-            "is read in: it can be exported as an adapter, not merged",
+            "is read in: it can be exported as an adapter, not merged"
         )
-    return prepared
+    return base
 
 
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, soft_wrap=True)
-
-
-def load_model(config: TrainConfig, prepared: Prepared, mesh: Mesh, console: Console) -> Model:
-    folder, family, model, tuning = (
-        prepared.folder,
-        prepared.family,
-        prepared.config,
-        prepared.finetune,
-    )
-    infos, dtype = param_infos(model), config.model.compute_dtype
-    store = functools.partial(_store, tuning, dtype, prepared.adapted)
+def load_stored(
+    config: TrainConfig, base: BaseModelInfo, mesh: Mesh, progress: ReadProgress
+) -> tuple[Params, Params]:
+    """(weights as `store_weight` stores them, initial adapters), placed on the mesh."""
+    store = functools.partial(_store, base.tuning, config.model.compute_dtype, base.adapted)
     place = functools.partial(sharding.leaf_shardings, mesh)
     if config.model.weights == "random":
-        params = random_params(model, config.seed, store_weight=store, shardings=place)
+        params = random_params(base.model_config, config.seed, store_weight=store, shardings=place)
     else:
-        with loading(console, folder.name) as progress:
+        with progress(base.folder.name) as on_bytes:
             params = load_params(
-                folder,
-                family,
-                model,
+                base.folder,
+                base.family,
+                base.model_config,
                 store_weight=store,
                 shardings=place,
-                spans=prepared.spans,
-                on_bytes=progress,
+                spans=base.spans,
+                on_bytes=on_bytes,
             )
-    params, start = split_initial_adapters(params)
-    if prepared.imported is not None:
-        trainable = prepared.imported.load()
-        trainable = jax.device_put(trainable, sharding.tree_shardings(mesh, infos, trainable))
-    else:
-        trainable = _attach(config, tuning, infos, params, start, mesh)
-    frozen = init_frozen(tuning, params)
-    return Model(**vars(prepared), frozen=frozen, trainable=trainable, start=start)
+    return split_initial_adapters(params)
+
+
+def load_base(
+    config: TrainConfig, base: BaseModelInfo, mesh: Mesh, progress: ReadProgress
+) -> tuple[BaseWeights, Params]:
+    """(base weights, nothing): what is trained comes from a checkpoint. With method "full" that is
+    all, and nothing is read."""
+    if base.tuning.method == "full":
+        return BaseWeights({}, {}), {}
+    return BaseWeights(*load_stored(config, base, mesh, progress)), {}
+
+
+def load_untrained(
+    config: TrainConfig, base: BaseModelInfo, mesh: Mesh, progress: ReadProgress
+) -> tuple[BaseWeights, Params]:
+    """(base weights, what is trained as it starts). The second is for `init_state`, which takes it
+    over: keep no other reference, or it lives twice."""
+    stored, initial = load_stored(config, base, mesh, progress)
+    weights = BaseWeights(init_frozen(base.tuning, stored), initial)
+    if base.imported is None:
+        return weights, _attach(config, base, stored, initial, mesh)
+    trainable = base.imported.load()
+    return weights, jax.device_put(trainable, sharding.tree_shardings(mesh, base.infos, trainable))
 
 
 def _attach(
-    config: TrainConfig,
-    tuning: FinetuneConfig,
-    infos: ParamInfos,
-    params: Params,
-    start: Params,
-    mesh: Mesh,
+    config: TrainConfig, base: BaseModelInfo, stored: Params, initial: Params, mesh: Mesh
 ) -> Params:
+    tuning = base.tuning
     if tuning.method == "full":
-        return params
-    read = params if tuning.dora else {}
+        return stored
 
-    def adapters(read: Params, start: Params) -> Params:
-        return init_trainable(tuning, read, infos, config.seed, start)
+    def adapters(read: Params, initial: Params) -> Params:
+        return init_trainable(tuning, read, base.infos, config.seed, initial)
 
-    where = sharding.tree_shardings(mesh, infos, jax.eval_shape(adapters, read, start))
-    return jax.jit(adapters, out_shardings=where)(read, start)
+    read = stored if tuning.dora else {}
+    where = sharding.tree_shardings(mesh, base.infos, base.trainable_shapes)
+    return jax.jit(adapters, out_shardings=where)(read, initial)
 
 
-def check_model(config: TrainConfig, model: ModelConfig, adapted: frozenset[str]) -> None:
-    """What the settings ask of this model and it cannot give."""
-    if model.bounded and config.data.row_length > model.max_positions:
+def check_model(config: TrainConfig, model_config: ModelConfig, adapted: frozenset[str]) -> None:
+    """Raise `MftError` where the settings ask for what this model cannot give."""
+    if model_config.bounded and config.data.row_length > model_config.max_positions:
         raise MftError(
-            f"data.row_length={config.data.row_length}, but the model knows {model.max_positions} "
-            "positions alone; lower it"
+            f"data.row_length={config.data.row_length}, but the model knows only "
+            f"{model_config.max_positions} positions; lower it"
         )
-    if config.objective.router_loss and model.experts is None:
+    if config.objective.router_loss and model_config.experts is None:
         raise MftError(
             f"objective.router_loss={config.objective.router_loss:g}, but the model has no experts "
             "to use evenly; set it to 0"
         )
-    infos = param_infos(model)
-    if model.normalized_head and any(infos[path].kind == "head" for path in adapted):
+    infos = param_infos(model_config)
+    if model_config.normalized_head and any(infos[path].kind == "head" for path in adapted):
         raise MftError(
             "finetune.targets: this model scales the rows of its head to length 1, so an adapter "
-            "beside it could not be merged; leave 'head' out"
+            "next to it could not be merged; leave 'head' out"
         )
-
-
-@contextlib.contextmanager
-def loading(console: Console, name: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar over bytes, with their rate and the time left; then what it took."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    seen, began = [0], time.monotonic()
-    with RichProgress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(f"loading {name}", total=None)
-
-        def progress(done: int, total: int) -> None:
-            seen[0] = total
-            bar.update(task, completed=done, total=total)
-
-        yield progress
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    console.print(
-        f"read {decimal(seen[0])} of {name} in {time.monotonic() - began:.1f} s; the process has "
-        f"used {decimal(peak)} of host memory at most",
-        highlight=False,
-        soft_wrap=True,
-    )
 
 
 def _store(

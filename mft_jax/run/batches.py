@@ -4,7 +4,6 @@ import dataclasses
 
 import jax
 from jax.sharding import Mesh
-from rich.console import Console
 from transformers import PreTrainedTokenizerFast
 
 from mft_jax import sharding
@@ -18,7 +17,8 @@ from mft_jax.data.tasks import Tasks, TokenizedData, load_tasks
 from mft_jax.data.templates import chat_tokenizer, stop_token
 from mft_jax.data.validation import ValidationDraws
 from mft_jax.huggingface.tokenizers import load_tokenizer
-from mft_jax.run.base_model import Prepared
+from mft_jax.run.base_model import BaseModelInfo
+from mft_jax.run.console import Say
 from mft_jax.types import Batch
 
 # Validation signals that the step reads in every step, whatever the balancer's `every_steps`.
@@ -41,13 +41,12 @@ class Data:
     valid_pass: FullPass
 
 
-def build_data(config: TrainConfig, model: Prepared, mesh: Mesh, console: Console) -> Data:
+def build_data(config: TrainConfig, base: BaseModelInfo, mesh: Mesh, say: Say) -> Data:
     """Read, tokenize and pack all tasks. Raises `MftError` where data cannot be trained on."""
     loop, row_length = config.loop, config.data.row_length
-    with console.status(f"reading and tokenizing {len(config.data.tasks)} tasks"):
-        tokenizer = load_tokenizer(model.folder, model.config.vocab_size)
-        tokenized = load_tasks(config.data, tokenizer)
-    console.print(_token_line(tokenizer), highlight=False, soft_wrap=True)
+    tokenizer = load_tokenizer(base.folder, base.model_config.vocab_size)
+    tokenized = load_tasks(config.data, tokenizer)
+    say(_token_line(tokenizer))
 
     def batch_rows(rows_per_batch: int, micro_batches: int = 1) -> BatchRows:
         in_micro_batch = rows_per_batch // micro_batches

@@ -138,7 +138,7 @@ class Checkpoints:
         return state, items["cursor"], items["progress"]
 
     def restore_trainable(self, step: int, like: Params) -> Params:
-        """The trained parameters alone."""
+        """Only the trained parameters."""
         return self._read(step, trainable=ocp.args.StandardRestore(like))["trainable"]
 
     def _read(self, step: int, **items: Any) -> Any:
@@ -164,6 +164,10 @@ def _training(state: TrainState) -> dict[str, Any]:
     return {"step": state.step, "opt_state": state.opt_state, "balancer": state.balancer}
 
 
-def abstract(tree: Any) -> Any:
-    """Shapes, dtypes and shardings of placed arrays."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+def placed_shapes(shapes: Any, shardings: Any) -> Any:
+    """Shapes and dtypes together with where each leaf is to lie: what a restore is told."""
+
+    def placed(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(placed, shapes, shardings)

@@ -20,12 +20,15 @@ import numpy as np
 from mft_jax.config import TrainConfig, differences, resolve, to_dict
 from mft_jax.data.tasks import TokenizedData
 from mft_jax.finetune.tuning import FinetuneConfig
+from mft_jax.huggingface.adapter_export import CONFIG_FILE as ADAPTER_CONFIG
+from mft_jax.huggingface.adapter_export import WEIGHTS_FILE as ADAPTER_WEIGHTS
 from mft_jax.huggingface.base_weights import fingerprint as base_fingerprint
 from mft_jax.record.files import write_whole
 from mft_jax.record.schema import CONFIG_FILE
-from mft_jax.run.base_model import Prepared
+from mft_jax.run.base_model import BaseModelInfo
 from mft_jax.run.batches import Data
 from mft_jax.run.checkpoints import has_checkpoint
+from mft_jax.run.processes import check_equal, on_first
 from mft_jax.types import Batch, MftError
 
 SAMPLE_FILE = "sample.npz"
@@ -48,7 +51,17 @@ def fingerprint(data: TokenizedData) -> dict[str, int]:
 
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-    """Hold a run's folder: one process at a time, and no folder that is something else."""
+    """Hold a run's folder: one run at a time, and no folder that is something else.
+
+    The first process takes the lock. The others wait, and end with it where it cannot.
+    """
+    with contextlib.ExitStack() as held:
+        on_first(f"use {workdir}", lambda: held.enter_context(_locked(workdir)))
+        yield
+
+
+@contextlib.contextmanager
+def _locked(workdir: Path) -> Iterator[None]:
     if any(sign in str(workdir.absolute()) for sign in "*?[]"):
         raise MftError(
             f"--workdir={workdir}: checkpoints in a folder with one of * ? [ ] in its path could "
@@ -92,37 +105,49 @@ def read_config(workdir: Path) -> TrainConfig:
             f"{workdir} is no run's folder: it has no {CONFIG_FILE}; expected the --workdir of "
             "an earlier `mft train`"
         )
-    return resolve(_read(workdir)["config"])
+    return _resolved(workdir, _read(workdir))
 
 
 def saved_tuning(workdir: Path) -> FinetuneConfig | None:
-    """The settings of a run that has a checkpoint, what an imported adapter said included."""
+    """The tuning of a run that has a checkpoint, with what an imported adapter said."""
     if not has_checkpoint(workdir) or not (workdir / CONFIG_FILE).is_file():
         return None
     settings = _read(workdir)["finetune"]
     return FinetuneConfig(**{**settings, "targets": tuple(settings["targets"])})
 
 
-def check_base(workdir: Path, model: Prepared) -> None:
+def check_base(workdir: Path, base: BaseModelInfo) -> None:
     """Raise `MftError` where a run's base weights are not those that it was trained on."""
-    if _read(workdir)["base"] != base_fingerprint(model.folder):
+    if _read(workdir)["base"] != base_fingerprint(base.folder):
         raise MftError(
-            f"{model.folder} does not hold the model that {workdir} was trained on (config.json or "
+            f"{base.folder} does not hold the model that {workdir} was trained on (config.json or "
             "weights are others); put it back"
         )
 
 
 def check_or_write_config(
-    workdir: Path, config: TrainConfig, model: Prepared, data: Data, *, resumed: bool
+    workdir: Path, config: TrainConfig, base: BaseModelInfo, data: Data, *, resumed: bool
 ) -> None:
-    """Write what the run is started with; on resumption hold it against what it was."""
-    path = workdir / CONFIG_FILE
+    """Write what the run is started with; on resumption compare it with what it was started with.
+
+    One rule decides: settings by their values, base model, adapter and data by their content. All
+    processes must call it, and must have been started with the same; the first one writes.
+    """
     now: dict[str, Any] = {
         "config": to_dict(config),
-        "finetune": dataclasses.asdict(model.finetune),
-        "base": base_fingerprint(model.folder),
+        "finetune": dataclasses.asdict(base.tuning),
+        "base": base_fingerprint(base.folder),
+        "adapter": None if base.imported is None else adapter_checksum(base.imported.folder),
         "data": fingerprint(data.tokenized),
     }
+    started = json.dumps(now, indent=2) + "\n"
+    check_equal("what is trained, or the data,", zlib.crc32(started.encode()))
+    rows = Batch(*(leaf[:SAMPLE_ROWS] for leaf in next(iter(data.valid_pass))))
+    on_first(f"start in {workdir}", lambda: _check_and_write(workdir, now, rows, resumed))
+
+
+def _check_and_write(workdir: Path, now: dict[str, Any], rows: Batch, resumed: bool) -> None:
+    path = workdir / CONFIG_FILE
     if resumed:
         if not path.exists():
             raise MftError(
@@ -130,24 +155,65 @@ def check_or_write_config(
                 "put the file back, or use a new --workdir"
             )
         before = _read(workdir)
-        changed = differences(before["config"], now["config"])
-        if before["base"] != now["base"]:
-            changed.append(f"the base model in {model.folder} (it is not what it was)")
-        changed += [
-            f"data of task {name!r} (its tokens are not what they were)"
-            for name, check in now["data"].items()
-            if before["data"].get(name) != check
-        ]
-        if changed:
+        if changed := _changes(workdir, before, now):
             raise MftError(
                 f"{workdir} holds checkpoints of another configuration:\n  "
                 + "\n  ".join(changed)
                 + "\nuse a new --workdir, or undo the change to resume (more steps are a new run, "
                 "because the learning rate follows from them)"
             )
+        now["adapter"] = before.get("adapter")  # its folder may be gone by now
     write_whole(path, json.dumps(now, indent=2) + "\n")
-    rows = Batch(*(leaf[:SAMPLE_ROWS] for leaf in next(iter(data.valid_pass))))
     np.savez(workdir / SAMPLE_FILE, **rows._asdict())
+
+
+def _changes(workdir: Path, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Lines that name what is not as it was at the start of the run."""
+    # An older version may have known fewer settings: they had what is now the default.
+    changed = differences(to_dict(_resolved(workdir, before)), now["config"])
+    if before["base"] != now["base"]:
+        changed.append(
+            f"the base model in {now['config']['model']['path']} (its config.json or its weights "
+            "are not those that the run was trained on)"
+        )
+    old, new = (saved["config"]["finetune"].get("adapter", "") for saved in (before, now))
+    changed += _adapter_changes(old, new, before.get("adapter"))
+    changed += [
+        f"data of task {name!r} (its tokens are not what they were)"
+        for name, check in now["data"].items()
+        if before["data"].get(name) != check
+    ]
+    return changed
+
+
+def _adapter_changes(before: str, now: str, checksum: int | None) -> list[str]:
+    """The adapter that training started from is part of the checkpoints: under its old path it is
+    not read again, under another one it must be the same."""
+    if now == before:
+        return []
+    folder = Path(now).expanduser()
+    if now and before and checksum is not None and (folder / ADAPTER_CONFIG).is_file():
+        if adapter_checksum(folder) == checksum:
+            return []
+    return [f"finetune.adapter: {before!r} -> {now!r} (not known to be the same adapter)"]
+
+
+def _resolved(workdir: Path, saved: dict[str, Any]) -> TrainConfig:
+    try:
+        return resolve(saved["config"])
+    except MftError as error:
+        raise MftError(
+            f"{workdir / CONFIG_FILE} was written by another version of mft_jax, whose settings "
+            f"this one does not know ({error}); resume with that version, or use a new --workdir"
+        ) from error
+
+
+def adapter_checksum(folder: Path) -> int:
+    """crc32 of an adapter's settings and weights."""
+    check = 0
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        check = zlib.crc32((folder / name).read_bytes(), check)
+    return check
 
 
 def read_sample(workdir: Path) -> Batch:

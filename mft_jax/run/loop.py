@@ -11,8 +11,9 @@ from rich.console import Console
 
 from mft_jax.config import TrainConfig
 from mft_jax.run import batches, parts, recorder
-from mft_jax.run.base_model import Model, load_model, prepare
-from mft_jax.run.checkpoints import Checkpoints, EvalProgress, abstract
+from mft_jax.run.base_model import BaseModelInfo, BaseWeights, load_base, load_untrained, prepare
+from mft_jax.run.checkpoints import Checkpoints, EvalProgress
+from mft_jax.run.console import read_progress, sayer
 from mft_jax.run.display import Display
 from mft_jax.run.folder import check_or_write_config, locked, saved_tuning
 from mft_jax.run.interruption import stop_signals
@@ -20,7 +21,7 @@ from mft_jax.run.recorder import MetricsLog, Recorder, end_record
 from mft_jax.run.run_line import run_record
 from mft_jax.sharding import make_mesh
 from mft_jax.train_state import TrainState
-from mft_jax.types import Batch, TaskSums
+from mft_jax.types import Batch, Params, TaskSums
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Run:
     config: TrainConfig
     workdir: Path
     mesh: Mesh
-    model: Model
+    base: BaseModelInfo
+    weights: BaseWeights
     data: batches.Data
     functions: parts.StepFunctions
     checkpoints: Checkpoints
@@ -61,33 +63,37 @@ def _train(config: TrainConfig, workdir: Path, console: Console) -> tuple[Run, O
     mesh = make_mesh(config.mesh)
     parts.check_rows(config, mesh)
     # 2. what is trained, and on what: all that can be wrong, before a weight is read
-    prepared = prepare(config, console, saved_tuning(workdir))
-    data = batches.build_data(config, prepared, mesh, console)
-    parts.check_steps(config, prepared, data)
+    say = sayer(console)
+    base = prepare(config, say, saved_tuning(workdir))
+    data = batches.build_data(config, base, mesh, say)
+    parts.check_steps(config, base, data.tasks)
     # 3. where it stands: a checkpoint, or a baseline before the first step
     checkpoints = Checkpoints(workdir)
     at = checkpoints.latest_step()
-    check_or_write_config(workdir, config, prepared, data, resumed=at is not None)
-    # 4. the weights, and how they are trained: objective, balancer, optimiser, compiled step
-    model = load_model(config, prepared, mesh, console)
-    functions = parts.build_step_functions(config, model, mesh, data)
+    check_or_write_config(workdir, config, base, data, resumed=at is not None)
+    # 4. how it is trained (objective, balancer, optimiser, compiled step), and the weights
+    functions = parts.build_step_functions(config, base, mesh, data.tasks)
+    load = load_untrained if at is None else load_base
+    weights, trainable = load(config, base, mesh, read_progress(console))
     tasks, loop = data.tokenized.tasks, config.loop
     display = Display(console, tasks, loop.steps, loop.log_every_steps)
     finished, log = at is not None and at >= loop.steps, MetricsLog(workdir)
     recorder = Recorder(log, display.train, tasks)
-    run = Run(config, workdir, mesh, model, data, functions, checkpoints, log, display, recorder)
+    run = Run(
+        config, workdir, mesh, base, weights, data, functions, checkpoints, log, display, recorder
+    )
     with (
         contextlib.closing(display),
         contextlib.closing(log),
         contextlib.closing(checkpoints),
         stop_signals() as stop,
     ):
-        header = run_record(config, model, data, mesh, dict(functions.balancer.titles))
+        header = run_record(config, base, data, mesh, dict(functions.balancer.titles))
         display.header(header)
         if not finished:
             log.open(resume_step=at)
             log.write(header)
-        outcome = _begin(run) if at is None else _resume(run, at)
+        outcome = _begin(run, trainable) if at is None else _resume(run, at)
         # 5. the loop
         recorder.restart_clock()
         _loop(run, outcome, stop)
@@ -96,14 +102,12 @@ def _train(config: TrainConfig, workdir: Path, console: Console) -> tuple[Run, O
     return run, outcome
 
 
-def _begin(run: Run) -> Outcome:
+def _begin(run: Run, trainable: Params) -> Outcome:
     """Baseline: a full validation pass before the first step, L_i_val(0) of the balancers."""
     run.display.note("measuring the validation loss before the first step")
-    state = run.functions.init_state(run.model.trainable, _ones(run))
-    sums = _full_pass(run, state, 0)
+    sums = _full_pass(run, trainable, 0)
     initial = TaskSums(*(leaf.astype(np.float32) for leaf in sums))
-    # Only the balancer's part differs, but every part may have been placed with the first state.
-    state = state._replace(balancer=run.functions.init_balancer(initial))
+    state = run.functions.init_state(trainable, initial)
     losses = recorder.mean_by_name(sums, run.data.tokenized.tasks)
     outcome = Outcome(state, EvalProgress(losses, balancer=run.functions.balancer_identity), 0)
     _record_valid(run, 0, sums, losses)
@@ -111,8 +115,8 @@ def _begin(run: Run) -> Outcome:
 
 
 def _resume(run: Run, step: int) -> Outcome:
-    like = abstract(run.functions.init_state(run.model.trainable, _ones(run)))
-    state, cursor, progress = run.checkpoints.restore(step, like, run.functions.balancer_identity)
+    like, balancer = run.functions.state_shapes, run.functions.balancer_identity
+    state, cursor, progress = run.checkpoints.restore(step, like, balancer)
     run.data.train.restore(cursor)
     what = "already finished" if step >= run.config.loop.steps else "resumed"
     run.display.note(f"{what} at step {step} from {run.checkpoints.folder / str(step)}")
@@ -146,7 +150,7 @@ def _loop(run: Run, outcome: Outcome, stop: list[int]) -> None:
         valid = valid_batches.of_step(step)
         if loop.diagnose_every_steps and step % loop.diagnose_every_steps == 0:
             _diagnose(run, outcome, batch)
-        state, step_metrics = run.functions.step(outcome.state, run.model.frozen, batch, valid)
+        state, step_metrics = run.functions.step(outcome.state, run.weights.frozen, batch, valid)
         outcome.state, outcome.step = state, step + 1
         run.recorder.push(step, step_metrics, positions=batch.tokens.size)
 
@@ -154,7 +158,7 @@ def _loop(run: Run, outcome: Outcome, stop: list[int]) -> None:
 def _evaluate(run: Run, outcome: Outcome) -> None:
     """A full validation pass; its mean ratio is what early stopping and 'best' watch."""
     run.recorder.flush()
-    sums = _full_pass(run, outcome.state, outcome.step)
+    sums = _full_pass(run, outcome.state.trainable, outcome.step)
     losses = recorder.mean_by_name(sums, run.data.tokenized.tasks)
     ratio = recorder.mean_ratio(losses, outcome.progress.initial_losses)
     outcome.progress = outcome.progress.after(outcome.step, ratio)
@@ -165,13 +169,13 @@ def _evaluate(run: Run, outcome: Outcome) -> None:
 def _diagnose(run: Run, outcome: Outcome, batch: Batch) -> None:
     """Which tasks fight, on the batch about to be trained on."""
     run.recorder.flush()
-    gramian = np.asarray(run.functions.diagnose(outcome.state.trainable, run.model.frozen, batch))
+    gramian = np.asarray(run.functions.diagnose(outcome.state.trainable, run.weights.frozen, batch))
     run.log.write(recorder.conflicts_record(outcome.step, gramian, run.data.tokenized.tasks))
     run.recorder.restart_clock()
 
 
-def _full_pass(run: Run, state: TrainState, step: int) -> TaskSums:
-    sums = parts.full_pass(run.functions, state.trainable, run.model.frozen, run.data, run.mesh)
+def _full_pass(run: Run, trainable: Params, step: int) -> TaskSums:
+    sums = parts.full_pass(run.functions, trainable, run.weights.frozen, run.data, run.mesh)
     recorder.check_valid(step, sums, run.data.tokenized.tasks)
     return sums
 
@@ -193,8 +197,3 @@ def _save(run: Run, outcome: Outcome) -> None:
 def _seconds(outcome: Outcome) -> float:
     """Time in the loop over all sessions of the run, up to what has been saved of them."""
     return outcome.progress.seconds + time.monotonic() - outcome.since
-
-
-def _ones(run: Run) -> TaskSums:
-    ones = np.ones(len(run.data.tokenized.tasks), np.float32)
-    return TaskSums(ones, ones)

@@ -1,4 +1,4 @@
-"""The parts of a run, built from its configuration: its checks, its step. No loop, no state."""
+"""The checks and the compiled functions of a run, built from its configuration."""
 
 import dataclasses
 import functools
@@ -14,12 +14,13 @@ from mft_jax import optim, sharding
 from mft_jax.balancers.base import Balancer
 from mft_jax.balancers.registry import STATE_VERSION, make_balancer
 from mft_jax.config import TrainConfig
-from mft_jax.finetune.attach import trainable_shapes
+from mft_jax.data.tasks import Tasks
 from mft_jax.forward import StepSpec, task_nll
 from mft_jax.losses import make_objective
-from mft_jax.models.params import param_infos, vectors
-from mft_jax.run.base_model import Model, Prepared
+from mft_jax.models.params import ParamInfos, vectors
+from mft_jax.run.base_model import BaseModelInfo
 from mft_jax.run.batches import Data, place_batch
+from mft_jax.run.checkpoints import placed_shapes
 from mft_jax.task_gradients import task_gramian
 from mft_jax.train_state import TrainState
 from mft_jax.train_step import make_train_step
@@ -44,38 +45,65 @@ def check_rows(config: TrainConfig, mesh: Mesh) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class StepFunctions:
-    """The compiled functions of a run and the state they start from."""
+    """The compiled functions of a run.
 
-    compute: StepSpec
+    state_shapes  shapes, dtypes and shardings of the `TrainState`
+    init_state    (what is trained, L_i(0) per task) -> state. It takes the first argument over: its
+                  buffers become the state's
+    """
+
+    spec: StepSpec
     balancer: Balancer
     balancer_identity: dict[str, Any]  # kept with its state
+    state_shapes: TrainState
+    init_state: Callable[[Params, TaskSums], TrainState]
     step: Any  # the jitted TrainStep
     evaluate: Callable[[Params, Params, Batch], TaskSums]
     diagnose: Callable[[Params, Params, Batch], jax.Array]  # the Gramian of task gradients
-    init_state: Callable[[Params, TaskSums], TrainState]
-    init_balancer: Callable[[TaskSums], Any]
 
 
 def build_step_functions(
-    config: TrainConfig, model: Model, mesh: Mesh, data: Data
+    config: TrainConfig, base: BaseModelInfo, mesh: Mesh, tasks: Tasks
 ) -> StepFunctions:
-    tasks = data.tasks.table
-    num_tasks = len(tasks)
-    steps = config.loop.steps
-    compute = _computation(config, model, mesh, data)
-    balancer = _balancer(config, data)
-    infos = param_infos(model.config)
-    optimizer = optim.optimizer(config.optim, steps, vectors(infos))
+    num_tasks, steps = len(tasks.table), config.loop.steps
+    spec = _step_spec(config, base, mesh, tasks)
+    balancer = _balancer(config, tasks)
+    optimizer = optim.optimizer(config.optim, steps, vectors(base.infos))
     whole = sharding.replicated(mesh)
-    trainable = sharding.tree_shardings(mesh, infos, model.trainable)
 
-    def init_state(params: Params, initial: TaskSums) -> TrainState:
+    def init_state(trainable: Params, initial: TaskSums) -> TrainState:
         zero = jax.numpy.zeros((), jax.numpy.int32)
-        return TrainState(zero, params, optimizer.init(params), balancer.init(num_tasks, initial))
+        balancer_state = balancer.init(num_tasks, initial)
+        return TrainState(zero, trainable, optimizer.init(trainable), balancer_state)
 
-    absent = TaskSums(np.ones(num_tasks, np.float32), np.ones(num_tasks, np.float32))
-    shapes = jax.eval_shape(init_state, model.trainable, absent)
-    where = TrainState(
+    initial = TaskSums(*(jax.ShapeDtypeStruct((num_tasks,), np.float32) for _ in range(2)))
+    shapes = jax.eval_shape(init_state, base.trainable_shapes, initial)
+    where = _state_shardings(shapes, optimizer, mesh, base.infos)
+    step = make_train_step(spec, balancer, optimizer, optim.learning_rate(config.optim, steps))
+    return StepFunctions(
+        spec=spec,
+        balancer=balancer,
+        balancer_identity={
+            "name": config.balancer.name,
+            "version": STATE_VERSION,
+            "tasks": list(tasks.table.names),
+        },
+        state_shapes=placed_shapes(shapes, where),
+        init_state=jax.jit(init_state, donate_argnums=0, out_shardings=where),
+        # Metrics are whole on every device: each process reads them.
+        step=jax.jit(step, donate_argnums=0, out_shardings=(where, whole)),
+        evaluate=jax.jit(functools.partial(task_nll, spec), out_shardings=whole),
+        diagnose=jax.jit(functools.partial(task_gramian, spec), out_shardings=whole),
+    )
+
+
+def _state_shardings(
+    shapes: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh, infos: ParamInfos
+) -> TrainState:
+    """Moments lie as their parameter does; all else is whole on every device."""
+    whole = sharding.replicated(mesh)
+    trainable = sharding.tree_shardings(mesh, infos, shapes.trainable)
+    return TrainState(
         step=cast(Any, whole),
         trainable=trainable,
         opt_state=optax.tree.map_params(
@@ -87,56 +115,39 @@ def build_step_functions(
         ),
         balancer=jax.tree.map(lambda _: whole, shapes.balancer),
     )
-    step = make_train_step(compute, balancer, optimizer, optim.learning_rate(config.optim, steps))
-    return StepFunctions(
-        compute=compute,
-        balancer=balancer,
-        balancer_identity={
-            "name": config.balancer.name,
-            "version": STATE_VERSION,
-            "tasks": list(tasks.names),
-        },
-        step=jax.jit(step, donate_argnums=0, out_shardings=(where, None)),
-        evaluate=jax.jit(functools.partial(task_nll, compute), out_shardings=whole),
-        diagnose=jax.jit(functools.partial(task_gramian, compute), out_shardings=whole),
-        init_state=jax.jit(init_state, out_shardings=where),
-        init_balancer=jax.jit(
-            functools.partial(balancer.init, num_tasks), out_shardings=where.balancer
-        ),
-    )
 
 
-def _computation(config: TrainConfig, model: Model, mesh: Mesh, data: Data) -> StepSpec:
+def _step_spec(config: TrainConfig, base: BaseModelInfo, mesh: Mesh, tasks: Tasks) -> StepSpec:
     return StepSpec(
-        model_config=model.config,
-        tuning=model.finetune,
-        objective=make_objective(config.objective, data.tasks.table, data.tasks.expected_counts),
+        model_config=base.model_config,
+        tuning=base.tuning,
+        objective=make_objective(config.objective, tasks.table, tasks.expected_counts),
         dtype=config.model.compute_dtype,
         remat=config.model.remat,
         vocab_chunk=config.objective.vocab_chunk,
         seed=config.seed,
-        placement=sharding.placement(mesh, param_infos(model.config)),
+        placement=sharding.placement(mesh, base.infos),
     )
 
 
-def _balancer(config: TrainConfig, data: Data) -> Balancer:
+def _balancer(config: TrainConfig, tasks: Tasks) -> Balancer:
     return make_balancer(
         config.balancer,
-        data.tasks.table,
+        tasks.table,
         total_steps=config.loop.steps,
-        valid_micro_batches=data.tasks.valid_micro_batches,
+        valid_micro_batches=tasks.valid_micro_batches,
     )
 
 
-def check_steps(config: TrainConfig, model: Prepared, data: Data) -> None:
+def check_steps(config: TrainConfig, base: BaseModelInfo, tasks: Tasks) -> None:
     """What would fail when the step is built, found before the weights are read."""
     optim.learning_rate(config.optim, config.loop.steps)
-    balancer = _balancer(config, data)
-    check_task_gradients(config, balancer, model, len(data.tasks.table))
+    balancer = _balancer(config, tasks)
+    check_task_gradients(config, balancer, base, len(tasks.table))
 
 
 def check_task_gradients(
-    config: TrainConfig, balancer: Balancer, model: Prepared, num_tasks: int
+    config: TrainConfig, balancer: Balancer, base: BaseModelInfo, num_tasks: int
 ) -> None:
     """Gradients of every task must fit their bound; it is all that grows with the tasks."""
     if "task_gradients" not in balancer.needs and not config.loop.diagnose_every_steps:
@@ -151,21 +162,20 @@ def check_task_gradients(
             f"{who} needs the gradient of every task, and objective.router_loss belongs to none: "
             "set it to 0, or choose a balancer of losses"
         )
-    infos = param_infos(model.config)
-    shared = [path for path in model.adapted if infos[path].kind != "matrix"]
+    shared = [path for path in base.adapted if base.infos[path].kind != "matrix"]
     if shared:
         raise MftError(
             f"{who} needs the gradient of every task, which adapters of embedding, head and "
             f"experts do not keep apart ({', '.join(sorted(shared))}); leave them out of "
             "finetune.targets"
         )
-    leaves = jax.tree.leaves(trainable_shapes(model.finetune, infos))
+    leaves = jax.tree.leaves(base.trainable_shapes)
     gib = num_tasks * sum(4 * leaf.size for leaf in leaves) / 2**30
     bound = config.balancer.max_task_gradients_gib
     if gib > bound:
         raise MftError(
             f"{who} needs the gradients of {num_tasks} tasks over "
-            f"{model.finetune.method} training: {gib:,.3g} GiB (over all devices), more than "
+            f"{base.tuning.method} training: {gib:,.3g} GiB (over all devices), more than "
             f"balancer.max_task_gradients_gib={bound:g}; train adapters (finetune.method=qlora), "
             "choose a balancer of losses and "
             "loop.diagnose_every_steps=0, or raise the bound"

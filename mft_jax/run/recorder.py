@@ -13,12 +13,13 @@ from jaxtyping import Float
 
 from mft_jax.record import schema
 from mft_jax.record.files import write_whole
+from mft_jax.run.processes import is_first
 from mft_jax.train_step import StepMetrics
 from mft_jax.types import MftError, TaskSums, TaskTable
 
 
 class MetricsLog:
-    """The record's file, appended to once it is open."""
+    """The record's file, appended to once it is open. Only the first process writes it."""
 
     def __init__(self, workdir: Path):
         self.path = workdir / schema.METRICS_FILE
@@ -26,6 +27,8 @@ class MetricsLog:
 
     def open(self, resume_step: int | None) -> None:
         """Begin a new record (None), or remove what a run resumed at `resume_step` writes again."""
+        if not is_first():
+            return
         if resume_step is None:
             self.path.unlink(missing_ok=True)
         else:
@@ -33,6 +36,8 @@ class MetricsLog:
         self.file = self.path.open("a", encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:
+        if not is_first():
+            return
         assert self.file is not None, "open comes before write"
         self.file.write(json.dumps(record, allow_nan=False) + "\n")
         self.file.flush()

@@ -15,25 +15,24 @@ from mft_jax.data.packed_rows import join_tasks
 from mft_jax.data.packing import padding_report
 from mft_jax.data.tasks import TokenizedData
 from mft_jax.finetune.combine import count_parameters
-from mft_jax.models.params import param_infos
 from mft_jax.record import schema
 from mft_jax.record.schema import ModelFacts, PackingFacts, Quantity, TaskCounts
-from mft_jax.run.base_model import Model
+from mft_jax.run.base_model import BaseModelInfo
 from mft_jax.run.batches import Data
 
 
 def run_record(
     config: TrainConfig,
-    model: Model,
+    base: BaseModelInfo,
     data: Data,
     mesh: Mesh,
     balancer_logs: Mapping[str, Quantity],
 ) -> dict[str, Any]:
     """What this run is. `balancer_logs`: the balancer's titles of what it logs, by name."""
     dtype = config.model.compute_dtype
-    count = count_parameters(model.finetune, param_infos(model.config), model.trainable, dtype)
+    count = count_parameters(base.tuning, base.infos, base.trainable_shapes, dtype)
     facts = ModelFacts(
-        family=model.family.name,
+        family=base.family.name,
         parameters=count.total,
         trainable=count.trainable,
         stored_bytes=count.stored_bytes,

@@ -1,4 +1,4 @@
-"""The whole run on a toy model, in this process: the loop's contracts (DESIGN 3.9)."""
+"""The whole run on a toy model, in this process: the loop's contracts."""
 
 import io
 import json
@@ -29,15 +29,6 @@ def records(workdir: Path, kind: str) -> list[dict]:
 
 def without_time(rows: list[dict]) -> list[dict]:
     return [{k: v for k, v in row.items() if k != "tokens_per_sec"} for row in rows]
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("toy")
-    config = testing.toy_config(folder)
-    workdir = folder / "run"
-    _, outcome = run(config, workdir)
-    return config, workdir, outcome
 
 
 def copy_run(workdir: Path, to: Path, last_step: int) -> Path:

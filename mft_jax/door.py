@@ -1,0 +1,226 @@
+"""The door for Python and notebooks; the commands go through it, too.
+
+import mft_jax as mft
+
+config = mft.default_config()
+config.data.tasks = [{"name": "docs", "path": "docs.jsonl"}]
+run = mft.train(config, "runs/first")
+run.report()
+"""
+
+import contextlib
+import dataclasses
+import html
+import importlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from mft_jax.config import TrainConfig, default, resolve, with_absolute_paths
+from mft_jax.record.reading import RunRecord, read_record
+from mft_jax.record.schema import METRICS_FILE
+from mft_jax.report.page import write_report
+from mft_jax.run import loop
+from mft_jax.run.checkpoints import Checkpoints
+from mft_jax.run.compiled import keep_compiled
+from mft_jax.run.console import open_console, read_progress, sayer
+from mft_jax.run.display import final_table
+from mft_jax.run.export import Exported, export_run, save_run_adapter
+from mft_jax.run.folder import read_config
+from mft_jax.run.processes import is_first, on_first
+from mft_jax.run.restore import TrainedModel
+from mft_jax.types import MftError
+
+
+def default_config() -> Any:
+    """All settings with their defaults, to be changed and given to `train`."""
+    return default()
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """A run's page; a notebook shows it in place."""
+
+    path: Path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def _repr_html_(self) -> str:
+        page = html.escape(self.path.read_text("utf-8"), quote=True)
+        frame = 'width="100%" height="900" style="border: 0"'
+        return f'<iframe srcdoc="{page}" {frame}></iframe>'
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows by column name: one for each task of each step."""
+
+    rows: tuple[dict[str, Any], ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.rows)
+
+    def to_pandas(self) -> Any:
+        """The rows as a `pandas.DataFrame`. Raises `MftError` where pandas is not installed."""
+        try:
+            pandas = importlib.import_module("pandas")
+        except ImportError as error:
+            raise MftError(
+                f"to_pandas() needs pandas ({error}); install it (pip install pandas), or use the "
+                "rows as they are"
+            ) from error
+        return pandas.DataFrame(list(self.rows))
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run by its folder: nothing is kept open, and nothing is read before it is asked for."""
+
+    workdir: Path
+
+    @property
+    def config(self) -> TrainConfig:
+        """The settings that it was last started with."""
+        return read_config(self.workdir)
+
+    @property
+    def reason(self) -> str | None:
+        """Why it ended: finished, early_stop or interrupted; None while it runs, or if killed."""
+        end = read_record(self.workdir / METRICS_FILE).end
+        return None if end is None else end.reason
+
+    def record(self) -> Table:
+        """One row for each task of each step: loss (nats per trained token), weight and tokens of
+        the step that started there, and the validation loss where it was measured before it.
+
+        None where a task is absent from a step, or nothing was measured.
+        """
+        return Table(tuple(_rows(read_record(self.workdir / METRICS_FILE))))
+
+    def report(self) -> Report:
+        """Write `report.html`; a notebook shows it where this is a cell's last expression."""
+        return Report(write_report(self.workdir))
+
+
+def _rows(record: RunRecord) -> Iterator[dict[str, Any]]:
+    train, valid = record.train, record.valid
+    columns = {
+        "train_loss": (train.step, train.task["train_loss"]),
+        "weight": (train.step, train.task["weight"]),
+        "tokens": (train.step, train.task["tokens"]),
+        "valid_loss": (valid.step, valid.task["loss"]),
+        "valid_ratio": (valid.step, valid.task["ratio"]),
+    }
+    by_step: dict[str, dict[int, Any]] = {
+        name: dict(zip(steps.tolist(), values.tolist(), strict=True))
+        for name, (steps, values) in columns.items()
+    }
+    for step in sorted({step for column in by_step.values() for step in column}):
+        for index, task in enumerate(record.header.tasks):
+            cells = {name: column.get(step) for name, column in by_step.items()}
+            numbers = {name: row and row[index] for name, row in cells.items()}
+            # NaN is the record's word for an absent task.
+            known = {name: x if x == x else None for name, x in numbers.items()}
+            yield {"step": step, "task": task, **known}
+
+
+def train(
+    config: TrainConfig | ConfigDict | Mapping[str, Any],
+    workdir: str | os.PathLike[str],
+    console: Console | None = None,
+) -> Run:
+    """Train, or resume the run that `workdir` holds; then write its adapter and its report.
+
+    Ctrl-C saves after the current step and returns; the same call resumes. Raises `MftError`. With
+    several processes all must call it.
+    """
+    settings = config if isinstance(config, TrainConfig) else resolve(config)
+    settings, folder = with_absolute_paths(settings), Path(workdir).expanduser()
+    console = console or open_console()
+    logging.set_verbosity(logging.ERROR)  # orbax warns of its own defaults
+    keep_compiled(sayer(console))
+    run, outcome = loop.train(settings, folder, console)
+    _conclude(run, outcome, console)
+    return Run(folder)
+
+
+def open_run(workdir: str | os.PathLike[str]) -> Run:
+    """The run that `workdir` holds. Raises `MftError` where it holds none."""
+    folder = Path(workdir).expanduser()
+    read_config(folder)
+    return Run(folder)
+
+
+def export(
+    run: Run | str | os.PathLike[str],
+    *,
+    format: str,
+    output: str | os.PathLike[str],
+    checkpoint: str | int = "best",
+    console: Console | None = None,
+) -> Exported:
+    """Write a run as "peft" (adapter), "merged" or "merged_dequantized" into the folder `output`.
+
+    `checkpoint`: "best" (lowest validation ratio), "last", or a step. Raises `MftError`.
+    """
+    workdir = run.workdir if isinstance(run, Run) else Path(run).expanduser()
+    console = console or open_console()
+    say, folder = sayer(console), Path(output).expanduser()
+    exported = export_run(workdir, folder, format, checkpoint, say, read_progress(console))
+    say(f"step {exported.step} -> {folder}")
+    if (gap := exported.difference) is not None:
+        say(
+            f"logits of the export against the trained model, on {exported.num_tokens} validation "
+            f"tokens in float32: max |difference| {gap.max_abs:.3g}, mean {gap.mean_abs:.3g}, KL "
+            f"{gap.kl:.3g} nats, same first choice {gap.top1_agreement:.2%}"
+        )
+    return exported
+
+
+def _conclude(run: loop.Run, outcome: loop.Outcome, console: Console) -> None:
+    """The report, the adapter, and where everything lies. All processes must call it."""
+    workdir, say = run.workdir, sayer(console)
+    report = on_first("write the report", lambda: write_report(workdir))
+    if outcome.reason == "interrupted":
+        saved = f"and saved at step {outcome.step}" if outcome.step else "before the first step"
+        say(f"interrupted {saved}; the same command resumes it\nreport      {report}")
+        return
+    lines = [f"report      {report}"]
+    if outcome.reason == "early_stop":
+        evals = run.config.loop.patience_evals
+        lines.insert(
+            0, f"stopped early at step {outcome.step}: {evals} evaluations without a better ratio"
+        )
+    if outcome.progress.best_step == 0:
+        lines.insert(0, "no evaluation was better than the model before training")
+    if run.base.tuning.method != "full":
+        lines.append(f"adapter     {_save_adapter(run, outcome)}")
+    lines.append(f"checkpoint  {run.checkpoints.folder / str(outcome.step)}")
+    if is_first():
+        console.print(final_table(read_record(workdir / METRICS_FILE)))
+    say("\n".join(lines))
+
+
+def _save_adapter(run: loop.Run, outcome: loop.Outcome) -> str:
+    """The adapter of the best step, as `export` would write it; returns where it lies."""
+    folder = run.workdir / "adapter"
+    with contextlib.closing(Checkpoints(run.workdir, read_only=True)) as checkpoints:
+        step, trainable = checkpoints.chosen_step("best"), outcome.state.trainable
+        if step != outcome.step:
+            like = run.functions.state_shapes.trainable
+            trainable = checkpoints.restore_trainable(step, like)
+    model = TrainedModel(run.config, run.base, run.weights, trainable, step)
+    save_run_adapter(folder, model, overwrite=True)
+    return f"{folder} (step {step})"

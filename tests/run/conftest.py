@@ -1,0 +1,19 @@
+"""One toy run for all tests of a worker: its configuration, its folder, where it ended."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from mft_jax import testing
+from mft_jax.config import resolve
+from mft_jax.run import loop
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("toy")
+    config = testing.toy_config(folder)
+    workdir = folder / "run"
+    _, outcome = loop.train(resolve(config), workdir, Console(file=io.StringIO()))
+    return config, workdir, outcome
