@@ -74,11 +74,11 @@ def test_micro_batches_are_drawn_and_placed_for_the_steps_that_read_them(counted
     given = [of_balancer.of_step(step) for step in range(7)]
     assert drawn == [0, 3, 6] and len(placed) == 3 + 1
     assert all(batch is given[1] for step, batch in enumerate(given) if step % 3)
-    assert not any(leaf.any() for leaf in given[1])
+    assert not any(np.asarray(leaf).any() for leaf in given[1])
     assert {(leaf.shape, leaf.dtype, leaf.sharding) for batch in given for leaf in batch[:5]} == {
         (leaf.shape, leaf.dtype, leaf.sharding) for leaf in given[0][:5]
     }
-    for step in drawn:
+    for step in (0, 3, 6):
         for leaf, expected in zip(given[step], draws.batch(step), strict=True):
             np.testing.assert_array_equal(np.asarray(leaf), expected)
 
