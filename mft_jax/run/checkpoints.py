@@ -149,7 +149,10 @@ class Checkpoints:
             if "cursor" in found:
                 found["cursor"] = {"next_index": int(found["cursor"]["next_index"])}
             return found
-        except DAMAGE as error:
+        except BaseException as error:
+            # Orbax raises a bare `Exception` where the bytes of an array cannot be read.
+            if not isinstance(error, DAMAGE) and type(error) is not Exception:
+                raise
             detail = (str(error).splitlines() or [""])[0][:200]
             raise MftError(
                 f"checkpoint {self.folder / str(step)} cannot be read: it is cut short, damaged or "

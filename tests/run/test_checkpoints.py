@@ -1,5 +1,6 @@
 """A checkpoint is restored whole or not at all."""
 
+import shutil
 from pathlib import Path
 
 import jax
@@ -26,20 +27,26 @@ def state_of(seed: int) -> TrainState:
             "b": jax.random.normal(next(keys), (2, 8, 64)),
         }
     }
-    moments = optax.adam(1e-3).init(trainable)
-    moments = jax.tree.map(
-        lambda x: x + jax.random.normal(next(keys), ()).astype(x.dtype), moments[0].mu
-    )
+    gradients = jax.tree.map(lambda x: x + jax.random.normal(next(keys), x.shape), trainable)
+    adam = optax.adam(1e-3)
+    _, opt_state = adam.update(gradients, adam.init(trainable))
     balancer = {"losses": jax.random.normal(next(keys), (2, 7))}
-    return TrainState(jnp.asarray(STEP, jnp.int32), trainable, (moments,), balancer)
+    return TrainState(jnp.asarray(STEP, jnp.int32), trainable, opt_state, balancer)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("written")
+    checkpoints = Checkpoints(workdir)
+    checkpoints.save(STEP, state_of(0), CURSOR, PROGRESS)
+    checkpoints.close()
+    return workdir
 
 
 @pytest.fixture
-def saved(tmp_path) -> Path:
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(STEP, state_of(0), CURSOR, PROGRESS)
-    checkpoints.close()
-    return tmp_path
+def saved(written, tmp_path) -> Path:
+    """A copy: what this process wrote under a name it may read again from its own memory."""
+    return shutil.copytree(written, tmp_path / "run")
 
 
 def restore(workdir: Path, like: TrainState, balancer=BALANCER):
