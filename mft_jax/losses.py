@@ -38,17 +38,17 @@ FOCAL = ("focal_sample", "focal_task")
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
-    """`normalization`: what sums are divided by.
+    """The loss of a step.
 
-    batch        the global batch's own counts; tasks that are absent give their share away
-    dataset      the counts expected of a global batch: unbiased for KDD Eq. 1 over the data set
-                 however rare a task is in a batch
-    microbatch   every micro-batch's own counts, then the mean: what MFTCoder's code does, for
-                 comparison only (its micro-batch is one device's: set `loop.micro_batches` to that)
-
-    `gamma` and `alpha` (by task name, 1 where not named) belong to the focal objectives.
-    `vocab_chunk`: logits held at once, in columns of the vocabulary. `router_loss`: weight of the
-    loss that keeps experts evenly used; 0 leaves it out.
+    name           what is averaged over what, see docs/balancing.md
+    normalization  what sums are divided by. batch: the global batch's own counts; tasks that are
+                   absent give their share away. dataset: the counts expected of a global batch,
+                   unbiased for KDD Eq. 1 however rare a task is in a batch. microbatch: every
+                   micro-batch's own counts, then the mean, as MFTCoder's code does, for comparison
+    gamma          exponent of the focal factor, for focal_sample and focal_task
+    alpha          factor of a task's loss by name, 1 where not named, for the focal objectives
+    vocab_chunk    logits held at once, in columns of the vocabulary
+    router_loss    weight of the loss that keeps experts evenly used; 0 leaves it out
     """
 
     name: ObjectiveName = "task_token_mean"

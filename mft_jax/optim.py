@@ -12,8 +12,17 @@ from mft_jax.types import MftError, Params, above, at_least
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """`warmup_steps` counts towards the run's steps; `min_rate_fraction` is of `learning_rate`.
-    `lora_plus_ratio`: the rate of every adapter's B over that of its A (LoRA+, arXiv 2402.12354).
+    """AdamW, with linear warm-up and cosine decay.
+
+    learning_rate      at the end of the warm-up
+    warmup_steps       optimiser steps of the warm-up, part of loop.steps
+    min_rate_fraction  the rate at the end, as a share of learning_rate
+    weight_decay       of matrices; norms and biases have none
+    beta1              decay of the first moment
+    beta2              decay of the second moment
+    epsilon            added to the root of the second moment
+    clip_norm          largest norm of the whole gradient; inf: not clipped
+    lora_plus_ratio    learning rate of every adapter's B over that of its A (LoRA+, arXiv 2402.12354)
     """
 
     learning_rate: float = 1e-3

@@ -43,7 +43,12 @@ BATCH_AXES = ("data", "fsdp")
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each mesh axis; one axis may be -1: what the others leave over."""
+    """Devices along each axis of the mesh; one of them may be -1: all that are left.
+
+    data    copies of the model, each with its own rows
+    fsdp    rows, and shards of every weight along the model's width
+    tensor  shards of heads, feed-forwards and vocabulary; the rows are the same
+    """
 
     data: int = -1
     fsdp: int = 1

@@ -1,8 +1,11 @@
 """A model and tasks small enough for a test or a doctest: real files, real code paths."""
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -10,11 +13,78 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from mft_jax import config as configs
+from mft_jax.data.packing import fill_row
 from mft_jax.huggingface.base_weights import hf_shape, read_model
 from mft_jax.huggingface.folders import model_folder
+from mft_jax.models.config import ModelConfig
 from mft_jax.models.families import FAMILIES
 from mft_jax.models.params import param_infos
-from mft_jax.types import Params
+from mft_jax.types import Batch
+
+# In memory ----------------------------------------------------------------------------------------
+
+
+def tiny_model(num_layers: int = 2, max_positions: int = 64, **settings: Any) -> ModelConfig:
+    """A plain decoder of 98 tokens and width 64: 4 query heads over 2 key heads, biased q, k, v."""
+    plain = {
+        "vocab_size": 98,
+        "width": 64,
+        "mlp_width": 128,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "head_width": 16,
+        "qkv_bias": True,
+    }
+    sizes = {"num_layers": num_layers, "max_positions": max_positions}
+    return ModelConfig(**{**plain, **sizes, **settings})
+
+
+class ToySample(NamedTuple):
+    """Tokens and loss weights `[n]` of one sample, and its task's index."""
+
+    tokens: np.ndarray
+    weights: np.ndarray
+    task: int
+
+
+def toy_samples(seed: int = 0, count: int = 16, max_tokens: int = 15) -> list[ToySample]:
+    """`count` samples of three tasks of very uneven size; the first third of each is a prompt."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(5, max_tokens + 1, count)
+    tasks = rng.choice(3, count, p=[0.6, 0.3, 0.1])
+    tasks[:3] = 0, 1, 2
+    return [
+        ToySample(rng.integers(0, 98, n), (np.arange(n) >= n // 3).astype(np.float32), task)
+        for n, task in zip(lengths, tasks.tolist(), strict=True)
+    ]
+
+
+def toy_batch(samples: list[ToySample], samples_per_row: int = 2, row_length: int = 32) -> Batch:
+    """The samples in order, so many in a row: arrays `[rows, row_length]`."""
+    rows = []
+    for first in range(0, len(samples), samples_per_row):
+        tokens, weights, tasks = zip(*samples[first : first + samples_per_row], strict=True)
+        rows.append(fill_row(tokens, weights, tasks, row_length))
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+
+
+def add_noise(tree: Any, size: float = 0.05, seed: int = 1) -> Any:
+    """The tree with every leaf moved by its own normal array of standard deviation `size`."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    moved = [
+        x + size * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys, strict=True)
+    ]
+    return jax.tree.unflatten(structure, moved)
+
+
+def largest_relative_error(got: Any, want: Any) -> float:
+    """The largest error of a leaf relative to that leaf's largest value; NaN where one is NaN."""
+    errors = jax.tree.map(lambda g, w: np.abs(g - w).max() / np.abs(w).max(), got, want)
+    return float(np.max(jax.tree.leaves(errors)))
+
+
+# On disk ------------------------------------------------------------------------------------------
 
 
 def tiny_checkpoint(folder: Path, family: str = "qwen2", variant: str = "", seed: int = 0) -> Path:
@@ -39,14 +109,6 @@ def tiny_checkpoint(folder: Path, family: str = "qwen2", variant: str = "", seed
     return folder
 
 
-def noisy(tree: Params, size: float = 0.1, seed: int = 1) -> Params:
-    """Every leaf moved by a random array of its own: an adapter that is not nothing."""
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    moved = [x + size * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(structure, moved)
-
-
 def toy_tasks(folder: Path, samples: dict[str, int]) -> list[dict[str, str]]:
     """One JSONL file of prompt and answer per task, with as many samples as named."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,17 +124,19 @@ def toy_tasks(folder: Path, samples: dict[str, int]) -> list[dict[str, str]]:
     return tasks
 
 
-def toy_config(folder: Path, steps: int = 10) -> ml_collections.ConfigDict:
+def toy_config(
+    folder: Path, steps: int = 10, family: str = "qwen2", variant: str = ""
+) -> ml_collections.ConfigDict:
     """A whole QLoRA and CoBa run of a few seconds; `folder` gets its model and data."""
     config = configs.default()
-    config.model.path = str(tiny_checkpoint(folder / "model"))
+    config.model.path = str(tiny_checkpoint(folder / "model", family, variant))
     config.model.compute_dtype = "float32"
     config.data.tasks = tuple(toy_tasks(folder / "data", {"add": 90, "echo": 60, "rare": 30}))
     config.data.row_length = 64
     config.finetune.rank = 4
     config.balancer.coba.warmup_updates = 2
     config.balancer.coba.history_updates = 5
-    config.optim.warmup_steps = 2
+    config.optim.warmup_steps = min(2, steps - 1)
     config.loop.steps = steps
     config.loop.rows_per_step = 8
     config.loop.valid_rows = 8
@@ -80,3 +144,32 @@ def toy_config(folder: Path, steps: int = 10) -> ml_collections.ConfigDict:
     config.loop.save_every_steps = 5
     config.loop.log_every_steps = 1
     return config
+
+
+def write_config(folder: Path, config: ml_collections.ConfigDict) -> Path:
+    """The configuration as a file that `--config` takes."""
+    path = folder / "config.py"
+    path.write_text(
+        "import json\nimport ml_collections\n\n\ndef get_config():\n"
+        f"    return ml_collections.ConfigDict(json.loads({config.to_json()!r}))\n",
+        "utf-8",
+    )
+    return path
+
+
+def read_rows(workdir: Path, kind: str) -> list[dict[str, Any]]:
+    """The rows of one kind in the run's record; a line still being written is left out."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [row for row in rows if row["kind"] == kind]
+
+
+def load_module(path: Path) -> ModuleType:
+    """A Python file outside the package, such as a configuration or a script, as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

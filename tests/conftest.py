@@ -21,7 +21,7 @@ install_import_hook(
 )
 
 import functools  # noqa: E402
-from collections.abc import Callable  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -36,8 +36,39 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update(
     "jax_compilation_cache_dir", str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "jax")
 )
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+# The processes that tests start keep to the same.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = jax.config.jax_compilation_cache_dir
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+# A file's tests stay in one worker (`--dist=loadfile`), for they share fixtures and programs. The
+# dearest files are begun first, so that no worker is left with one of them at the end.
+DEAREST = (
+    "test_families_end_to_end.py",
+    "test_invariance.py",
+    "test_gradients.py",
+    "test_loop.py",
+    "test_commands.py",
+    "test_interruption.py",
+    "test_peft_parity.py",
+    "test_families.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(DEAREST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(DEAREST)))
+
+
+@pytest.fixture(scope="module")
+def single_device() -> Iterator[None]:
+    """A machine with one device: its programs compile twice as fast as those of a mesh."""
+    first = jax.devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *backend: first)
+        yield
 
 
 @pytest.fixture(scope="session")

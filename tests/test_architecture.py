@@ -1,7 +1,6 @@
 """The rules of the house, held over its source. Each checker is first shown to catch a breach."""
 
 import ast
-import importlib.util
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mft_jax.config import TrainConfig, resolve
+from mft_jax.testing import load_module
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "mft_jax"
@@ -150,94 +150,82 @@ def all_breaches(paths: Iterable[Path], check) -> list[str]:
     return sorted(found)
 
 
-# The checkers catch what they should --------------------------------------------------------------
+# The checkers catch what they should, and nothing else --------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("room", "source"),
-    [
-        ("types", "from mft_jax.weights.lora import LoraArray"),
-        ("data", "from mft_jax import losses"),
-        ("data", "import mft_jax.models.decoder"),
-        ("balancers", "from ..models import decoder"),
-        ("finetune", "from mft_jax import sharding"),
-        ("train_step", "from mft_jax.run.checkpoints import Checkpoints"),
-        ("report", "from mft_jax.run import recorder"),
-        ("report", "from jax import numpy"),
-        ("report", "from mft_jax.data import mixture"),
-        ("record", "from mft_jax.weights import lora"),
-        ("config", "def f():\n    from mft_jax.cli import main"),
-        ("data", "def f():\n    if x:\n        import jax.numpy as jnp"),
-        ("models", "import json"),
-    ],
-)
-def test_imports_down_the_page_catches(room, source):
-    assert imports_down_the_page(room, source)
+def importing(room: str):
+    return lambda source: imports_down_the_page(room, source)
 
 
-@pytest.mark.parametrize(
-    ("room", "source"),
-    [
-        ("weights", "from mft_jax.types import MftError"),
-        ("report", "from mft_jax.record.reading import read_record"),
-        ("huggingface", "from mft_jax import finetune, sharding"),
-        ("data", "from mft_jax.data.samples import Sample\nfrom .tasks import DataConfig"),
-        ("run", "from mft_jax import __version__"),
-        ("run", "import jax"),
-    ],
-)
-def test_imports_up_the_page_pass(room, source):
-    assert not imports_down_the_page(room, source)
+def a_config(source: str) -> list[str]:
+    return expectation("a.py", source)
+
+
+HOME, NOTE = "/".join(["", "home", "someone", "x"]), "TO" + "DO"
+COMMAND = "    mft train --config=configs/a.py\n\n"
+CAUGHT = [
+    (importing("types"), "from mft_jax.weights.lora import LoraArray"),
+    (importing("data"), "from mft_jax import losses"),
+    (importing("data"), "import mft_jax.models.decoder"),
+    (importing("data"), "def f():\n    if x:\n        import jax.numpy as jnp"),
+    (importing("balancers"), "from ..models import decoder"),
+    (importing("finetune"), "from mft_jax import sharding"),
+    (importing("train_step"), "from mft_jax.run.checkpoints import Checkpoints"),
+    (importing("report"), "from mft_jax.run import recorder"),
+    (importing("report"), "from jax import numpy"),
+    (importing("report"), "from mft_jax.data import mixture"),
+    (importing("record"), "from mft_jax.weights import lora"),
+    (importing("config"), "def f():\n    from mft_jax.cli import main"),
+    (importing("models"), "import json"),
+    (forbidden_words, "try: f()\nexcept: g()"),
+    (forbidden_words, "try: f()\nexcept Exception as e: g(e)"),
+    (forbidden_words, "try: f()\nexcept (ValueError, Exception): g()"),
+    (forbidden_words, "try: f()\nexcept BaseException: g()"),
+    (forbidden_words, "class SaveMixin: ..."),
+    (forbidden_words, "hasattr(a, 'b')"),
+    (forbidden_words, "def f():\n    import pickle"),
+    (forbidden_words, "from cloudpickle import loads"),
+    (forbidden_words, "load(x, trust_remote_code=True)"),
+    (forbidden_words, "np.load(x, allow_pickle=flag)"),
+    (forbidden_words, "from mft_jax.data.utils import f"),
+    (forbidden_words, "from mft_jax import common"),
+    (family_names, "# as in Qwen2"),
+    (family_names, "LLAMA = 1"),
+    (family_names, "if family == 'gpt_neox': f()"),
+    (a_config, '"""A run."""'),
+    (a_config, '"""A run.\n\nExpected: loss 2.1.\n"""'),
+    (a_config, f'"""A run.\n\n{COMMAND}Expected: see below.\n"""'),
+    (unfinished_words, f"path = '{HOME}'"),
+    (unfinished_words, f"# {NOTE}: mend"),
+]  # fmt: skip
+PASSED = [
+    (importing("report"), "from mft_jax.record.reading import read_record"),
+    (importing("weights"), "from mft_jax.types import MftError"),
+    (importing("huggingface"), "from mft_jax import finetune, sharding"),
+    (importing("data"), "from mft_jax.data.samples import Sample\nfrom .tasks import DataConfig"),
+    (importing("run"), "from mft_jax import __version__\nimport jax"),
+    (forbidden_words, "try: f()\nexcept BaseException:\n    g()\n    raise"),
+    (forbidden_words, "try: f()\nexcept (OSError, KeyError): h()"),
+    (forbidden_words, "load(x, trust_remote_code=False)"),
+    (family_names, "philosophy of a decoder"),
+    (a_config, f'"""A run.\n\n{COMMAND}Expected: loss 2.1.\n"""'),
+    (unfinished_words, "runs/home/x https://a.org/home/x methodology"),
+]
+
+
+@pytest.mark.parametrize(("check", "source"), CAUGHT)
+def test_a_breach_is_caught(check, source):
+    assert check(source)
+
+
+@pytest.mark.parametrize(("check", "source"), PASSED)
+def test_what_keeps_the_rules_passes(check, source):
+    assert check(source) == []
 
 
 def test_room_without_a_place_is_refused():
     with pytest.raises(AssertionError, match="no place on the page"):
         visible("attic")
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "try: f()\nexcept: g()",
-        "try: f()\nexcept Exception as e: g(e)",
-        "try: f()\nexcept (ValueError, Exception): g()",
-        "try: f()\nexcept BaseException: g()",
-        "class SaveMixin: ...",
-        "hasattr(a, 'b')",
-        "def f():\n    import pickle",
-        "from cloudpickle import loads",
-        "load(x, trust_remote_code=True)",
-        "np.load(x, allow_pickle=flag)",
-        "from mft_jax.data.utils import f",
-        "from mft_jax import common",
-    ],
-)
-def test_forbidden_words_catches(source):
-    assert len(forbidden_words(source)) == 1
-
-
-def test_cleaning_up_and_named_errors_pass():
-    source = "try: f()\nexcept BaseException:\n    g()\n    raise\nexcept (OSError, KeyError): h()"
-    assert not forbidden_words(source + "\nload(x, trust_remote_code=False)")
-
-
-@pytest.mark.parametrize("source", ["# as in Qwen2", "LLAMA = 1", "if family == 'gpt_neox': f()"])
-def test_family_names_catches(source):
-    assert family_names(source) and not family_names("philosophy of a decoder")
-
-
-@pytest.mark.parametrize(
-    "docstring",
-    ["", "Expected: loss 2.1.", "    mft train --config=configs/a.py\n\nExpected: see below."],
-)
-def test_expectation_catches(docstring):
-    assert expectation("a.py", f'"""A run.\n\n{docstring}\n"""')
-
-
-def test_unfinished_words_catches():
-    home, note = "/".join(["", "home", "someone", "x"]), "TO" + "DO"
-    assert unfinished_words(f"path = '{home}'  # {note}: mend") == ["/home/", note]
-    assert not unfinished_words("runs/home/x https://a.org/home/x methodology")
 
 
 # The rules ----------------------------------------------------------------------------------------
@@ -272,11 +260,7 @@ def test_config_opens_with_command_and_expected_result(path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_config_resolves(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert isinstance(resolve(module.get_config()), TrainConfig)
+    assert isinstance(resolve(load_module(path).get_config()), TrainConfig)
 
 
 def test_no_forbidden_words():

@@ -25,7 +25,10 @@ from mft_jax.types import at_least
 
 @dataclasses.dataclass(frozen=True)
 class CagradConfig:
-    """`c`: radius of the ball in lengths of the mean gradient."""
+    """Settings of CAGrad.
+
+    c  radius of the ball around the mean gradient, in lengths of that gradient; 0: equal weights
+    """
 
     c: float = 0.5
 

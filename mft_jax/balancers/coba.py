@@ -44,14 +44,16 @@ Variant = Literal["default", "paper", "mftcoder"]
 
 @dataclasses.dataclass(frozen=True)
 class CobaConfig:
-    """Counts are updates (of a validation micro-batch each), `update_every_steps` apart.
+    """Settings of CoBa. Counts are updates: looks at a validation micro-batch.
 
-    tau:             temperature of DF.
-    warmup_updates:  weights stay uniform until so many updates have been seen; None is the paper's
-                     appendix B: M, the validation micro-batches in a pass over the validation data.
-    history_updates: observations in the slope fit and the ACS window; None: 2 M, as there.
-    ablate:          leaves one part out: `rcs` -> ACS only, `acs` -> RCS only, `df` -> the mean.
-    variant:         the denominator of Eq. 7, see the top of the module.
+    tau                 temperature of the divergence factor's softmax (Eq. 6)
+    warmup_updates      updates with equal weights before the first scores; none: M, the validation
+                        micro-batches in a pass over the validation data (appendix B)
+    history_updates     validation losses in the fit of a slope (N); none: 2 M (appendix B)
+    update_every_steps  optimiser steps between two updates
+    ablate              leave a part out: the relative score, the absolute score, the factor
+    variant             default: absolute denominators in Eq. 7; paper: signed, as printed;
+                        mftcoder: the released code
     """
 
     tau: float = 5.0

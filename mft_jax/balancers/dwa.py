@@ -21,7 +21,11 @@ from mft_jax.types import MftError, TaskSums, at_least
 
 @dataclasses.dataclass(frozen=True)
 class DwaConfig:
-    """`temperature`: a large one gives equal weights. `window_steps`: optimiser steps."""
+    """Settings of DWA.
+
+    temperature   of the softmax over loss ratios; a large one gives equal weights
+    window_steps  optimiser steps whose losses are averaged before two windows are compared
+    """
 
     temperature: float = 2.0
     window_steps: int = 10

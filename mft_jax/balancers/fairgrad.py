@@ -16,7 +16,10 @@ from mft_jax.types import MftError
 
 @dataclasses.dataclass(frozen=True)
 class FairgradConfig:
-    """`alpha`: 1 is proportional fairness, a large one is max-min."""
+    """Settings of FairGrad.
+
+    alpha  fairness: 1 is proportional fairness, larger values favour the worst task
+    """
 
     alpha: float = 1.0
 

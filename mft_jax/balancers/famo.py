@@ -45,8 +45,11 @@ TITLES = (("logit", Quantity("Logit", "xi; the tasks' shares are its softmax")),
 
 @dataclasses.dataclass(frozen=True)
 class FamoConfig:
-    """`gamma`: decay of the logits towards equal weights (0.001 in the FAMO paper's runs, 0.01 in
-    the CoBa paper's).
+    """Settings of FAMO.
+
+    learning_rate  of the logits of the weights
+    gamma          decay of the logits towards equal weights; 0.001 in the FAMO paper's runs, 0.01 in
+                   the CoBa paper's
     """
 
     learning_rate: float = 0.025

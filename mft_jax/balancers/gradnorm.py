@@ -38,7 +38,12 @@ NORM = ("gradient_norm", Quantity("Gradient norm per task", "before the task's w
 
 @dataclasses.dataclass(frozen=True)
 class GradnormConfig:
-    """`alpha`: how strongly training rates are evened out; `parameters`: whose norms."""
+    """Settings of GradNorm.
+
+    alpha          how strongly training rates are evened out
+    learning_rate  of the weights
+    parameters     whose gradients' norms are compared: all, or the last block's
+    """
 
     alpha: float = 1.5
     learning_rate: float = 0.025

@@ -22,7 +22,10 @@ LARGEST = 0.999  # of |phi|: at 1 the law of sines divides by zero
 
 @dataclasses.dataclass(frozen=True)
 class GradvacConfig:
-    """`beta`: how fast the averages follow; 0.01 in the paper."""
+    """Settings of GradVac.
+
+    beta  how fast the target similarities follow those measured; 0.01 in the paper
+    """
 
     beta: float = 0.01
 

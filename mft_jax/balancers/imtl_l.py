@@ -20,7 +20,10 @@ TITLES = (("log_scale", Quantity("Log scale", "s of the weight exp(s)")),)
 
 @dataclasses.dataclass(frozen=True)
 class ImtlLConfig:
-    """`learning_rate` of the log-scales, which start at 0."""
+    """Settings of IMTL-L.
+
+    learning_rate  of the log-scales, which start at 0
+    """
 
     learning_rate: float = 0.025
 

@@ -25,7 +25,10 @@ from mft_jax.types import TaskSums, at_least
 
 @dataclasses.dataclass(frozen=True)
 class LbtwConfig:
-    """`exponent`: b; 0 gives equal weights."""
+    """Settings of LBTW.
+
+    exponent  of the loss ratio that is the weight; 0 gives equal weights
+    """
 
     exponent: float = 0.5
 

@@ -35,7 +35,10 @@ from mft_jax.types import TaskSums, at_least
 
 @dataclasses.dataclass(frozen=True)
 class MetaweightingConfig:
-    """`learning_rate`: the step on the simplex of weights."""
+    """Settings of MetaWeighting.
+
+    learning_rate  of the weights, along the gradient of the validation loss after a step
+    """
 
     learning_rate: float = 0.05
 

@@ -125,9 +125,16 @@ _Schema: Any = dataclasses.make_dataclass(
 
 
 class BalancerConfig(_Schema):
-    """`signal`: the losses that famo, gradnorm and lbtw go by. For `warmup_steps`, `ema_decay` and
-    `min_weight` see `regulate`. Gradients of all tasks may take `max_task_gradients_gib`, over all
-    devices, before a balancer that needs them is refused.
+    """The weights of the tasks.
+
+    name                    the method, see docs/balancing.md
+    signal                  losses that famo, gradnorm and lbtw go by: of the training batch or of the
+                            validation micro-batch
+    warmup_steps            optimiser steps with equal weights at the start
+    ema_decay               share of the old weight in an exponential moving average; 0: none
+    min_weight              least weight of a task; weights sum to 1
+    max_task_gradients_gib  memory, over all devices, that gradients of all tasks may take before a
+                            balancer that needs them is refused
     """
 
 

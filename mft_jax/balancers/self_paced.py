@@ -21,7 +21,11 @@ from mft_jax.types import TaskSums, at_least
 
 @dataclasses.dataclass(frozen=True)
 class SelfPacedConfig:
-    """`history_updates`: validation losses in the fit. `sharpness`: the factor of 50."""
+    """Settings of self-paced weights.
+
+    history_updates  validation losses in the fit of a slope
+    sharpness        factor of the slopes before the softmax
+    """
 
     history_updates: int = 100
     sharpness: float = 50.0

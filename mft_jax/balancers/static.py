@@ -11,7 +11,10 @@ from mft_jax.types import TaskSums
 
 @dataclasses.dataclass(frozen=True)
 class StaticConfig:
-    """`weights` by task name, on any scale; 1 where not named."""
+    """Fixed weights.
+
+    weights  by task name, on any scale; 1 where a task is not named
+    """
 
     weights: dict[str, float] = dataclasses.field(default_factory=dict)
 

@@ -20,7 +20,10 @@ TITLES = (("log_variance", Quantity("Log variance", "s of the weight exp(-s) / 2
 
 @dataclasses.dataclass(frozen=True)
 class UncertaintyConfig:
-    """`learning_rate` of the log-variances, which start at 0."""
+    """Settings of uncertainty weighting.
+
+    learning_rate  of the log-variances, which start at 0
+    """
 
     learning_rate: float = 0.025
 

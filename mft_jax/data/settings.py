@@ -11,10 +11,15 @@ Sampling = Literal["proportional", "temperature", "rates"]
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig:
-    """One task. `path` is a file, a folder, a glob, `stdlib:<task>` or `packages:<names>:text`.
+    """One task.
 
-    Without `valid_path`, `valid_fraction` of the samples become the validation set (at least one).
-    `max_samples` and `max_valid_samples` take a seeded random subset, not the head of the file.
+    name               unique; what reports and other settings call it
+    path               a file, a folder or a glob of .jsonl, .jsonl.gz, .jsonl.zst or .parquet, a
+                       saved dataset, stdlib:<task> or packages:<names>:text
+    valid_path         validation files; none: a part of `path` is split off
+    valid_fraction     share of the samples that is split off, at least one sample
+    max_samples        a seeded random subset of the training samples; none: all
+    max_valid_samples  a seeded random subset of the validation samples; none: all
     """
 
     name: str
@@ -27,8 +32,16 @@ class TaskConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """All tasks. `overlong` says what happens to a sample of more than `row_length` tokens; for
-    `sampling` see `mixture`; `rates` by task name, on any scale.
+    """The tasks, and how their samples become rows.
+
+    tasks        the tasks, in the order of all tables
+    row_length   positions of a packed row, in tokens
+    overlong     what becomes of a sample of more than row_length tokens; always counted
+    sampling     share of each task in an epoch: every sample once, by size ** (1 / temperature), or
+                 by `rates`
+    temperature  of sampling=temperature; 1 is proportional, a large one gives equal shares
+    rates        share of each task by name, on any scale, for sampling=rates
+    seed         of the split and of the subsets of samples
     """
 
     tasks: tuple[TaskConfig, ...] = ()

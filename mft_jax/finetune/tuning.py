@@ -14,19 +14,22 @@ from mft_jax.weights.storage import QuantizedDtype
 class FinetuneConfig:
     """What is trained, and how the rest is stored.
 
-    quantization   of the matrices; "auto": nf4 for `qlora`, none otherwise. `lora` with a
-                   quantised base is `qlora`; `full` with one trains through the rounding
-                   (straight-through estimator, arXiv 1308.3432)
-    targets        "all_linear" (every matrix but those of experts), or patterns over layer names:
-                   "attention/*", "mlp/down", "embedding", "head"
-    alpha          the update is scaled by alpha / rank, or with `rslora` by alpha / sqrt(rank)
-                   (arXiv 2312.03732)
-    dropout        of an adapter's input while training
-    dora           magnitudes are trained next to directions (arXiv 2402.09353)
-    init           "lora": A random, B zero; "pissa", "loftq": from the weight, see
-                   `finetune.initialization`
-    adapter        a folder in PEFT's format to go on from: it says rank, alpha, targets, rslora
-                   and dora itself
+    method            qlora: adapters on a quantised base; lora: on a dense base; full: all weights
+    quantization      of the matrices; auto: nf4 for qlora, none otherwise. lora with a quantised base
+                      is qlora; full with one trains through the rounding (straight-through
+                      estimator, arXiv 1308.3432)
+    rank              of the adapters
+    alpha             the update is scaled by alpha / rank, or with rslora by alpha / sqrt(rank)
+    targets           all_linear (every matrix but those of experts), or patterns over layer names:
+                      attention/*, mlp/down, embedding, head
+    dropout           share of an adapter's input that is left out while training
+    rslora            scale by alpha / sqrt(rank) (arXiv 2312.03732)
+    dora              train magnitudes and directions apart (arXiv 2402.09353)
+    init              lora: A random, B zero; pissa, loftq: from the weight (arXiv 2404.02948,
+                      2310.08659)
+    loftq_iterations  rounds of quantisation and decomposition of init=loftq
+    adapter           a folder in PEFT's format to continue from: it says rank, alpha, targets, rslora
+                      and dora itself
     """
 
     method: Literal["full", "lora", "qlora"] = "qlora"

@@ -147,13 +147,16 @@ class Checkpoints:
             if "progress" in found:
                 found["progress"] = EvalProgress(**found["progress"])
             return found
-        except DAMAGE as error:
-            detail = (str(error).splitlines() or [""])[0][:200]
-            raise MftError(
-                f"checkpoint {self.folder / str(step)} cannot be read: it is cut short, damaged or "
-                f"of another model ({type(error).__name__}: {detail}); delete that folder to "
-                "continue from the checkpoint before it"
-            ) from error
+        except BaseException as error:
+            # Orbax raises a bare `Exception` where the bytes of an array cannot be read.
+            if isinstance(error, DAMAGE) or type(error) is Exception:
+                detail = (str(error).splitlines() or [""])[0][:200]
+                raise MftError(
+                    f"checkpoint {self.folder / str(step)} cannot be read: it is cut short, "
+                    f"damaged or of another model ({type(error).__name__}: {detail}); delete that "
+                    "folder to continue from the checkpoint before it"
+                ) from error
+            raise
 
     def close(self) -> None:
         self.manager.wait_until_finished()

@@ -1,6 +1,9 @@
 """The doors: what a person types, and what a mistake is answered with."""
 
+import contextlib
+import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,18 +13,16 @@ import pytest
 from mft_jax import testing
 from mft_jax.cli import COMMANDS, main
 
+# Programs for one device compile twice as fast.
+pytestmark = pytest.mark.usefixtures("single_device")
+
 
 @pytest.fixture(scope="module")
 def config_file(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("toy")
     config = testing.toy_config(folder, steps=4)
     config.loop.eval_every_steps = 4
-    path = folder / "config.py"
-    path.write_text(
-        "import json\nimport ml_collections\n\n\ndef get_config():\n"
-        f"    return ml_collections.ConfigDict(json.loads({config.to_json()!r}))\n"
-    )
-    return path
+    return testing.write_config(folder, config)
 
 
 def call(capsys, *arguments) -> tuple[int, str, str]:
@@ -32,24 +33,27 @@ def call(capsys, *arguments) -> tuple[int, str, str]:
 
 
 @pytest.fixture(scope="module")
-def workdir(config_file, tmp_path_factory) -> Path:
+def trained(config_file, single_device, tmp_path_factory) -> tuple[Path, str]:
+    """A run's folder, and what the command printed."""
     workdir = tmp_path_factory.mktemp("run") / "toy"
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as ended, contextlib.redirect_stdout(io.StringIO()) as out:
         main(["train", f"--config={config_file}", f"--workdir={workdir}"])
     assert ended.value.code == 0
-    return workdir
+    return workdir, out.getvalue()
 
 
-def test_training_ends_with_a_table_and_the_paths_of_what_it_made(
-    config_file, workdir, tmp_path, capsys
-):
-    code, out, _ = call(capsys, "train", f"--config={config_file}", f"--workdir={tmp_path / 'run'}")
-    assert code == 0
+@pytest.fixture
+def workdir(trained) -> Path:
+    return trained[0]
+
+
+def test_training_ends_with_a_table_and_the_paths_of_what_it_made(trained):
+    workdir, out = trained
     for words in ("before", "after", "ratio", "final weight", "add", "echo", "rare"):
         assert words in out
     for name in ("report.html", "adapter", "checkpoints/4"):
-        assert f"{tmp_path / 'run' / name}" in out.replace("\n", "")
-        assert (tmp_path / "run" / name).exists()
+        assert f"{workdir / name}" in out.replace("\n", "")
+        assert (workdir / name).exists()
 
 
 def test_module_and_console_command_are_the_same(capsys):
@@ -61,10 +65,23 @@ def test_module_and_console_command_are_the_same(capsys):
     assert all(name in out for name in COMMANDS)
 
 
+FLAGS = {
+    "check": {"config", "headers_only", "prompt"},
+    "train": {"config", "workdir"},
+    "export": {"workdir", "format", "output", "checkpoint"},
+    "report": {"workdir"},
+    "data": {"config"},
+    "compare": {"config", "workdir", "vary"},
+    "bench": {"config", "repeats", "balancers", "num_tasks"},
+}
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_its_flags(capsys, name):
     code, out, _ = call(capsys, name, "--help")
-    assert code == 0 and f"mft {name}:" in out and "--" in out
+    assert code == 0 and f"mft {name}:" in out
+    explained = dict(re.findall(r"^ +--(\w+)=\.\.\. +(\S.*)$", out, re.M))
+    assert explained.keys() == FLAGS[name]
 
 
 def test_data_shows_counts_and_packing(config_file, capsys):

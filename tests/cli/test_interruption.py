@@ -1,6 +1,5 @@
 """Real processes, real signals: what a run loses when it is stopped."""
 
-import json
 import os
 import random
 import signal
@@ -9,61 +8,68 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
 from mft_jax import testing
+from mft_jax.cli import main
 
-STEPS = 150
+STEPS, SAVE_EVERY = 60, 10
+
+pytestmark = pytest.mark.filterwarnings("ignore:Sharding info not provided:UserWarning")
 
 
 @pytest.fixture(scope="module")
 def config_file(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("toy")
     config = testing.toy_config(folder, steps=STEPS)
+    config.balancer.name = "uniform"  # others resume in test_loop, without a signal
     config.loop.eval_every_steps = 1000
-    config.loop.save_every_steps = 20
-    path = folder / "config.py"
-    path.write_text(
-        "import json\nimport ml_collections\n\n\ndef get_config():\n"
-        f"    return ml_collections.ConfigDict(json.loads({config.to_json()!r}))\n"
-    )
-    return path
+    config.loop.save_every_steps = SAVE_EVERY
+    return testing.write_config(folder, config)
 
 
-def start(config_file: Path, workdir: Path) -> subprocess.Popen:
-    cache = Path(__file__).resolve().parents[2] / ".pytest_cache" / "jax"
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
-    }
-    command = [sys.executable, "-m", "mft_jax", "train"]
-    flags = [f"--config={config_file}", f"--workdir={workdir}"]
-    return subprocess.Popen(
-        command + flags,
-        env=environment,
+def train_here(config_file: Path, workdir: Path) -> None:
+    """To the end, in this process."""
+    with pytest.raises(SystemExit) as ended:
+        main(["train", f"--config={config_file}", f"--workdir={workdir}"])
+    assert ended.value.code == 0
+
+
+@pytest.fixture(scope="module")
+def whole(config_file, tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    train_here(config_file, workdir)
+    return workdir
+
+
+def stop_at(step: int, number: signal.Signals, config_file: Path, workdir: Path) -> tuple[int, str]:
+    """(exit code, output) of a process that gets the signal once its record holds `step`."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mft_jax", "train"]
+        + [f"--config={config_file}", f"--workdir={workdir}"],
+        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir)},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-
-
-def wait_for_step(workdir: Path, step: int) -> None:
-    """Until the record holds this step, as a person who looks at it would."""
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        if steps_of(workdir)[-1:] >= [step]:
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"no step {step} within five minutes")
+    try:
+        deadline = time.monotonic() + 300
+        while steps_of(workdir)[-1:] < [step]:
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline, f"no step {step} within five minutes"
+            time.sleep(0.01)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    return process.returncode, output
 
 
 def steps_of(workdir: Path) -> list[int]:
-    path = workdir / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [row["step"] for row in rows if row["kind"] == "train"]
+    return [row["step"] for row in testing.read_rows(workdir, "train")]
 
 
 def saved_steps(workdir: Path) -> list[int]:
@@ -77,55 +83,41 @@ def trained(workdir: Path) -> dict:
     return tree["trainable"]
 
 
-@pytest.fixture(scope="module")
-def whole(config_file, tmp_path_factory) -> Path:
-    workdir = tmp_path_factory.mktemp("whole") / "run"
-    process = start(config_file, workdir)
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output
-    return workdir
-
-
 def assert_same_as(whole: Path, workdir: Path) -> None:
     assert steps_of(workdir) == list(range(STEPS))
     left, right = trained(whole), trained(workdir)
+    assert left.keys() == right.keys()
     for path, ab in left.items():
         np.testing.assert_array_equal(ab["a"], right[path]["a"])
         np.testing.assert_array_equal(ab["b"], right[path]["b"])
 
 
-@pytest.mark.filterwarnings("ignore:Sharding info not provided:UserWarning")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_signal_saves_and_exits_cleanly_and_the_same_command_resumes(
-    config_file, whole, tmp_path, number
+    config_file, whole, tmp_path, capsys, number
 ):
     workdir = tmp_path / "run"
-    process = start(config_file, workdir)
-    wait_for_step(workdir, 7)
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
+    code, output = stop_at(7, number, config_file, workdir)
+    assert code == 0, output
     taken = len(steps_of(workdir))
     assert saved_steps(workdir)[-1] == taken < STEPS
     assert f"interrupted and saved at step {taken}" in output
     assert (workdir / "report.html").exists()
-    output, _ = start(config_file, workdir).communicate(timeout=600)
-    assert f"resumed at step {taken}" in output
+    train_here(config_file, workdir)
+    assert f"resumed at step {taken}" in capsys.readouterr().out
     assert_same_as(whole, workdir)
 
 
-@pytest.mark.filterwarnings("ignore:Sharding info not provided:UserWarning")
 def test_a_killed_run_loses_at_most_the_steps_since_the_last_checkpoint(
-    config_file, whole, tmp_path
+    config_file, whole, tmp_path, capsys
 ):
     workdir = tmp_path / "run"
-    process = start(config_file, workdir)
-    wait_for_step(workdir, 45 + random.randrange(20))
-    process.kill()
-    process.communicate()
+    step = 2 * SAVE_EVERY + random.Random(10).randrange(2 * SAVE_EVERY)
+    code, output = stop_at(step, signal.SIGKILL, config_file, workdir)
+    assert code == -signal.SIGKILL, output
     saved = saved_steps(workdir)[-1]
     # Saving is asynchronous: the newest due checkpoint may not have been complete yet.
-    assert saved >= 20 and saved >= len(steps_of(workdir)) - 2 * 20
-    output, _ = start(config_file, workdir).communicate(timeout=600)
-    assert f"resumed at step {saved}" in output
+    assert saved >= SAVE_EVERY and saved >= len(steps_of(workdir)) - 2 * SAVE_EVERY
+    train_here(config_file, workdir)
+    assert f"resumed at step {saved}" in capsys.readouterr().out
     assert_same_as(whole, workdir)

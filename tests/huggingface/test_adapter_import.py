@@ -18,7 +18,7 @@ from mft_jax.huggingface.adapter_import import read_adapter
 from mft_jax.huggingface.base_weights import load_params, read_model
 from mft_jax.models.params import param_infos
 from mft_jax.sharding import MeshConfig, leaf_shardings, make_mesh
-from mft_jax.testing import noisy, tiny_checkpoint
+from mft_jax.testing import add_noise, tiny_checkpoint
 from mft_jax.types import MftError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -47,7 +47,7 @@ def model(tmp_path_factory):
 def saved(model, name, settings, folder, start=None):
     """The trainable tree of an adapter that was saved to `folder`."""
     _, family, config, params = model(name)
-    trainable = noisy(init_trainable(settings, params, param_infos(config), 0))
+    trainable = add_noise(init_trainable(settings, params, param_infos(config), 0), 0.1)
     save_adapter(
         folder,
         trained=TrainedWeights(settings, trainable, start or {}),
@@ -103,7 +103,7 @@ def test_a_start_is_taken_off_with_twice_the_rank(rslora, model, tmp_path):
     """Targets without a start grow as well: the folder names one rank for all."""
     settings = dataclasses.replace(NORMAL, rslora=rslora, init="pissa", targets=TABLES)
     infos = param_infos(model("llama")[2])
-    start = noisy(init_trainable(settings, {}, infos, 3), seed=4)
+    start = add_noise(init_trainable(settings, {}, infos, 3), 0.1, seed=4)
     start = {path: start[path] for path in start if path.endswith("kernel")}
     trainable = saved(model, "llama", settings, tmp_path / "adapter", start)
     found = reading(model, "llama", tmp_path / "adapter")

@@ -22,7 +22,7 @@ from mft_jax.models.families import FAMILIES
 from mft_jax.models.nll import next_token_nll
 from mft_jax.models.params import param_infos
 from mft_jax.sharding import MeshConfig, leaf_shardings, make_mesh
-from mft_jax.testing import noisy
+from mft_jax.testing import add_noise, largest_relative_error
 
 torch = pytest.importorskip("torch", reason="parity needs the extra `parity` (torch)")
 transformers = pytest.importorskip("transformers")
@@ -124,12 +124,6 @@ def their_gradients(model, trainable, family, config):
     return found
 
 
-def worst(got, want):
-    """Largest error of a leaf relative to the leaf's largest value; NaN where one is NaN."""
-    errors = jax.tree.map(lambda g, w: np.abs(g - w).max() / np.abs(w).max(), got, want)
-    return float(np.max(jax.tree.leaves(errors)))
-
-
 STEPS = [(name, {"targets": TABLES, "rslora": True}) for name in NAMES] + [
     (name, {"dora": True}) for name in ("llama", "phi3", "gpt_neox", "deepseek_v2")
 ]
@@ -142,7 +136,7 @@ def test_a_step_of_lora_is_pefts(name, options, base, tmp_path):
     family, config, params, _ = load(base(name)[0], settings)
     if config.tied_head:
         settings = dataclasses.replace(settings, targets=settings.targets[:2])
-    trainable = noisy(init_trainable(settings, params, param_infos(config), 0), 0.05)
+    trainable = add_noise(init_trainable(settings, params, param_infos(config), 0))
     theirs = wrapped(name, base, tmp_path / "adapter", trainable, settings)
     ids = tokens()
     step = jax.jit(jax.value_and_grad(functools.partial(loss, config, settings)))
@@ -154,7 +148,7 @@ def test_a_step_of_lora_is_pefts(name, options, base, tmp_path):
     plain = float(their_loss(base(name)[1], ids).detach())
     assert abs(expected - plain) > 1e-4 * plain, "the adapter makes no difference"
     want = their_gradients(theirs, trainable, family, config)
-    assert worst(grads, want) < 1e-4
+    assert largest_relative_error(grads, want) < 1e-4
 
 
 EXPORTS = {
@@ -171,7 +165,7 @@ def test_peft_computes_with_the_original_weights_what_started_from_them(case, ba
     adapted = adapted_paths(settings, param_infos(read_model(base(name)[0])[1]))
     _, config, params, start = load(base(name)[0], settings, adapted)
     assert start
-    trainable = noisy(init_trainable(settings, params, param_infos(config), 0, start), 0.05)
+    trainable = add_noise(init_trainable(settings, params, param_infos(config), 0, start))
     theirs = wrapped(name, base, tmp_path / "adapter", trainable, settings, start=start)
     ours = logits(config, settings, trainable, params)
     assert np.abs(ours - their_logits(base(name)[1], tokens())).max() > 0.1
@@ -189,7 +183,7 @@ LOADED += [("qwen2_moe", ALL), ("qwen2_moe", EXPERTS), ("deepseek_v2", ALL)]
 def test_a_note_names_exactly_what_peft_does_not_load(name, targets, base, tmp_path):
     settings = dataclasses.replace(NORMAL, targets=targets, rslora=True)
     family, config, params, _ = load(base(name)[0], settings)
-    trainable = noisy(init_trainable(settings, params, param_infos(config), 0), 0.05)
+    trainable = add_noise(init_trainable(settings, params, param_infos(config), 0))
     ours = logits(config, settings, trainable, params)
     try:
         theirs = wrapped(name, base, tmp_path / "a", trainable, settings, renamed=False)

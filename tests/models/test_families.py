@@ -6,13 +6,13 @@ a row. The reference reads every document alone.
 
 import copy
 import functools
-import importlib.util
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from models import numpy_reference
 from safetensors.numpy import load_file
 
 from mft_jax.finetune.attach import store_weight
@@ -98,18 +98,14 @@ def checkpoint(tmp_path_factory):
     return make
 
 
-def numpy_reference(name, variant, folder):
+def by_numpy(name, variant, folder):
     """`logits(document) -> [n, V]` by plain NumPy."""
-    file = Path(__file__).with_name("numpy_reference.py")
-    spec = importlib.util.spec_from_file_location("numpy_reference", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     tensors = load_file(folder / "model.safetensors")
     hf_config = FAMILIES[name].tiny_config(variant)
-    return lambda text: module.logits(hf_config, tensors, text[None])[0]
+    return lambda text: numpy_reference.logits(hf_config, tensors, text[None])[0]
 
 
-def transformers_reference(model, folder):
+def by_transformers(model, folder):
     """The same of transformers, whose model fills `folder`."""
     torch = pytest.importorskip("torch")
     model.save_pretrained(folder)
@@ -133,11 +129,11 @@ BY_REFERENCE = [
 def test_logits_equal_those_of_the_reference(name, variant, checkpoint, request, tmp_path):
     if FAMILIES[name].reference == "numpy":
         folder = checkpoint(name, variant)
-        reference = numpy_reference(name, variant, folder)
+        reference = by_numpy(name, variant, folder)
     else:
         folder = tmp_path / "model"
         model = request.getfixturevalue("transformers_model")(name, variant)
-        reference = transformers_reference(model, folder)
+        reference = by_transformers(model, folder)
     _, config, params = loaded(folder)
     logits = forward(config, params)
     assert np.isfinite(logits).all()

@@ -187,27 +187,6 @@ def test_changed_data_is_refused_by_naming_the_task(toy, tmp_path):
         run(config, other)
 
 
-def cut(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
-# Orbax leaves the other reads of a failed restore to a closed event loop.
-@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("damage", [cut, Path.unlink])
-@pytest.mark.parametrize("item", ["trainable", "training", "cursor", "progress"])
-def test_a_checkpoint_cut_short_is_fatal_and_named(toy, tmp_path, item, damage):
-    config, workdir, _ = toy
-    broken = copy_run(workdir, tmp_path / "broken", last_step=5)
-    folder = broken / "checkpoints" / "5" / item
-    files = [f for f in folder.rglob("*") if f.is_file() and not f.name.startswith(("_", "commit"))]
-    size = max(file.stat().st_size for file in files)
-    for file in files:  # the data may lie there twice, by process and merged
-        if file.stat().st_size == size:
-            damage(file)
-    with pytest.raises(MftError, match=r"checkpoints/5 cannot be read"):
-        run(config, broken)
-
-
 def test_a_non_finite_loss_stops_the_run_naming_step_and_task(toy, tmp_path):
     config = toy[0].copy_and_resolve_references()
     config.optim.learning_rate = 1e38
