@@ -22,7 +22,8 @@ class OptimConfig:
     beta2              decay of the second moment
     epsilon            added to the root of the second moment
     clip_norm          largest norm of the whole gradient; inf: not clipped
-    lora_plus_ratio    learning rate of every adapter's B over that of its A (LoRA+, arXiv 2402.12354)
+    lora_plus_ratio    learning rate of every adapter's B over that of its A (LoRA+, arXiv
+                       2402.12354)
     """
 
     learning_rate: float = 1e-3

@@ -48,8 +48,8 @@ class FamoConfig:
     """Settings of FAMO.
 
     learning_rate  of the logits of the weights
-    gamma          decay of the logits towards equal weights; 0.001 in the FAMO paper's runs, 0.01 in
-                   the CoBa paper's
+    gamma          decay of the logits towards equal weights; 0.001 in the FAMO paper, 0.01 in the
+                   CoBa paper
     """
 
     learning_rate: float = 0.025

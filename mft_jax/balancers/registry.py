@@ -128,8 +128,8 @@ class BalancerConfig(_Schema):
     """The weights of the tasks.
 
     name                    the method, see docs/balancing.md
-    signal                  losses that famo, gradnorm and lbtw go by: of the training batch or of the
-                            validation micro-batch
+    signal                  losses that famo, gradnorm and lbtw follow: of the training batch or of
+                            the validation micro-batch
     warmup_steps            optimiser steps with equal weights at the start
     ema_decay               share of the old weight in an exponential moving average; 0: none
     min_weight              least weight of a task; weights sum to 1

@@ -15,8 +15,8 @@ class FinetuneConfig:
     """What is trained, and how the rest is stored.
 
     method            qlora: adapters on a quantised base; lora: on a dense base; full: all weights
-    quantization      of the matrices; auto: nf4 for qlora, none otherwise. lora with a quantised base
-                      is qlora; full with one trains through the rounding (straight-through
+    quantization      of the matrices; auto: nf4 for qlora, none otherwise. lora with a quantised
+                      base is qlora; full with one trains through the rounding (straight-through
                       estimator, arXiv 1308.3432)
     rank              of the adapters
     alpha             the update is scaled by alpha / rank, or with rslora by alpha / sqrt(rank)
@@ -28,8 +28,8 @@ class FinetuneConfig:
     init              lora: A random, B zero; pissa, loftq: from the weight (arXiv 2404.02948,
                       2310.08659)
     loftq_iterations  rounds of quantisation and decomposition of init=loftq
-    adapter           a folder in PEFT's format to continue from: it says rank, alpha, targets, rslora
-                      and dora itself
+    adapter           a folder in PEFT's format to continue from: it says rank, alpha, targets,
+                      rslora and dora itself
     """
 
     method: Literal["full", "lora", "qlora"] = "qlora"
