@@ -10,7 +10,8 @@ import pytest
 
 from mft_jax.arrays import over_stack
 from mft_jax.balancer_signals import post_step_losses
-from mft_jax.balancers.famo import famo
+from mft_jax.balancers.base import RunFacts
+from mft_jax.balancers.famo import FamoConfig, famo
 from mft_jax.data.packing import fill_row
 from mft_jax.finetune.attach import init_frozen, init_trainable, store_weight
 from mft_jax.finetune.tuning import FinetuneConfig
@@ -25,6 +26,7 @@ from mft_jax.types import MftError, TaskTable
 
 MODEL = ModelConfig(98, 64, 64, 2, 4, 2, 16, 32)
 INFOS = param_infos(MODEL)
+RUN = RunFacts(TaskTable(("a", "b")), total_steps=4, valid_micro_batches=1)
 TUNING = FinetuneConfig(method="lora", rank=4, alpha=8.0, dropout=0.5)
 SPEC = StepSpec(
     MODEL,
@@ -60,7 +62,7 @@ def twins():
     rng = np.random.default_rng(0)
     tokens = [rng.integers(0, 98, n) for n in (7, 8)]
     row = fill_row(tokens, [np.ones(len(t), np.float32) for t in tokens], (0, 1), 16)
-    return jax.tree.map(lambda x: jnp.asarray(np.stack([x[None], x[None]])), row)
+    return jax.tree.map(lambda x: np.stack([x[None], x[None]]), row)
 
 
 @functools.cache
@@ -119,7 +121,7 @@ def test_the_gradient_is_that_of_the_masks_of_the_forward_pass():
 def test_losses_after_the_step_are_measured_under_the_masks_of_the_step():
     trainable, frozen = start()
     state = TrainState(jnp.array(3), trainable, optax.EmptyState(), ())  # not moved: equal losses
-    measure = jax.jit(functools.partial(post_step_losses, SPEC, famo()))
+    measure = jax.jit(functools.partial(post_step_losses, SPEC, famo(FamoConfig(), RUN)))
     batch = twins()
     after = measure(state, frozen, batch, jax.tree.map(lambda x: x[0], batch))
     nll, *_ = compiled()(jnp.array(3))

@@ -14,7 +14,8 @@ import optax
 import pytest
 
 from mft_jax.arrays import over_stack
-from mft_jax.balancers.gradnorm import gradnorm
+from mft_jax.balancers.base import RunFacts
+from mft_jax.balancers.gradnorm import GradnormConfig, gradnorm
 from mft_jax.balancers.uniform import uniform
 from mft_jax.data.packing import fill_row
 from mft_jax.finetune import combine
@@ -29,12 +30,13 @@ from mft_jax.task_gradients import task_gradients
 from mft_jax.task_sums import sum_by_segment
 from mft_jax.train_state import TrainState
 from mft_jax.train_step import make_train_step
-from mft_jax.types import TaskSums
+from mft_jax.types import TaskSums, TaskTable
 
 MODEL = ModelConfig(98, 64, 64, 2, 4, 2, 16, 32)
 INFOS = param_infos(MODEL)
 TUNING = FinetuneConfig(method="qlora", rank=4, alpha=8.0)
 TASKS, LENGTH, RATE, BETA = 3, 32, 0.5, 0.7  # the last task is absent
+RUN = RunFacts(TaskTable(("a", "b", "c")), total_steps=4, valid_micro_batches=1)
 PAIRS = [(0, (7, 5), (6, 8)), (1, (5, 9), (8, 6)), (0, (9, 4), (7, 7)), (1, (6, 6), (5, 9))]
 WEIGHT = np.array([0.2, 0.5, 0.3])
 
@@ -187,7 +189,7 @@ def step(balancer, balancer_state, micro_batches):
 
 @pytest.mark.parametrize("micro_batches", [1, 2])
 def test_a_step_of_dpo_is_the_gradient_of_its_equation(micro_batches):
-    metrics, gradient = step(uniform(), jnp.asarray(WEIGHT), micro_batches)
+    metrics, gradient = step(uniform(None, RUN), jnp.asarray(WEIGHT), micro_batches)
     np.testing.assert_allclose(metrics.loss, weighted(0, WEIGHT), rtol=1e-10)
     assert_close(gradient, weighted(1, WEIGHT))
     assert all(np.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(gradient))
@@ -207,7 +209,7 @@ def test_the_tasks_of_pairs_have_gradients_of_their_own():
 
 def test_a_balancer_of_losses_and_gradients_runs_with_it_as_it_is():
     initial = TaskSums(jnp.ones(TASKS), jnp.ones(TASKS))
-    balancer = gradnorm()
+    balancer = gradnorm(GradnormConfig(), RUN)
     metrics, gradient = step(balancer, balancer.init(TASKS, initial), 1)
     assert np.ptp(metrics.weight[:2]) > 1e-4
     weight = np.asarray(metrics.weight)
