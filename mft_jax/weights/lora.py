@@ -219,8 +219,8 @@ def column_norm(
 ) -> Float[Array, " out"]:
     """The norm of every column of `base + scale * a @ b`, a constant for differentiation.
 
-    |w + s a b|^2 = |w|^2 + 2 s (a.T w) . b + s^2 b . (a.T a) b needs no dense sum. Never zero, as it
-    is a divisor and a column of zeros is allowed.
+    |w + s a b|^2 = |w|^2 + 2 s (a.T w) . b + s^2 b . (a.T a) b needs no dense sum. The norm is
+    never zero, since it is a divisor and a column of zeros is allowed.
 
     >>> import jax.numpy as jnp
     >>> w, a, b = jnp.diag(jnp.array([3.0, 4.0])), jnp.zeros((2, 1)), jnp.zeros((1, 2))
