@@ -46,7 +46,7 @@ def save_adapter(
     base_model: str,
     overwrite: bool = False,
 ) -> None:
-    """Write the adapter in float32. `base_model` is the path from which PEFT loads the base weights.
+    """Write the adapter in float32. `base_model` is where PEFT finds the base weights.
 
     All processes must call it; the first one writes. `overwrite` replaces an existing folder as a
     whole (for a folder that belongs to the run).
@@ -71,7 +71,7 @@ def save_adapter(
 
 
 def not_for_peft(adapted: Collection[str], family: Family, model_config: ModelConfig) -> str:
-    """A note on the adapters that peft would ignore silently, with a remedy; empty if it loads all."""
+    """A note on adapters that peft would silently ignore, with a remedy; empty if it loads all."""
     infos = param_infos(model_config)
     lost = {path for path in adapted if re.fullmatch(family.lost_in_peft, path)}
     experts = {path for path in adapted if infos[path].kind == "expert_matrix"}

@@ -112,7 +112,7 @@ def read_adapter(
     if problems:
         shown = problems[:20] + [f"... and {len(problems) - 20} more"] * (len(problems) > 20)
         raise MftError(
-            f"{folder} is not an adapter for this model ({family.name}, width {model_config.width}, "
+            f"{folder} is no adapter for this model ({family.name}, width {model_config.width}, "
             f"{model_config.num_layers} layers):\n  " + "\n  ".join(shown)
         )
     ranks = {slot.module: slot.span.shape[0] for slot in slots if slot.part == "a"}
@@ -136,7 +136,7 @@ def _slots(
     model_config: ModelConfig,
     problems: list[str],
 ) -> tuple[list[TensorSlot], dict[str, Span]]:
-    """The places of the tensors, and the base tensors (peft saves an adapted embedding or head)."""
+    """The places of the tensors, and the base tensors (peft saves adapted embeddings and heads)."""
     infos = param_infos(model_config)
     known, base = {}, {}
     for entry in family.entries(model_config):
@@ -197,7 +197,7 @@ def _incomplete(slots: list[TensorSlot], dora: bool) -> list[str]:
 
 
 def _gaps(slots: list[TensorSlot], family: Family, model_config: ModelConfig) -> list[str]:
-    """The layers without magnitude where others have one: no magnitude would leave them unchanged."""
+    """The layers that are not adapted though others are: a magnitude of 0 would switch them off."""
     adapted = {slot.module for slot in slots}
     paths = {slot.info.path for slot in slots}
     return [

@@ -58,7 +58,7 @@ class AdapterSettings:
 
 
 def read_settings(folder: Path, problems: list[str]) -> AdapterSettings:
-    """The settings of a folder; faults are added to `problems`. Raises `MftError` for missing files."""
+    """The settings of a folder; faults go to `problems`. Raises `MftError` for missing files."""
     settings = _read_file(folder, problems)
     rank, alpha = _size(settings, problems)
     return AdapterSettings(
@@ -119,7 +119,7 @@ def _pattern(settings: Mapping[str, Any], key: str, problems: list[str]) -> dict
 
 
 def _matching(pattern: Mapping[str, float], module: str, default: float) -> float:
-    """The value of the first key, a regular expression, that matches the name's end (PEFT's rule)."""
+    """The value of the first key, a regular expression, that matches the name's end, as in PEFT."""
     for key, value in pattern.items():
         if re.match(rf"(.*\.)?({key})$", module):
             return value

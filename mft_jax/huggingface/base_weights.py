@@ -128,8 +128,8 @@ def _differences(
             table = found.get(embedding, span)
             if {span.dtype, table.dtype} <= DTYPES.keys() and not same_values(span, table):
                 problems.append(
-                    f"{head} differs from {embedding}, though config.json ties them; if the model has "
-                    'a separate head, set "tie_word_embeddings": false'
+                    f"{head} differs from {embedding}, though config.json ties them; if the model "
+                    'has a separate head, set "tie_word_embeddings": false'
                 )
         elif name not in expected:
             problems.append(f"unexpected: {name} {span.shape}")
@@ -166,8 +166,8 @@ def load_params(
     """The checkpoint as `{path: leaf}`, with layers stacked, stored and sharded.
 
     `store_weight(info, weight)` is the stored form of one layer's weight, traced under jit.
-    `shardings(info, leaf)` gives the `NamedSharding`s of a leaf (of shapes): of the stacked leaf and
-    of one layer's dense weight. `spans` is the result of `checked_spans`, if it is known already.
+    `shardings(info, leaf)` gives the `NamedSharding`s of a leaf (of shapes): the stacked leaf, or
+    one layer's dense weight. `spans` is the result of `checked_spans`, if it is known already.
     `on_bytes` is called with the bytes read and the total.
     """
     spans = checked_spans(folder, family, model_config) if spans is None else spans

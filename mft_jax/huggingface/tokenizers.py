@@ -60,8 +60,8 @@ def load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
 def _remedy(settings: Mapping[str, Mapping[str, Any]]) -> str:
     if "auto_map" in settings.get("tokenizer_config.json", {}):
         return (
-            "this one is a program (auto_map in tokenizer_config.json), which is never run; put the "
-            f"{FILE} of a published conversion of the same model into the folder, and replace "
+            "this one is a program (auto_map in tokenizer_config.json), which is never run; put "
+            f"the {FILE} of a published conversion of the same model into the folder, and replace "
             "tokenizer_config.json by that of the conversion"
         )
     return (

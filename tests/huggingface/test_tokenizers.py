@@ -73,7 +73,7 @@ def test_neither_config_nor_the_class_of_the_tokenizer_matters(folder):
     assert found.special_tokens_map == expected.special_tokens_map
 
 
-def test_a_file_beside_holds_the_chat_template(folder):
+def test_a_separate_file_may_hold_the_chat_template(folder):
     edit_settings(folder, chat_template="old")
     assert load_tokenizer(folder, 3).chat_template == "old"
     (folder / "chat_template.jinja").write_text("new")
