@@ -1,7 +1,7 @@
 """Types that every room shares: batches, sums by task, the table of tasks, the user's error.
 
 Axis legend of jaxtyping signatures and of capital suffixes of local names. A capital letter has the
-same meaning everywhere; all other axes are spelt out (`in`, `out`, `steps`, `n` samples):
+same meaning everywhere; other axes are spelt out (`in`, `out`, `steps`, `segments`):
 
     A  micro-batches of one optimiser step (gradient accumulation)
     B  rows of a batch         L  positions of a row (queries)  S  keys, which may outnumber queries
