@@ -1,4 +1,4 @@
-"""Array functions that every room may use: over a stack of layers, and division that may meet 0."""
+"""Array functions for every room: mapping over a stack of layers, and division that allows 0."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 
 def over_stack(function: Callable[..., Any], depth: int) -> Callable[..., Any]:
-    """`function` of one layer's arrays, applied along `depth` leading axes of all its arguments.
+    """The `function` of one layer's arrays, mapped over `depth` leading axes of all its arguments.
 
     >>> import jax.numpy as jnp
     >>> over_stack(jnp.trace, 2)(jnp.ones((3, 4, 5, 5))).shape
@@ -21,7 +21,7 @@ def over_stack(function: Callable[..., Any], depth: int) -> Callable[..., Any]:
 
 
 def safe_divide(x: Float[Array, "..."], by: Float[Array, "..."]) -> Float[Array, "..."]:
-    """`x / by`, and `x` itself where `by` is not above 0.
+    """The quotient `x / by`, and `x` where `by` is not above 0.
 
     >>> import jax.numpy as jnp
     >>> safe_divide(jnp.array([6.0, 6.0]), jnp.array([2.0, 0.0])).tolist()

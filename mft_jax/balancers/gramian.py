@@ -114,8 +114,8 @@ def _until_level(slope: Callable[[Float[Array, ""]], Float[Array, ""]]) -> Float
 
 
 def least_norm_above(
-    gramian: Float[Array, "T T"], bounds: Float[Array, "S T"]
-) -> Float[Array, "S T"]:
+    gramian: Float[Array, "T T"], bounds: Float[Array, "rows T"]
+) -> Float[Array, "rows T"]:
     """The weights v >= u of least v^T G v, for every row u of `bounds`.
 
     v^T J is the projection of u^T J onto the dual cone of the gradients (TorchJD, arXiv

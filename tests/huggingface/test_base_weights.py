@@ -107,13 +107,15 @@ def test_constants_and_a_tied_head_are_ignored(write_checkpoint, one_device):
     assert "head/table" not in load(folder, one_device)
 
 
-def test_a_head_of_its_own_is_not_taken_for_a_tied_one(write_checkpoint, one_device):
+def test_a_separate_head_is_not_taken_for_a_tied_one(write_checkpoint, one_device):
     def edit(tensors):
         tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
         tensors["lm_head.weight"][-1, -1] += 1
 
     folder, _ = write_checkpoint("llama", edit=edit, tie_word_embeddings=True)
-    with pytest.raises(MftError, match='lm_head.weight is not model.embed_tokens.weight.*": false'):
+    with pytest.raises(
+        MftError, match='lm_head.weight differs from model.embed_tokens.weight.*": false'
+    ):
         load(folder, one_device)
 
 
@@ -191,7 +193,7 @@ def test_a_folder_without_weights_says_so(write_checkpoint, one_device):
 
 
 def test_model_folder_names_the_remedy(tmp_path, monkeypatch):
-    with pytest.raises(MftError, match="no such folder, and it is no name on the hub"):
+    with pytest.raises(MftError, match="no such folder, and it is not a name on the hub"):
         model_folder(str(tmp_path / "elsewhere"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(MftError, match="hf download org/some-model --local-dir"):
