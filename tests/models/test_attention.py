@@ -235,7 +235,7 @@ def test_logits_of_mixed_windows_are_those_of_layer_after_layer(remat):
     params, row = wide_params(MIXED), row_of(document(0, 9), document(1, 11))
     parts = (jnp.asarray(part[None]) for part in (row.tokens, row.positions, row.segment_ids))
     tokens, positions, segments = parts
-    turned = rotation(positions, segments, MIXED.rope, MIXED.turned_width)
+    turned = rotation(positions, segments, MIXED.rope, MIXED.rotated_width)
     x = params["embedding/table"][tokens]
     for number, local in enumerate(MIXED.window_layers):
         stack = next(name for name, layers in MIXED.stacks.items() if number in layers)
