@@ -12,7 +12,7 @@ import difflib
 import functools
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +44,7 @@ from mft_jax.types import MftError, Params
 StoreWeight = Callable[[ParamInfo, jax.Array], Any]
 Shardings = Callable[[ParamInfo, Any], Any]
 OnBytes = Callable[[int, int], None]
+Insert = Callable[[Any, jax.Array, tuple[int, ...]], Any]
 
 SAMPLED_BYTES = 65536
 
@@ -165,8 +166,9 @@ def load_params(
 ) -> Params:
     """The checkpoint as `{path: leaf}`, with layers stacked, stored and sharded.
 
-    `store_weight(info, weight)` is the stored form of one layer's weight, traced under jit.
-    `shardings(info, leaf)` gives the `NamedSharding`s of a leaf (of shapes): the stacked leaf, or
+    `store_weight(info, weight)` is the stored form of one layer's weight, traced under jit,
+    once for all weights of one kind, shape, stored form and sharding: a path may change nothing
+    else. `shardings(info, leaf)` gives the `NamedSharding`s of a leaf (of shapes): the stacked leaf, or
     one layer's dense weight. `spans` is the result of `checked_spans`, if it is known already.
     `on_bytes` is called with the bytes read and the total.
     """
@@ -177,10 +179,14 @@ def load_params(
     # All leaves are planned before the first is read: a weight that cannot be quantised, or that
     # the mesh does not divide, is found before memory is used.
     plans = [_plan(infos[entry.path], store_weight, shardings) for entry in entries]
+    inserts: dict[Hashable, Insert] = {}  # entries that are stored alike share one compilation
     done = 0
     params: Params = {}
     for entry, plan in zip(entries, plans, strict=True):
-        leaf, insert = _leaf_builder(plan, store_weight)
+        leaf = _empty_leaf(plan)
+        if plan.signature not in inserts:
+            inserts[plan.signature] = _insert(plan, store_weight)
+        insert = inserts[plan.signature]
         for name, index in entry.tensors():
             weight = _to_devices(entry, plan.info, shardings, read(spans[name]))
             leaf = insert(leaf, weight, index)
@@ -214,6 +220,13 @@ class _Plan(NamedTuple):
     target: Any
     whole: NamedSharding
 
+    @property
+    def signature(self) -> Hashable:
+        """Everything that `_insert` depends on: kind, stack, stored shapes and their shardings."""
+        shapes, form = jax.tree.flatten(self.shapes)
+        shardings = jax.tree.leaves(self.target)
+        return self.info.kind, self.info.stack, self.info.struct, form, *shapes, *shardings
+
 
 def _plan(info: ParamInfo, store_weight: StoreWeight, shardings: Shardings) -> _Plan:
     one = jax.ShapeDtypeStruct(info.shape[len(info.stack) :], info.dtype)
@@ -224,10 +237,14 @@ def _plan(info: ParamInfo, store_weight: StoreWeight, shardings: Shardings) -> _
     return _Plan(info, cast, shapes, shardings(info, shapes), whole)
 
 
-def _leaf_builder(
-    plan: _Plan, store_weight: StoreWeight
-) -> tuple[Any, Callable[[Any, jax.Array, tuple[int, ...]], Any]]:
-    """The empty leaf, and `insert(leaf, weight, index) -> leaf`, to which the leaf is donated."""
+def _empty_leaf(plan: _Plan) -> Any:
+    return jax.tree.map(
+        lambda x, s: jnp.zeros(x.shape, x.dtype, device=s), plan.shapes, plan.target
+    )
+
+
+def _insert(plan: _Plan, store_weight: StoreWeight) -> Insert:
+    """The compiled `insert(leaf, weight, index) -> leaf`, which donates the leaf."""
 
     def store(weight: jax.Array) -> Any:
         if plan.cast:  # elementwise, shard by shard
@@ -246,10 +263,7 @@ def _leaf_builder(
         stored = store(weight)
         return jax.tree.map(lambda x, y: put(x, y, index), leaf, stored) if index else stored
 
-    empty = jax.tree.map(
-        lambda x, s: jnp.zeros(x.shape, x.dtype, device=s), plan.shapes, plan.target
-    )
-    return empty, jax.jit(insert, donate_argnums=0, out_shardings=plan.target)
+    return jax.jit(insert, donate_argnums=0, out_shardings=plan.target)
 
 
 def random_params(

@@ -77,6 +77,25 @@ def test_qlora_holds_the_codes_of_each_layer(write_checkpoint, one_device):
         equal_trees(jax.tree.map(lambda x: x[layer], kernel), expected)  # noqa: B023
 
 
+def test_weights_that_are_stored_alike_share_one_compilation(write_checkpoint, one_device):
+    folder, _ = write_checkpoint()
+    family, config = read_model(folder)
+    traced = []
+
+    def store(info, weight):
+        traced.append(info.path)
+        return store_weight(FinetuneConfig("qlora"), info, weight, jnp.float32)
+
+    placed = functools.partial(leaf_shardings, one_device)
+    params = load_params(folder, family, config, store_weight=store, shardings=placed)
+    inserts = [path for path in params if traced.count(path) == 2]  # the first is for its shapes
+    infos = param_infos(config)
+    alike = {path: (info.kind, info.axes, info.shape) for path, info in infos.items()}
+    assert len(traced) == len(params) + len(inserts)
+    assert len(inserts) == len(set(alike.values())) < len(params)
+    assert {alike[path] for path in inserts} == set(alike.values())
+
+
 def test_shards_with_an_index_are_one_checkpoint(write_checkpoint, one_device):
     folder, tensors = write_checkpoint()
     whole = load(folder, one_device)
