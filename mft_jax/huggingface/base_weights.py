@@ -166,9 +166,9 @@ def load_params(
 ) -> Params:
     """The checkpoint as `{path: leaf}`, with layers stacked, stored and sharded.
 
-    `store_weight(info, weight)` is the stored form of one layer's weight, traced under jit,
-    once for all weights of one kind, shape, stored form and sharding: a path may change nothing
-    else. `shardings(info, leaf)` gives the `NamedSharding`s of a leaf (of shapes): the stacked leaf, or
+    `store_weight(info, weight)` is the stored form of one layer's weight, traced under jit, once
+    for all weights of one kind, shape, stored form and sharding: a path may change nothing else.
+    `shardings(info, leaf)` gives the `NamedSharding`s of a leaf (of shapes): the stacked leaf, or
     one layer's dense weight. `spans` is the result of `checked_spans`, if it is known already.
     `on_bytes` is called with the bytes read and the total.
     """

@@ -14,10 +14,13 @@ from rich.console import Console
 
 from mft_jax import testing
 from mft_jax.config import resolve
-from mft_jax.run import loop, parts
+from mft_jax.run import batches, loop, parts
 from mft_jax.run.restore import restore
 from mft_jax.sharding import MeshConfig, make_mesh
 from mft_jax.types import MftError
+
+
+pytestmark = pytest.mark.usefixtures("single_device")
 
 
 def run(config, workdir: Path):
@@ -36,7 +39,7 @@ def copy_run(workdir: Path, to: Path, last_step: int) -> Path:
 def count_copies(monkeypatch) -> list[Counter]:
     """Live arrays by shape, those of this test only, at every batch that is placed."""
     old, seen = jax.live_arrays(), []
-    known, place = {id(array) for array in old}, parts.place_batch
+    known, place = {id(array) for array in old}, batches.place_batch
 
     def counting(batch, mesh):
         gc.collect()
@@ -44,7 +47,8 @@ def count_copies(monkeypatch) -> list[Counter]:
         seen.append(Counter(array.shape for array in fresh))
         return place(batch, mesh)
 
-    monkeypatch.setattr(parts, "place_batch", counting)
+    for module in (batches, parts):
+        monkeypatch.setattr(module, "place_batch", counting)
     return seen
 
 
@@ -111,7 +115,7 @@ def test_another_base_model_of_the_same_shapes_is_refused_by_name(toy, tmp_path)
 @pytest.mark.parametrize("devices", [1, 8])
 def test_a_trained_run_is_restored_on_any_mesh(toy, devices):
     config, workdir, outcome = toy
-    mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
+    mesh = make_mesh(MeshConfig(), jax.local_devices()[:devices])
     for which, step in (("last", 10), (5, 5)):
         model = restore(workdir, which, mesh)
         assert model.step == step and model.config == resolve(config)

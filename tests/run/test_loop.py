@@ -18,6 +18,9 @@ from mft_jax.run.folder import locked
 from mft_jax.types import MftError
 
 
+pytestmark = pytest.mark.usefixtures("single_device")
+
+
 def run(config, workdir: Path):
     return loop.train(resolve(config), workdir, Console(file=io.StringIO()))
 
@@ -203,7 +206,7 @@ def test_a_non_finite_loss_stops_the_run_naming_step_and_task(toy, tmp_path):
         ("loop.valid_rows", 12, r"loop\.valid_rows=12 must be a positive multiple of 8"),
         ("finetune.targets", ("attention/z",), r"'attention/z' matches no linear layer"),
         ("optim.warmup_steps", 10, r"optim\.warmup_steps=10"),
-        ("mesh.tensor", 3, r"mesh .* does not fit 8 devices"),
+        ("mesh.tensor", 3, r"mesh .* does not fit 1 devices"),
         ("balancer.coba.history_updates", 1, r"balancer\.coba\.history_updates=1 is too small"),
         ("loop.eval_every_steps", 0, r"loop\.eval_every_steps=0 is too small"),
         ("optim.clip_norm", 0.0, r"optim\.clip_norm=0\.0 is too small"),
