@@ -6,7 +6,6 @@ dataclasses, once, and refuses what the schema does not know.
 """
 
 import dataclasses
-import difflib
 import re
 import types
 import typing
@@ -24,7 +23,7 @@ from mft_jax.losses import ObjectiveConfig
 from mft_jax.optim import OptimConfig
 from mft_jax.settings import default_of
 from mft_jax.sharding import MeshConfig
-from mft_jax.types import MftError, TaskTable, at_least
+from mft_jax.types import MftError, TaskTable, at_least, suggest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,11 +202,10 @@ def _build(schema: type, values: Any, where: str) -> Any:
     if not isinstance(values, Mapping | ml_collections.ConfigDict):
         raise MftError(f"{where or 'config'} is {values!r}; expected settings by name")
     hints = typing.get_type_hints(schema)
-    known = {field.name for field in dataclasses.fields(schema)}
+    known = sorted(field.name for field in dataclasses.fields(schema))
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"expected {', '.join(sorted(known))}"
+            hint = suggest(key, known) or f"expected {', '.join(known)}"
             raise MftError(f"unknown setting {_dotted(where, key)!r}; {hint}")
     missing = [
         field.name
@@ -227,9 +225,9 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         if value not in args:
-            near = difflib.get_close_matches(str(value), args, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise MftError(f"{where}={value!r}: {hint}expected {' | '.join(map(repr, args))}")
+            hint = suggest(str(value), args)
+            expected = f"expected {' | '.join(map(repr, args))}"
+            raise MftError(f"{where}={value!r}: {f'{hint} {expected}' if hint else expected}")
         return value
     if isinstance(kind, types.UnionType):
         inner = [arg for arg in args if arg is not type(None)][0]

@@ -35,6 +35,7 @@ from mft_jax.finetune.combine import count_parameters
 from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.huggingface import base_weights
 from mft_jax.huggingface.folders import model_folder
+from mft_jax.huggingface.logit_difference import compare_logits
 from mft_jax.huggingface.tensors import Span
 from mft_jax.huggingface.tokenizers import load_tokenizer
 from mft_jax.models.config import ModelConfig
@@ -210,17 +211,14 @@ def compare(subject: Subject, prompt: str, console: Console) -> bool:
         )
     theirs = transformers_logits(subject.folder, ids)
     ours = our_logits(subject, ids, console)
-    log_p, log_q = (x - np.logaddexp.reduce(x, axis=-1, keepdims=True) for x in (theirs, ours))
-    gap, bound = np.abs(theirs - ours), BOUND * np.abs(theirs).max()
-    agree = (theirs.argmax(axis=-1) == ours.argmax(axis=-1)).mean()
-    same = bool(gap.max() <= bound and agree == 1)
+    gap, bound = compare_logits(theirs, ours), BOUND * np.abs(theirs).max()
+    same = bool(gap.max_abs <= bound and gap.top1_agreement == 1)
     limit = f"at most {bound:.3g}, {BOUND:g} of the largest logit"
     table = Table("logits", "value", "expected", title=f"{len(ids)} tokens, float32")
-    table.add_row("max |difference|", f"{gap.max():.3g}", limit)
-    table.add_row("mean |difference|", f"{gap.mean():.3g}")
-    kl = (np.exp(log_p) * (log_p - log_q)).sum(axis=-1).mean()
-    table.add_row("KL, nats", f"{max(kl, 0.0):.3g}")  # rounding may leave a hair below zero
-    table.add_row("same first choice", f"{agree:.2%}", "100.00%")
+    table.add_row("max |difference|", f"{gap.max_abs:.3g}", limit)
+    table.add_row("mean |difference|", f"{gap.mean_abs:.3g}")
+    table.add_row("KL, nats", f"{gap.kl:.3g}")
+    table.add_row("same first choice", f"{gap.top1_agreement:.2%}", "100.00%")
     console.print(table)
     console.print("PASS" if same else "FAIL: transformers computes something else with this model")
     return same

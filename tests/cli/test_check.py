@@ -193,7 +193,7 @@ def unexpected(folder):
     ("damage", "messages"),
     [
         (lambda f: os.truncate(f / "model.safetensors", 500), ["model.safetensors is cut short"]),
-        (lambda f: damage_config(f, model_type="lama"), ["did you mean llama"]),
+        (lambda f: damage_config(f, model_type="lama"), ["did you mean 'llama"]),
         (
             lambda f: damage_config(f, hidden_size=None, num_hidden_layers=0),
             ["no 'hidden_size'", "num_hidden_layers=0"],
