@@ -102,9 +102,9 @@ class TrainConfig:
             self._check_tasks(TaskTable(tuple(task.name for task in self.data.tasks)))
 
     def _check_tasks(self, tasks: TaskTable) -> None:
-        """What rooms say of tasks by name, and of one another."""
+        """Check settings by task name, and settings that depend on one another."""
         self.objective.check(tasks)
-        # Built to be asked: its settings are checked there, and it knows what it needs.
+        # Making it checks its settings, and it knows what it needs.
         balancer = make_balancer(
             self.balancer, tasks, total_steps=self.loop.steps, valid_micro_batches=1
         )
@@ -112,7 +112,7 @@ class TrainConfig:
         if microbatch and "task_gradients" in balancer.needs:
             raise MftError(
                 "objective.normalization='microbatch' has no loss of a task over the whole batch, "
-                f"so balancer.name={self.balancer.name!r} has no gradients of tasks to go by; "
+                f"so balancer.name={self.balancer.name!r} has no gradients of tasks to use; "
                 "choose normalization 'batch' or 'dataset'"
             )
 
@@ -120,7 +120,7 @@ class TrainConfig:
 # A run may be resumed with other values of these; all else decides what the numbers mean.
 RESUMABLE = ("mesh", "loop.eval_every_steps", "loop.save_every_steps", "loop.log_every_steps",
              "loop.diagnose_every_steps", "loop.patience_evals")  # fmt: skip
-# Where base model, adapter and data lie is free: what is there is compared by its content (see
+# Base model, adapter and data may be moved: what is there is compared by its content (see
 # `run.folder`).
 PLACES = re.compile(r"model\.path|finetune\.adapter|data\.tasks\.\d+\.(valid_)?path")
 
@@ -153,7 +153,7 @@ def _from_anywhere(path: str) -> str:
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
-    """Plain JSON-able form; `resolve(to_dict(config)) == config`."""
+    """The configuration as plain values for JSON; `resolve(to_dict(config)) == config`."""
     return dataclasses.asdict(config)
 
 
@@ -170,7 +170,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves by dotted key. Lists and tuples (of tasks, of patterns) count by position."""
+    """The leaves by dotted key. Lists and tuples (of tasks, of patterns) count by position."""
     if isinstance(tree, Mapping):
         items = [(str(key), value) for key, value in tree.items()]
     elif isinstance(tree, list | tuple):

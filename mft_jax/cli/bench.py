@@ -1,5 +1,5 @@
-"""`mft bench`: what every balancer costs beside `uniform`, in ratios of one run, and whether the
-loader keeps up.
+"""`mft bench`: the cost of every balancer relative to `uniform`, and whether the loader is fast
+enough.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
     flags.DEFINE_list(
         "balancers",
         None,
-        "names to time beside uniform, or all; of the config, if not given",
+        "names to time besides uniform, or all; if not given, the one of the config",
         flag_values=values,
     )
     flags.DEFINE_integer(
@@ -180,7 +180,7 @@ def _seconds(call: Callable[[], None]) -> float:
 
 
 def _loader_rate(data: batches.Data, repeats: int) -> float:
-    """Non-padding tokens per second of the loader alone, after its first batch."""
+    """Non-padding tokens per second of the loader without a step, after its first batch."""
     next(data.train)
     start, tokens = time.perf_counter(), 0
     for _ in range(repeats):
@@ -220,6 +220,6 @@ def _loader_table(step_rate: float, loader_rate: float) -> Table:
     table.add_column("measured")
     table.add_column("value", justify="right")
     table.add_row("tokens/s of the uniform step", f"{step_rate:,.0f}")
-    table.add_row("tokens/s of the loader alone", f"{loader_rate:,.0f}")
+    table.add_row("tokens/s of the loader", f"{loader_rate:,.0f}")
     table.add_row("loader over step", f"{loader_rate / step_rate:,.0f} x")
     return table

@@ -11,7 +11,7 @@ SMOOTH_MIN_POINTS = 24  # below this the observations themselves are the curve
 def finite(
     x: Num[np.ndarray, " S"], y: Float[np.ndarray, " S"]
 ) -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:
-    """The observations alone: points where y is a number."""
+    """The observations only: points where y is a number."""
     known: Bool[np.ndarray, " S"] = np.isfinite(y)
     return x[known].astype(float), y[known]
 

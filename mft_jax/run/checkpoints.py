@@ -2,7 +2,7 @@
 
     <workdir>/checkpoints/<step>/trainable   what is trained
                                 /training    step, optimiser, balancer
-                                /cursor      where the loader stands
+                                /cursor      the loader's position
                                 /progress    baseline and best validation, early stopping
 
 The last two and the best one are kept. Writing is asynchronous; a step folder appears under its
@@ -29,7 +29,7 @@ DAMAGE = (ValueError, KeyError, OSError, TypeError, AttributeError)
 
 @dataclasses.dataclass(frozen=True)
 class EvalProgress:
-    """What the loop remembers beside the state. Losses are by task name.
+    """What the loop remembers in addition to the train state. Losses are by task name.
 
     The best mean validation ratio starts with the model as it was given: 1 at step 0.
     """
@@ -49,7 +49,7 @@ class EvalProgress:
 
 
 class KeepLastAndBest(checkpoint_managers.PreservationPolicy):
-    """The last two, so that one damaged folder does not end a run, and the best so far."""
+    """The last two are kept, so that one damaged folder does not end a run, and the best so far."""
 
     def __init__(self):
         self.best_step: int | None = None
@@ -60,7 +60,7 @@ class KeepLastAndBest(checkpoint_managers.PreservationPolicy):
 
 
 def has_checkpoint(workdir: Path) -> bool:
-    """Without orbax, which would make the folder."""
+    """Whether there is a checkpoint, found without orbax, which would make the folder."""
     return any(step.name.isdecimal() for step in (workdir / FOLDER).glob("*"))
 
 
@@ -193,7 +193,7 @@ def _training(state: TrainState) -> dict[str, Any]:
 
 
 def placed_shapes(shapes: Any, shardings: Any) -> Any:
-    """Shapes and dtypes together with where each leaf is to lie: what a restore is told."""
+    """Shapes, dtypes and shardings of the leaves, as a restore needs them."""
 
     def placed(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

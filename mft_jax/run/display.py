@@ -120,7 +120,7 @@ class RunView:
         )
 
     def _measured(self, record: dict[str, Any]) -> tuple[PerTask, PerTask]:
-        """Validation losses and their ratios: the balancer's own where it measures them."""
+        """Validation losses and their ratios: those of the balancer where it measures them."""
         log = record.get("balancer", {})
         return (
             _either(self.tasks, log.get(MEASURED_LOSS, {}), self.valid_loss),
@@ -160,7 +160,7 @@ def worst_first(
 ) -> tuple[list[str], int]:
     """The tasks to show, and the number of those that are not.
 
-    All in their own order where there is room. Otherwise the `room` with the highest ratio; where
+    All in the given order where there is room. Otherwise the `room` with the highest ratio; where
     no ratio is known, with the highest loss.
     """
     if len(names) <= room:

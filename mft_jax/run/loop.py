@@ -1,4 +1,4 @@
-"""Build everything in a numbered order, then the loop."""
+"""A run: everything is built in a numbered order, then the loop runs."""
 
 import contextlib
 import dataclasses
@@ -41,7 +41,7 @@ class Run:
 
 @dataclasses.dataclass
 class Outcome:
-    """Where the run stands; the only thing the loop changes."""
+    """The state of the run; the only thing the loop changes."""
 
     state: TrainState
     progress: EvalProgress
@@ -64,7 +64,7 @@ def _train(config: TrainConfig, workdir: Path, display: Display) -> Trained:
     base = prepare(config, display.say, saved_tuning(workdir))
     data = batches.build_data(config, base, mesh, display.say)
     parts.check_steps(config, base, data.tasks)
-    # 3. where it stands: a checkpoint, or a baseline before the first step
+    # 3. where it begins: a checkpoint, or a baseline before the first step
     checkpoints = Checkpoints(workdir)
     at = checkpoints.latest_step()
     if at is not None:
@@ -154,7 +154,7 @@ def _loop(run: Run, outcome: Outcome, stop: list[int]) -> None:
 
 
 def _evaluate(run: Run, outcome: Outcome) -> None:
-    """A full validation pass; its mean ratio is what early stopping and 'best' watch."""
+    """A full validation pass; its mean ratio decides on early stopping and the best step."""
     run.recorder.flush()
     sums = _full_pass(run, outcome.state.trainable, outcome.step)
     losses = recorder.mean_by_name(sums, run.data.tokenized.tasks)
@@ -165,7 +165,7 @@ def _evaluate(run: Run, outcome: Outcome) -> None:
 
 
 def _diagnose(run: Run, outcome: Outcome, batch: Batch) -> None:
-    """Which tasks fight, on the batch about to be trained on."""
+    """The angles between the gradients of the tasks, on the batch about to be trained on."""
     run.recorder.flush()
     gramian = np.asarray(run.functions.diagnose(outcome.state.trainable, run.weights.frozen, batch))
     run.log.write(recorder.conflicts_record(outcome.step, gramian, run.data.tokenized.tasks))
@@ -193,5 +193,5 @@ def _save(run: Run, outcome: Outcome) -> None:
 
 
 def _seconds(outcome: Outcome) -> float:
-    """Time in the loop over all sessions of the run, up to what has been saved of them."""
+    """Seconds in the loop, over all sessions of the run, as far as they were saved."""
     return outcome.progress.seconds + time.monotonic() - outcome.since

@@ -77,7 +77,7 @@ def test_a_checkpoint_cut_short_is_fatal_and_named(saved, item, damage):
     folder = saved / "checkpoints" / str(STEP) / item
     files = [f for f in folder.rglob("*") if f.is_file() and not f.name.startswith(("_", "commit"))]
     size = max(file.stat().st_size for file in files)
-    for file in files:  # the data may lie there twice, by process and merged
+    for file in files:  # the data may be there twice, by process and merged
         if file.stat().st_size == size:
             damage(file)
     with pytest.raises(MftError, match=rf"checkpoints/{STEP} cannot be read"):

@@ -168,7 +168,7 @@ def test_a_folder_in_use_is_refused_untouched(toy, tmp_path):
     config, workdir, _ = toy
     other = copy_run(workdir, tmp_path / "other", last_step=5)
     before = (other / "metrics.jsonl").read_bytes()
-    with locked(other), pytest.raises(MftError, match="a run is going on in"):
+    with locked(other), pytest.raises(MftError, match="another run is using"):
         run(config, other)
     assert (other / "metrics.jsonl").read_bytes() == before
 
