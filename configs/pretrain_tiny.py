@@ -22,7 +22,7 @@ def get_config():
     config.model.weights = "random"
     config.model.compute_dtype = "float32"
     config.model.remat = False
-    # transformers alone is more text than all others together, and repeats itself more.
+    # transformers is more text than all others together, and repeats itself more.
     config.data.tasks = (
         {"name": "libraries", "path": f"packages:{LIBRARIES}:text", "max_valid_samples": 120},
         {

@@ -36,7 +36,7 @@ _CHARS = flags.DEFINE_integer("max_chars_per_package", 4_000_000, "evenly spread
 
 
 def sampled_text(packages: str, max_chars: int) -> Iterator[str]:
-    """At most about `max_chars` of each package, so that no package sets the vocabulary alone."""
+    """At most about `max_chars` of each package, so that no single package sets the vocabulary."""
     for package in packages.split(","):
         records = python_records(f"packages:{package}:text", "train", seed=0)
         size = sum(len(record["text"]) for record in records)

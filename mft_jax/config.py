@@ -6,7 +6,6 @@ dataclasses, once, and refuses what the schema does not know.
 """
 
 import dataclasses
-import difflib
 import re
 import types
 import typing
@@ -24,7 +23,7 @@ from mft_jax.losses import ObjectiveConfig
 from mft_jax.optim import OptimConfig
 from mft_jax.settings import default_of
 from mft_jax.sharding import MeshConfig
-from mft_jax.types import MftError, TaskTable, at_least
+from mft_jax.types import MftError, TaskTable, at_least, suggest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,9 +102,9 @@ class TrainConfig:
             self._check_tasks(TaskTable(tuple(task.name for task in self.data.tasks)))
 
     def _check_tasks(self, tasks: TaskTable) -> None:
-        """What rooms say of tasks by name, and of one another."""
+        """Check settings by task name, and settings that depend on one another."""
         self.objective.check(tasks)
-        # Built to be asked: its settings are checked there, and it knows what it needs.
+        # Making it checks its settings, and it knows what it needs.
         balancer = make_balancer(
             self.balancer, tasks, total_steps=self.loop.steps, valid_micro_batches=1
         )
@@ -113,7 +112,7 @@ class TrainConfig:
         if microbatch and "task_gradients" in balancer.needs:
             raise MftError(
                 "objective.normalization='microbatch' has no loss of a task over the whole batch, "
-                f"so balancer.name={self.balancer.name!r} has no gradients of tasks to go by; "
+                f"so balancer.name={self.balancer.name!r} has no gradients of tasks to use; "
                 "choose normalization 'batch' or 'dataset'"
             )
 
@@ -121,7 +120,7 @@ class TrainConfig:
 # A run may be resumed with other values of these; all else decides what the numbers mean.
 RESUMABLE = ("mesh", "loop.eval_every_steps", "loop.save_every_steps", "loop.log_every_steps",
              "loop.diagnose_every_steps", "loop.patience_evals")  # fmt: skip
-# Where base model, adapter and data lie is free: what is there is compared by its content (see
+# Base model, adapter and data may be moved: what is there is compared by its content (see
 # `run.folder`).
 PLACES = re.compile(r"model\.path|finetune\.adapter|data\.tasks\.\d+\.(valid_)?path")
 
@@ -154,7 +153,7 @@ def _from_anywhere(path: str) -> str:
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
-    """Plain JSON-able form; `resolve(to_dict(config)) == config`."""
+    """The configuration as plain values for JSON; `resolve(to_dict(config)) == config`."""
     return dataclasses.asdict(config)
 
 
@@ -171,7 +170,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves by dotted key. Lists and tuples (of tasks, of patterns) count by position."""
+    """The leaves by dotted key. Lists and tuples (of tasks, of patterns) count by position."""
     if isinstance(tree, Mapping):
         items = [(str(key), value) for key, value in tree.items()]
     elif isinstance(tree, list | tuple):
@@ -203,11 +202,10 @@ def _build(schema: type, values: Any, where: str) -> Any:
     if not isinstance(values, Mapping | ml_collections.ConfigDict):
         raise MftError(f"{where or 'config'} is {values!r}; expected settings by name")
     hints = typing.get_type_hints(schema)
-    known = {field.name for field in dataclasses.fields(schema)}
+    known = sorted(field.name for field in dataclasses.fields(schema))
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"expected {', '.join(sorted(known))}"
+            hint = suggest(key, known) or f"expected {', '.join(known)}"
             raise MftError(f"unknown setting {_dotted(where, key)!r}; {hint}")
     missing = [
         field.name
@@ -227,9 +225,9 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         if value not in args:
-            near = difflib.get_close_matches(str(value), args, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise MftError(f"{where}={value!r}: {hint}expected {' | '.join(map(repr, args))}")
+            hint = suggest(str(value), args)
+            expected = f"expected {' | '.join(map(repr, args))}"
+            raise MftError(f"{where}={value!r}: {f'{hint} {expected}' if hint else expected}")
         return value
     if isinstance(kind, types.UnionType):
         inner = [arg for arg in args if arg is not type(None)][0]

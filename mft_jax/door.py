@@ -28,12 +28,12 @@ from mft_jax.report.page import write_report
 from mft_jax.run import loop
 from mft_jax.run.checkpoints import Checkpoints
 from mft_jax.run.compiled import keep_compiled
-from mft_jax.run.console import open_console, read_progress, sayer
-from mft_jax.run.display import final_table
+from mft_jax.run.console import open_console
+from mft_jax.run.display import Display
 from mft_jax.run.export import Exported, export_run, save_run_adapter
 from mft_jax.run.folder import read_config
 from mft_jax.run.processes import is_first, on_first
-from mft_jax.run.restore import TrainedModel
+from mft_jax.run.trained import Trained
 from mft_jax.types import MftError
 
 
@@ -148,11 +148,10 @@ def train(
     """
     settings = config if isinstance(config, TrainConfig) else resolve(config)
     settings, folder = with_absolute_paths(settings), Path(workdir).expanduser()
-    console = console or open_console()
     logging.set_verbosity(logging.ERROR)  # orbax warns of its own defaults
-    keep_compiled(sayer(console))
-    run, outcome = loop.train(settings, folder, console)
-    _conclude(run, outcome, console)
+    display = Display(console or open_console())
+    keep_compiled(display.say)
+    _conclude(loop.train(settings, folder, display), display)
     return Run(folder)
 
 
@@ -176,9 +175,9 @@ def export(
     `checkpoint`: "best" (lowest validation ratio), "last", or a step. Raises `MftError`.
     """
     workdir = run.workdir if isinstance(run, Run) else Path(run).expanduser()
-    console = console or open_console()
-    say, folder = sayer(console), Path(output).expanduser()
-    exported = export_run(workdir, folder, format, checkpoint, say, read_progress(console))
+    display, folder = Display(console or open_console()), Path(output).expanduser()
+    say = display.say
+    exported = export_run(workdir, folder, format, checkpoint, say, display.progress)
     say(f"step {exported.step} -> {folder}")
     if (gap := exported.difference) is not None:
         say(
@@ -189,38 +188,36 @@ def export(
     return exported
 
 
-def _conclude(run: loop.Run, outcome: loop.Outcome, console: Console) -> None:
-    """The report, the adapter, and where everything lies. All processes must call it."""
-    workdir, say = run.workdir, sayer(console)
+def _conclude(trained: Trained, display: Display) -> None:
+    """Write the report and the adapter, and say where everything is. All processes must call it."""
+    workdir, say = trained.workdir, display.say
     report = on_first("write the report", lambda: write_report(workdir))
-    if outcome.reason == "interrupted":
-        saved = f"and saved at step {outcome.step}" if outcome.step else "before the first step"
+    if trained.reason == "interrupted":
+        saved = f"and saved at step {trained.step}" if trained.step else "before the first step"
         say(f"interrupted {saved}; the same command resumes it\nreport      {report}")
         return
     lines = [f"report      {report}"]
-    if outcome.reason == "early_stop":
-        evals = run.config.loop.patience_evals
+    if trained.reason == "early_stop":
+        evals = trained.config.loop.patience_evals
         lines.insert(
-            0, f"stopped early at step {outcome.step}: {evals} evaluations without a better ratio"
+            0, f"stopped early at step {trained.step}: {evals} evaluations without a better ratio"
         )
-    if outcome.progress.best_step == 0:
+    if trained.progress.best_step == 0:
         lines.insert(0, "no evaluation was better than the model before training")
-    if run.base.tuning.method != "full":
-        lines.append(f"adapter     {_save_adapter(run, outcome)}")
-    lines.append(f"checkpoint  {run.checkpoints.folder / str(outcome.step)}")
+    if trained.base.tuning.method != "full":
+        lines.append(f"adapter     {_save_adapter(trained)}")
+    lines.append(f"checkpoint  {trained.checkpoints / str(trained.step)}")
     if is_first():
-        console.print(final_table(read_record(workdir / METRICS_FILE)))
+        display.final(read_record(workdir / METRICS_FILE))
     say("\n".join(lines))
 
 
-def _save_adapter(run: loop.Run, outcome: loop.Outcome) -> str:
-    """The adapter of the best step, as `export` would write it; returns where it lies."""
-    folder = run.workdir / "adapter"
-    with contextlib.closing(Checkpoints(run.workdir, read_only=True)) as checkpoints:
-        step, trainable = checkpoints.chosen_step("best"), outcome.state.trainable
-        if step != outcome.step:
-            like = run.functions.state_shapes.trainable
-            trainable = checkpoints.restore_trainable(step, like)
-    model = TrainedModel(run.config, run.base, run.weights, trainable, step)
-    save_run_adapter(folder, model, overwrite=True)
+def _save_adapter(trained: Trained) -> str:
+    """Write the adapter of the best step, as `export` does; returns its folder and the step."""
+    folder = trained.workdir / "adapter"
+    with contextlib.closing(Checkpoints(trained.workdir, read_only=True)) as checkpoints:
+        step, trainable = checkpoints.chosen_step("best"), trained.state.trainable
+        if step != trained.step:
+            trainable = checkpoints.restore_trainable(step, trained.trainable_shapes)
+    save_run_adapter(folder, trained.model(trainable, step), overwrite=True)
     return f"{folder} (step {step})"

@@ -3,7 +3,7 @@
 The documentation of a setting is a line of its dataclass's docstring, the only copy of it:
 
     name     what it means; a text that is longer
-             goes on in lines that are indented further
+             continues in lines that are indented further
 
 The first paragraph of the docstring says what the whole room is about.
 """

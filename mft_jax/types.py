@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +33,21 @@ class MftError(Exception):
 # does not expect. RuntimeError includes too deep a recursion.
 FOREIGN_CODE_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError,
                        TypeError, ValueError)  # fmt: skip
+
+
+def suggest(name: str, known: Iterable[str], most: int = 1) -> str:
+    """The part of an error text that names the known words nearest to a mistyped one.
+
+    Empty where none is near.
+
+    >>> suggest("qlore", ["lora", "qlora", "full"])
+    "did you mean 'qlora'?"
+    """
+    known = list(known)
+    near = [word for word in known if name and word.startswith(name)]
+    near += difflib.get_close_matches(name, known, n=most, cutoff=0.5)
+    nearest = list(dict.fromkeys(near))[:most]
+    return f"did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
 
 
 def at_least(room: str, settings: object, **least: float) -> None:
@@ -133,12 +148,8 @@ class TaskTable:
         task must have a value."""
         for name in by_name:
             if name not in self.names:
-                near = difflib.get_close_matches(name, self.names, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else ""
-                raise MftError(
-                    f"{where} names a task {name!r} that is not configured; "
-                    + (hint or f"expected {', '.join(self.names)}")
-                )
+                hint = suggest(name, self.names) or f"expected {', '.join(self.names)}"
+                raise MftError(f"{where} names a task {name!r} that is not configured; {hint}")
         missing = [name for name in self.names if name not in by_name]
         if missing and default is None:
             raise MftError(

@@ -1,4 +1,4 @@
-"""One schema, two views (DESIGN 3.7)."""
+"""One schema, two views: mutable for a config file, frozen for a run."""
 
 import dataclasses
 import json

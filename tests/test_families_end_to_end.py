@@ -17,6 +17,7 @@ from mft_jax import config as configs
 from mft_jax.cli.export import export
 from mft_jax.models.families import FAMILIES
 from mft_jax.run import loop
+from mft_jax.run.display import Display
 from mft_jax.testing import read_rows, tiny_checkpoint, toy_config
 from mft_jax.types import MftError
 
@@ -28,7 +29,7 @@ def train(folder, steps, family="qwen2", variant="", **finetune):
     config = toy_config(folder, steps, family, variant)
     config.balancer.name = "uniform"
     config.finetune.update(finetune)
-    return loop.train(configs.resolve(config), folder / "run", Console(quiet=True))
+    return loop.train(configs.resolve(config), folder / "run", Display(Console(quiet=True)))
 
 
 def assert_export_computes_what_was_trained(folder, kind, capsys):
@@ -60,7 +61,7 @@ def test_a_tiny_checkpoint_is_imported_trained_and_exported(family, tmp_path, ca
     # (test_peft_parity).
     by_numpy = FAMILIES[family].reference == "numpy"
     targets, method = (("all_linear",), "qlora") if by_numpy else (("attention/*",), "lora")
-    _, outcome = train(tmp_path, 1, family, targets=targets, method=method)
+    outcome = train(tmp_path, 1, family, targets=targets, method=method)
     assert outcome.step == 1
     assert_training_starts_at_the_base(tmp_path)
     # B starts at zero: one update moves the adapter of every layer, and of every expert.
@@ -89,7 +90,7 @@ STRUCTURES = {
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_what_was_trained_is_what_is_exported(structure, tmp_path, capsys):
     family, variant, finetune = STRUCTURES[structure]
-    run, _ = train(tmp_path, 5, family, variant, **finetune)
+    run = train(tmp_path, 5, family, variant, **finetune)
     assert [row["step"] for row in read_rows(tmp_path / "run", "train")] == list(range(5))
     assert_training_starts_at_the_base(tmp_path)
     kind = "merged_dequantized" if run.config.finetune.stored else "merged"
@@ -97,7 +98,7 @@ def test_what_was_trained_is_what_is_exported(structure, tmp_path, capsys):
 
 
 def test_training_continues_from_an_adapter_whose_folder_may_go_then_but_not_its_base(tmp_path):
-    first, _ = train(tmp_path / "a", 2, rank=8, alpha=12.0, targets=("attention/*",))
+    first = train(tmp_path / "a", 2, rank=8, alpha=12.0, targets=("attention/*",))
     export(tmp_path / "a" / "run", tmp_path / "adapter", "peft", "last", Console(quiet=True))
     base = first.config.model.path
     config = toy_config(tmp_path / "b", steps=2)
@@ -105,7 +106,7 @@ def test_training_continues_from_an_adapter_whose_folder_may_go_then_but_not_its
     config.balancer.name = "uniform"
     config.finetune.adapter = str(tmp_path / "adapter")
     workdir = tmp_path / "b" / "run"
-    loop.train(configs.resolve(config), workdir, Console(quiet=True))
+    loop.train(configs.resolve(config), workdir, Display(Console(quiet=True)))
     ended = read_rows(tmp_path / "a" / "run", "valid")[-1]
     began = read_rows(workdir, "valid")[0]
     assert began["step"] == 0 and ended["step"] == 2
@@ -113,7 +114,7 @@ def test_training_continues_from_an_adapter_whose_folder_may_go_then_but_not_its
 
     # From then on the run needs only its own folder: what it was started from may go.
     shutil.rmtree(tmp_path / "adapter")
-    loop.train(configs.resolve(config), workdir, Console(quiet=True))
+    loop.train(configs.resolve(config), workdir, Display(Console(quiet=True)))
     out = tmp_path / "second"
     export(workdir, out, "peft", "last", Console(quiet=True))
     written = json.loads((out / "adapter_config.json").read_text())
@@ -126,4 +127,4 @@ def test_training_continues_from_an_adapter_whose_folder_may_go_then_but_not_its
     with pytest.raises(MftError, match="not hold the model that .*run was trained on"):
         export(workdir, tmp_path / "x", "merged", "last", Console(quiet=True))
     with pytest.raises(MftError, match=r"the base model in .*b/run|the base model in .*model"):
-        loop.train(configs.resolve(config), workdir, Console(quiet=True))
+        loop.train(configs.resolve(config), workdir, Display(Console(quiet=True)))

@@ -17,6 +17,7 @@ from mft_jax.losses import ObjectiveConfig, make_objective, router_loss
 from mft_jax.models.config import Experts, ModelConfig
 from mft_jax.models.decoder import init_params
 from mft_jax.run import loop
+from mft_jax.run.display import Display
 from mft_jax.testing import tiny_checkpoint, toy_config
 from mft_jax.types import MftError, TaskTable
 
@@ -98,4 +99,4 @@ def test_it_is_refused_where_it_has_no_meaning(family, settings, said, tmp_path)
     config.objective.router_loss = 0.01
     config.update_from_flattened_dict(settings)
     with pytest.raises(MftError, match=said):
-        loop.train(configs.resolve(config), tmp_path / "run", Console(quiet=True))
+        loop.train(configs.resolve(config), tmp_path / "run", Display(Console(quiet=True)))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mft_jax.types import MftError, TaskSums, TaskTable
+from mft_jax.types import MftError, TaskSums, TaskTable, suggest
 
 
 def test_mean_of_merged_parts_is_the_mean_of_the_whole_not_of_the_means():
@@ -45,3 +45,17 @@ def test_table_is_an_immutable_bijection_of_names_and_ids():
 def test_table_refuses_no_tasks_and_the_same_name_twice(names, message):
     with pytest.raises(MftError, match=message):
         TaskTable(names)
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "most", "said"),
+    [
+        ("qlore", ["lora", "qlora", "full"], 1, "did you mean 'qlora'?"),
+        ("qwen", ["llama", "qwen2", "qwen3"], 3, "did you mean 'qwen2' or 'qwen3'?"),
+        ("gpt", ["gpt2_xl_with_a_long_name", "phi"], 1, "did you mean 'gpt2_xl_with_a_long_name'?"),
+        ("zebra", ["lora", "full"], 1, ""),
+        ("", ["lora"], 1, ""),
+    ],
+)
+def test_a_mistyped_name_gets_the_nearest_known_ones(name, known, most, said):
+    assert suggest(name, iter(known), most) == said

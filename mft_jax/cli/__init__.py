@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from absl import logging
 
@@ -21,7 +22,19 @@ def usage() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            _call(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            sys.stdout.flush()  # what cannot be printed is found here, not while Python ends
+    except BrokenPipeError:
+        # The reader of a pipe has ended, as in `mft config | head`. Python flushes once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _call(arguments: list[str]) -> NoReturn:
+    """Run the command that the arguments name, and end with its exit code."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         sys.exit(0 if arguments else 2)
@@ -39,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except MftError as error:
         print(f"mft {name}: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         place = "" if error.filename is None else f" {error.filename}"
         print(

@@ -34,8 +34,8 @@ def parse(command: str, arguments: Sequence[str], values: flags.FlagValues) -> N
         text: object = error
         while isinstance(text, Exception) and text.args:
             text = text.args[0]
-        said = str(text).replace("\n", " ")
-        raise MftError(f"{said}; see `mft {command} --help`") from error
+        message = str(text).replace("\n", " ")
+        raise MftError(f"{message}; see `mft {command} --help`") from error
     except (OSError, SyntaxError, ImportError) as error:
         raise MftError(f"--config cannot be read: {error}") from error
     if len(rest) > 1:
@@ -46,7 +46,7 @@ def parse(command: str, arguments: Sequence[str], values: flags.FlagValues) -> N
 
 
 def config_flag(values: flags.FlagValues, arguments: Sequence[str]) -> None:
-    """`--config`. It looks for its own overrides, so it is given the arguments beforehand."""
+    """The flag `--config`. It reads its overrides itself, so it gets the arguments beforehand."""
     for argument in arguments:
         path = argument.partition("=")[2].partition(":")[0]
         if argument.startswith("--config=") and not Path(path).is_file():

@@ -1,9 +1,8 @@
-"""`mft bench`: what every balancer costs beside `uniform`, in ratios of one run, and whether the
-loader keeps up.
+"""`mft bench`: the cost of every balancer relative to `uniform`, and whether the loader is fast
+enough.
 """
 
 import dataclasses
-import difflib
 import functools
 import statistics
 import time
@@ -18,6 +17,7 @@ from rich.table import Table
 
 from mft_jax.balancers.base import Balancer
 from mft_jax.balancers.registry import BALANCERS, BalancerConfig
+from mft_jax.balancers.static import StaticConfig
 from mft_jax.cli import arguments as args
 from mft_jax.config import TrainConfig
 from mft_jax.data.tasks import Tasks
@@ -25,7 +25,7 @@ from mft_jax.run import batches, parts
 from mft_jax.run.base_model import load_untrained, prepare
 from mft_jax.run.console import open_console, read_progress, sayer
 from mft_jax.sharding import make_mesh
-from mft_jax.types import Batch, MftError, Params, TaskSums, TaskTable
+from mft_jax.types import Batch, MftError, Params, TaskSums, TaskTable, suggest
 
 WARM_UP_ROUNDS = 2
 CAPTION = (
@@ -49,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
     flags.DEFINE_list(
         "balancers",
         None,
-        "names to time beside uniform, or all; of the config, if not given",
+        "names to time besides uniform, or all; if not given, the one of the config",
         flag_values=values,
     )
     flags.DEFINE_integer(
@@ -62,8 +62,7 @@ def run(arguments: Sequence[str]) -> int:
     names = list(BALANCERS) if names == ["all"] else names
     unknown = sorted(set(names) - set(BALANCERS))
     if unknown:
-        near = difflib.get_close_matches(unknown[0], BALANCERS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"expected all, or {', '.join(BALANCERS)}"
+        hint = suggest(unknown[0], BALANCERS) or f"expected all, or {', '.join(BALANCERS)}"
         raise MftError(f"--balancers: {unknown[0]!r} is no balancer; {hint}")
     if values.num_tasks is not None and values.num_tasks < 1:
         raise MftError(f"--num_tasks={values.num_tasks}: expected at least 1")
@@ -95,7 +94,7 @@ def measure(
     timed: dict[str, Timed] = {}
     for name in dict.fromkeys(["uniform", *names]):
         console.print(f"compiling {name}", highlight=False)
-        balanced = dataclasses.replace(config, balancer=_dearest(config.balancer, name))
+        balanced = dataclasses.replace(config, balancer=_costliest(config.balancer, name))
         parts.check_steps(balanced, base, tasks)
         functions = parts.build_step_functions(balanced, base, mesh, tasks)
         timed[name] = _stepper(functions, trainable, weights.frozen, batch, valid)
@@ -127,11 +126,15 @@ def _deal_out(batch: Batch, num_tasks: int) -> Batch:
     return batch._replace(task_ids=dealt.reshape(batch.task_ids.shape).astype(np.int32))
 
 
-def _dearest(config: BalancerConfig, name: str) -> BalancerConfig:
-    """A balancer with its settings, but looking at the validation losses in every step."""
-    coba = dataclasses.replace(config.coba, update_every_steps=1)
-    signal = config.signal if name == config.name else "train"
-    return dataclasses.replace(config, name=name, signal=signal, coba=coba)
+def _costliest(balancer_config: BalancerConfig, name: str) -> BalancerConfig:
+    """The settings of the balancer `name` for its costliest step, in which coba measures validation
+    losses. What only the configured balancer reads is left out for the others."""
+    coba = dataclasses.replace(balancer_config.coba, update_every_steps=1)
+    if name != balancer_config.name:
+        balancer_config = dataclasses.replace(
+            balancer_config, name=name, signal="train", static=StaticConfig()
+        )
+    return dataclasses.replace(balancer_config, coba=coba)
 
 
 def _stepper(
@@ -177,7 +180,7 @@ def _seconds(call: Callable[[], None]) -> float:
 
 
 def _loader_rate(data: batches.Data, repeats: int) -> float:
-    """Non-padding tokens per second of the loader alone, after its first batch."""
+    """Non-padding tokens per second of the loader without a step, after its first batch."""
     next(data.train)
     start, tokens = time.perf_counter(), 0
     for _ in range(repeats):
@@ -217,6 +220,6 @@ def _loader_table(step_rate: float, loader_rate: float) -> Table:
     table.add_column("measured")
     table.add_column("value", justify="right")
     table.add_row("tokens/s of the uniform step", f"{step_rate:,.0f}")
-    table.add_row("tokens/s of the loader alone", f"{loader_rate:,.0f}")
+    table.add_row("tokens/s of the loader", f"{loader_rate:,.0f}")
     table.add_row("loader over step", f"{loader_rate / step_rate:,.0f} x")
     return table

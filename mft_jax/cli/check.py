@@ -35,6 +35,7 @@ from mft_jax.finetune.combine import count_parameters
 from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.huggingface import base_weights
 from mft_jax.huggingface.folders import model_folder
+from mft_jax.huggingface.logit_difference import compare_logits
 from mft_jax.huggingface.tensors import Span
 from mft_jax.huggingface.tokenizers import load_tokenizer
 from mft_jax.models.config import ModelConfig
@@ -58,15 +59,15 @@ BOUND = 1e-3  # of the largest logit; float32 in another order of summation stay
 class Subject:
     """What is checked: a folder, and what its config.json says."""
 
-    settings: TrainConfig
+    config: TrainConfig
     folder: Path
     family: Family
-    model: ModelConfig
+    model_config: ModelConfig
 
     @functools.cached_property
     def spans(self) -> dict[str, Span]:
-        """Where the tensors lie. Raises `MftError` with all that is wrong with them."""
-        return base_weights.checked_spans(self.folder, self.family, self.model)
+        """The tensors' places in files. Raises `MftError` with all that is wrong with them."""
+        return base_weights.checked_spans(self.folder, self.family, self.model_config)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -75,11 +76,11 @@ def run(arguments: Sequence[str]) -> int:
     flags.DEFINE_bool("headers_only", False, "read no weights, compare no logits", values)
     flags.DEFINE_string("prompt", None, "what to compare logits on, else a function", values)
     args.parse("check", arguments, values)
-    settings, console = args.resolved(values), Console(markup=False, highlight=False)
-    if settings.model.weights == "random":
+    config, console = args.resolved(values), Console(markup=False, highlight=False)
+    if config.model.weights == "random":
         raise MftError("model.weights='random' reads no checkpoint; expected 'pretrained'")
-    folder = model_folder(settings.model.path)
-    subject = Subject(settings, folder, *base_weights.read_model(folder))
+    folder = model_folder(config.model.path)
+    subject = Subject(config, folder, *base_weights.read_model(folder))
     table, problems = overview(subject)
     console.print(table)
     if problems:
@@ -132,11 +133,11 @@ def tensor_rows(subject: Subject) -> Rows:
 
 
 def storage_rows(subject: Subject) -> Rows:
-    """What becomes of the weights under the config's `finetune`, `mesh` and `compute_dtype`."""
-    settings, infos = subject.settings, param_infos(subject.model)
-    spans = subject.spans if settings.finetune.adapter else {}
-    base = describe(settings, subject.folder, subject.family, subject.model, spans, quiet)
-    tuning, dtype = base.tuning, settings.model.compute_dtype
+    """How the weights are stored under the config's `finetune`, `mesh` and `compute_dtype`."""
+    config, infos = subject.config, param_infos(subject.model_config)
+    spans = subject.spans if config.finetune.adapter else {}
+    base = describe(config, subject.folder, subject.family, subject.model_config, spans, quiet)
+    tuning, dtype = base.tuning, config.model.compute_dtype
     check_stored(subject, tuning, base.adapted)
     count = count_parameters(tuning, infos, base.trainable_shapes, dtype)
     matrices = sum(math.prod(info.stack) for info in infos.values() if info.quantizable)
@@ -154,13 +155,13 @@ def storage_rows(subject: Subject) -> Rows:
 def check_stored(subject: Subject, tuning: FinetuneConfig, adapted: frozenset[str]) -> None:
     """Raise one `MftError` that lists the weights that cannot be quantised, and those that the mesh
     does not divide."""
-    settings = subject.settings
-    how = {"dtype": settings.model.compute_dtype, "adapted": adapted}
+    config = subject.config
+    how = {"dtype": config.model.compute_dtype, "adapted": adapted}
     problems: list[str] = []
     # Training may have devices that are not here; -1 depends on how many they are.
-    sizes = {axis: max(size, 1) for axis, size in dataclasses.asdict(settings.mesh).items()}
+    sizes = {axis: max(size, 1) for axis, size in dataclasses.asdict(config.mesh).items()}
     mesh = jax.sharding.Mesh(np.full(tuple(sizes.values()), jax.devices()[0]), tuple(sizes))
-    for path, info in param_infos(subject.model).items():
+    for path, info in param_infos(subject.model_config).items():
         one = functools.partial(store_weight, tuning, info, **how)
         try:
             sharding.leaf_shardings(mesh, info, info.struct)
@@ -173,17 +174,17 @@ def check_stored(subject: Subject, tuning: FinetuneConfig, adapted: frozenset[st
 
 
 def tokenizer_rows(subject: Subject) -> Rows:
-    folder, size = subject.folder, subject.model.vocab_size
+    folder, size = subject.folder, subject.model_config.vocab_size
     tokenizer = load_tokenizer(folder, size)
-    form = chat_tokenizer(tokenizer)
+    chat = chat_tokenizer(tokenizer)
     sample = Conversation((Message("user", "Hi"), Message("assistant", "Hello")), str(folder))
-    pieces = render(sample, form)
-    if not encode([pieces], build_encoder(tokenizer, form))[0][1].any():
+    pieces = render(sample, chat)
+    if not encode([pieces], build_encoder(tokenizer, chat))[0][1].any():
         raise MftError(f"{folder}: the chat template yields no token to train on")
     stop = [piece.text for piece in pieces if piece.trained and piece.special][-1]
-    named = {"stop": stop, "end of text": form.eos, "padding": str(tokenizer.pad_token)}
+    named = {"stop": stop, "end of text": chat.eos, "padding": str(tokenizer.pad_token)}
     ids = {n: f"{t!r} ({tokenizer.convert_tokens_to_ids(t)})" for n, t in named.items()}
-    if stop != form.eos:
+    if stop != chat.eos:
         ids["stop"] += ", not the end of text: generation must be told to stop at it"
     template = "the checkpoint's" if tokenizer.chat_template else "none: the built-in form is used"
     return [
@@ -201,26 +202,23 @@ def compare(subject: Subject, prompt: str, console: Console) -> bool:
             f"transformers has no modelling file for {subject.family.name!r}, so there is nothing "
             "to compare logits with; use --headers_only"
         )
-    tokenizer = load_tokenizer(subject.folder, subject.model.vocab_size)
+    tokenizer = load_tokenizer(subject.folder, subject.model_config.vocab_size)
     ids = np.asarray(tokenizer(prompt)["input_ids"], np.int32)
-    if not 0 < len(ids) <= subject.model.max_positions:
+    if not 0 < len(ids) <= subject.model_config.max_positions:
         raise MftError(
-            f"--prompt has {len(ids)} tokens; expected 1 to {subject.model.max_positions}, as the "
-            "model has positions"
+            f"--prompt has {len(ids)} tokens; expected 1 to "
+            f"{subject.model_config.max_positions}, as the model has positions"
         )
     theirs = transformers_logits(subject.folder, ids)
     ours = our_logits(subject, ids, console)
-    log_p, log_q = (x - np.logaddexp.reduce(x, axis=-1, keepdims=True) for x in (theirs, ours))
-    gap, bound = np.abs(theirs - ours), BOUND * np.abs(theirs).max()
-    agree = (theirs.argmax(axis=-1) == ours.argmax(axis=-1)).mean()
-    same = bool(gap.max() <= bound and agree == 1)
+    gap, bound = compare_logits(theirs, ours), BOUND * np.abs(theirs).max()
+    same = bool(gap.max_abs <= bound and gap.top1_agreement == 1)
     limit = f"at most {bound:.3g}, {BOUND:g} of the largest logit"
     table = Table("logits", "value", "expected", title=f"{len(ids)} tokens, float32")
-    table.add_row("max |difference|", f"{gap.max():.3g}", limit)
-    table.add_row("mean |difference|", f"{gap.mean():.3g}")
-    kl = (np.exp(log_p) * (log_p - log_q)).sum(axis=-1).mean()
-    table.add_row("KL, nats", f"{max(kl, 0.0):.3g}")  # rounding may leave a hair below zero
-    table.add_row("same first choice", f"{agree:.2%}", "100.00%")
+    table.add_row("max |difference|", f"{gap.max_abs:.3g}", limit)
+    table.add_row("mean |difference|", f"{gap.mean_abs:.3g}")
+    table.add_row("KL, nats", f"{gap.kl:.3g}")
+    table.add_row("same first choice", f"{gap.top1_agreement:.2%}", "100.00%")
     console.print(table)
     console.print("PASS" if same else "FAIL: transformers computes something else with this model")
     return same
@@ -230,14 +228,14 @@ def our_logits(subject: Subject, ids: Tokens, console: Console) -> Logits:
     mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
     with read_progress(console)(subject.folder.name) as progress:
         params = base_weights.load_params(
-            subject.folder, subject.family, subject.model, on_bytes=progress,
+            subject.folder, subject.family, subject.model_config, on_bytes=progress,
             store_weight=lambda info, weight: weight.astype(jnp.float32),
             shardings=functools.partial(sharding.leaf_shardings, mesh),
         )  # fmt: skip
 
     @jax.jit
     def forward(params: Params, tokens: jax.Array) -> jax.Array:
-        decoder = bind(subject.model, params)
+        decoder = bind(subject.model_config, params)
         positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
         hidden = decoder(tokens, positions, jnp.ones_like(tokens), remat=False)
         return decoder.logit_head().logits(hidden.states)[0]

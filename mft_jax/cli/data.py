@@ -11,7 +11,8 @@ from mft_jax.data.tasks import load_tasks
 from mft_jax.huggingface.base_weights import read_model
 from mft_jax.huggingface.folders import model_folder
 from mft_jax.huggingface.tokenizers import load_tokenizer
-from mft_jax.run.display import data_table, packing_line, say_on
+from mft_jax.run.console import sayer
+from mft_jax.run.display import data_table, packing_line
 from mft_jax.run.run_line import packing_facts, task_counts
 
 
@@ -28,5 +29,5 @@ def run(arguments: Sequence[str]) -> int:
     packing = packing_facts(data, config.data.row_length, config.loop.rows_per_step)
     mixture = make_mixture(data.train_sizes, data.tasks, config.data)
     console.print(data_table(task_counts(data, mixture)))
-    say_on(console)(packing_line(packing))
+    sayer(console)(packing_line(packing))
     return 0

@@ -8,7 +8,6 @@ tensor is copied from the mapped file directly to its devices:
 So the host holds about one tensor, and the devices the stored leaves plus one dense layer.
 """
 
-import difflib
 import functools
 import json
 import zlib
@@ -39,7 +38,7 @@ from mft_jax.models.decoder import init_params
 from mft_jax.models.families import FAMILIES
 from mft_jax.models.families.base import Entry, Family
 from mft_jax.models.params import ParamInfo, ParamInfos, param_infos
-from mft_jax.types import MftError, Params
+from mft_jax.types import MftError, Params, suggest
 
 StoreWeight = Callable[[ParamInfo, jax.Array], Any]
 Shardings = Callable[[ParamInfo, Any], Any]
@@ -55,13 +54,10 @@ def read_model(folder: Path) -> tuple[Family, ModelConfig]:
     hf = read_json(file)
     name = hf.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
-        lower = str(name).lower()
-        near = [known for known in FAMILIES if known.startswith(lower)]
-        near += difflib.get_close_matches(lower, FAMILIES, n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
+        hint = suggest(str(name).lower(), FAMILIES, most=3)
         raise MftError(
             f"{file}: model_type={name!r} is not supported; expected one of "
-            f"{', '.join(sorted(FAMILIES))}{hint}"
+            f"{', '.join(sorted(FAMILIES))}{hint and f'; {hint}'}"
         )
     family = FAMILIES[name]
     try:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -45,12 +46,25 @@ def logit_difference(
         compare(params_a, params_b, *(x[i : i + 1] for x in _inputs(batch)))
         for i in range(batch.tokens.shape[0])
     ]
-    maxima, sums = zip(*jax.device_get(rows), strict=True)
+    return _difference(jax.device_get(rows))
+
+
+def compare_logits(a_LV: np.ndarray, b_LV: np.ndarray) -> LogitDifference:
+    """The difference of two arrays of logits `[L, V]`, computed in float64."""
+    with jax.enable_x64(True):
+        a_BLV, b_BLV = (jnp.asarray(x, jnp.float64)[None] for x in (a_LV, b_LV))
+        sums = _difference_sums(a_BLV, b_BLV, jnp.ones(a_BLV.shape[:2], jnp.float64))
+        return _difference([jax.device_get(sums)])
+
+
+def _difference(rows: Sequence[tuple[Any, Any]]) -> LogitDifference:
+    """One difference from the maxima and sums of all rows."""
+    maxima, sums = zip(*rows, strict=True)
     mean_abs, kl, agree, count = np.asarray(sums, np.float64).sum(axis=0).tolist()
     return LogitDifference(
         max_abs=float(max(maxima)),
         mean_abs=mean_abs / count,
-        kl=max(kl / count, 0.0),  # rounding may give a value just below zero
+        kl=max(kl / count, 0.0),  # rounding may leave it below zero
         top1_agreement=agree / count,
     )
 
@@ -69,15 +83,22 @@ def _compare_row(
     *,
     dtype: jax.typing.DTypeLike,
 ) -> tuple[Float[Array, ""], Float[Array, " 4"]]:
-    """The max |a - b|, and [sum of mean |a - b| over V, sum of KL, agreements, positions]."""
+    """The `_difference_sums` of one row."""
 
     def logits(params: Params) -> Float[Array, "1 L V"]:
         decoder = bind(model_config, params)
         hidden = decoder(tokens, positions, segment_ids, dtype=dtype, remat=False)
         return decoder.logit_head().logits(hidden.states)
 
-    a_BLV, b_BLV = logits(params_a), logits(params_b)
     real_BL = (segment_ids > 0).astype(jnp.float32)
+    return _difference_sums(logits(params_a), logits(params_b), real_BL)
+
+
+def _difference_sums(
+    a_BLV: Float[Array, "B L V"], b_BLV: Float[Array, "B L V"], real_BL: Float[Array, "B L"]
+) -> tuple[Float[Array, ""], Float[Array, " 4"]]:
+    """(max |a - b|, [sum of mean |a - b| over V, sum of KL, agreements, positions]), over the
+    positions where `real_BL` is 1 and not 0."""
     gap_BLV = jnp.abs(a_BLV - b_BLV) * real_BL[..., None]
     log_a, log_b = jax.nn.log_softmax(a_BLV), jax.nn.log_softmax(b_BLV)
     kl_BL = jnp.sum(jnp.exp(log_a) * (log_a - log_b), axis=-1)

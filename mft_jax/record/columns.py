@@ -23,7 +23,7 @@ class Series:
 
 @dataclasses.dataclass(frozen=True)
 class Conflicts:
-    """NaN where a task was absent from the batch."""
+    """Cosines between the gradients of tasks; NaN where a task was absent from the batch."""
 
     step: Int[np.ndarray, " steps"]
     cosine: Float[np.ndarray, "steps T T"]

@@ -28,7 +28,7 @@ def per_task(where: str, line: Json, name: str, tasks: tuple[str, ...]) -> Float
 
 
 def number(where: str, line: Json, name: str) -> float:
-    """NaN for null."""
+    """The number under `name`; NaN for null."""
     if name not in line:
         raise malformed(where, f"no {name!r}", "a number or null under that name")
     value = line[name]

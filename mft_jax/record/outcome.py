@@ -1,4 +1,4 @@
-"""What the tables say of a run: a row per task, mean and worst ratio over tasks."""
+"""The outcome of a run for its tables: a row per task, mean and worst ratio over tasks."""
 
 import dataclasses
 import math
@@ -44,12 +44,12 @@ def _task_outcome(record: RunRecord, place: int, name: str) -> TaskOutcome:
 
 
 def final_ratios(record: RunRecord) -> list[float]:
-    """Per task the last known validation loss over that before training."""
+    """The ratio of every task: the last known validation loss over that before training."""
     return [row.ratio for row in task_outcomes(record)]
 
 
 def mean_and_worst(ratios: Sequence[float]) -> tuple[float, float]:
-    """Over the tasks whose ratio is known; NaN where there is none.
+    """The mean and the largest of the known ratios; NaN where there is none.
 
     >>> mean_and_worst([0.5, float("nan"), 1.0])
     (0.75, 1.0)

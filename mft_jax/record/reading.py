@@ -62,7 +62,7 @@ def read_record(path: Path) -> RunRecord:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Json | None]]:
-    """`("file:line", object)`; None stands for a last line without its end that is not JSON."""
+    """`("file:line", object)`; the object is None for an incomplete last line."""
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
             where = f"{path}:{number}"

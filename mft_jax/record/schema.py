@@ -1,4 +1,4 @@
-"""The schema of a run's record: kinds of lines, their keys, the titles and units of what they hold.
+"""The schema of a run's record: kinds of lines, their keys, the titles and units of their values.
 
 `metrics.jsonl` is a line of JSON for each thing that happened, its kind first:
 
@@ -30,7 +30,7 @@ class Quantity:
     note: str = ""  # unit and scope, one line
     reference: float | None = None  # a value that the figure marks
     zero_based: bool = False  # the figure's axis begins at 0
-    shown: bool = True  # False: recorded, but without a figure of its own
+    shown: bool = True  # False: recorded, but without its own figure
 
 
 @dataclasses.dataclass(frozen=True)

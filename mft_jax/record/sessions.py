@@ -1,4 +1,4 @@
-"""The sessions of a run as one record: what a resumed session did again counts once."""
+"""The sessions of a run as one record: repeated steps count once."""
 
 import dataclasses
 import math
@@ -26,7 +26,7 @@ class Session:
 
 
 def merge(sessions: list[Session], cut_short: bool) -> RunRecord:
-    """One series over all sessions. Steps that a resumed session took again count once, its own.
+    """One series over all sessions. Steps that a resumed session repeated are taken from it only.
 
     session 1   0 1 2 3 4 killed           kept: 0 1 2
     session 2         3 4 5 6              kept:       3 4 5 6

@@ -1,7 +1,7 @@
 """The frame of a figure: data coordinates to view box coordinates, ticks, text.
 
 A view box is 380 wide, close to a phone's column, so text stays legible there. Room for text is
-reckoned at the phone's font size; the style sheet draws it smaller on a desktop.
+computed for the phone's font size; the style sheet draws it smaller on a desktop.
 """
 
 import dataclasses

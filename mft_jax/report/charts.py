@@ -97,14 +97,14 @@ def share_chart(chart: Chart, edges: Float[np.ndarray, " edges"]) -> str:
 
 
 def _observed(line: Line, limit: int) -> Line:
-    """Without its gaps, and with at most `limit` points."""
+    """The line without its gaps and with at most `limit` points."""
     x, y = series.finite(line.x, line.y)
     x, y = (series.envelope if line.faint else series.thin)(x, y, limit)
     return dataclasses.replace(line, x=x, y=y)
 
 
 def _y_range(lines: list[Line]) -> tuple[float, float]:
-    """All of the solid lines; of raw ones what lies between their percentiles 1 and 99."""
+    """All of the solid lines; of raw ones the part between their percentiles 1 and 99."""
     solid = np.concatenate([line.y for line in lines if not line.faint])
     ends = [solid.min(), solid.max()]
     raw = [line.y for line in lines if line.faint]
@@ -130,7 +130,7 @@ def _draw(frame: Frame, line: Line, lines: int) -> str:
 
 
 def _end_labels(frame: Frame, lines: list[Line], ends: list[tuple[float, float]]) -> str:
-    """Names beside the line ends, moved apart where they would overlap, with a leader each."""
+    """Names next to the line ends, moved apart where they would overlap, with a leader each."""
     order = sorted(range(len(lines)), key=lambda n: ends[n][1])
     places = spread([ends[n][1] for n in order], LABEL_GAP, axes.TOP, axes.BASE)
     parts = []
@@ -165,7 +165,7 @@ def spread(wanted: list[float], gap: float, low: float, high: float) -> list[flo
 
 
 def _of(line: Line) -> str:
-    """Marks what belongs to a task, for the legend's spotlight."""
+    """An attribute that marks what belongs to a task, for the legend's spotlight."""
     return "" if line.task is None else f' data-task="{line.task}"'
 
 

@@ -19,7 +19,7 @@ from mft_jax.types import MftError
 
 
 def write_comparison(workdir: Path, names: list[str]) -> Path:
-    """Reads `workdir/NAME/metrics.jsonl` of every run and writes `workdir/compare.html`."""
+    """Read `workdir/NAME/metrics.jsonl` of every run and write `workdir/compare.html`."""
     runs = {name: read_record(workdir / name / METRICS_FILE) for name in names}
     return write_whole(workdir / COMPARE_FILE, render(runs, workdir.resolve().name))
 

@@ -1,4 +1,4 @@
-"""Which tasks fight: cosines between the gradients of tasks, over time and on the mean.
+"""Conflicts of tasks: cosines between the gradients of tasks, over time and on the mean.
 
 A heat map has a row for every pair of tasks and a column for every diagnosed step; below 0 one
 task's gradient undoes part of the other's.
@@ -18,7 +18,7 @@ COLUMNS = 60  # diagnosed steps are averaged into at most so many
 WIDTH, NAME_WIDTH, CELL_HEIGHT, TOP = 380.0, 168.0, 15.0, 8.0
 MATRIX_CELL, NAME_CHARS = 42.0, 20
 DARK = 0.55  # from here on a cell carries white digits
-# Diverging, told apart without red against green; the middle is the page's own ground.
+# Diverging, and clear without telling red from green; the middle is the page's background.
 NEGATIVE, POSITIVE = "var(--conflict)", "var(--accord)"
 
 
@@ -116,7 +116,7 @@ def _cell(x: float, y: float, width: float, height: float, cosine: float) -> str
 
 
 def _legend(y: float) -> str:
-    """Cosine -1 to 1 in steps."""
+    """The colour scale: cosine -1 to 1 in steps."""
     values = np.linspace(-1, 1, 11)
     width = (WIDTH - NAME_WIDTH - 12) / len(values)
     cells = [_cell(NAME_WIDTH + i * width, y, width, 8, v) for i, v in enumerate(values)]

@@ -49,7 +49,7 @@ def _balance(record: RunRecord) -> list[str]:
         TRAIN.per_task["weight"], note=f"dashed: uniform, 1/{tasks}", reference=1 / tasks
     )
     figures = [_per_task(record, train, train.task["weight"], uniform)]
-    # The balancer's own order; what it gave no title follows.
+    # In the balancer's order; logs without a title follow.
     for name in dict.fromkeys([*record.header.balancer_logs, *log.task, *log.scalar]):
         quantity = _balancer_quantity(record, name)
         if quantity.shown and name in log.task:
@@ -67,10 +67,10 @@ def _measured(log: Series) -> bool:
 
 
 def _balancer_quantity(record: RunRecord, name: str) -> Quantity:
-    """The balancer's own title; where the run recorded none, the name of the log."""
-    told = record.header.balancer_logs.get(name)
-    if told is not None:
-        return told
+    """The title that the balancer gave; where the run recorded none, the name of the log."""
+    quantity = record.header.balancer_logs.get(name)
+    if quantity is not None:
+        return quantity
     drawn = _measured(record.balancer) and name in (MEASURED_LOSS, MEASURED_RATIO)
     return Quantity(name.replace("_", " "), "as the balancer keeps it", shown=not drawn)
 

@@ -14,7 +14,7 @@ from mft_jax.report.figures import figure_groups
 
 
 def write_report(workdir: Path, record: RunRecord | None = None) -> Path:
-    """Writes `workdir/report.html` whole or not at all, from `record`; if that is not given, from
+    """Write `workdir/report.html` whole or not at all, from `record`; if that is not given, from
     `workdir/metrics.jsonl`. Returns the page's path.
     """
     record = record or read_record(workdir / METRICS_FILE)

@@ -11,7 +11,7 @@ SMOOTH_MIN_POINTS = 24  # below this the observations themselves are the curve
 def finite(
     x: Num[np.ndarray, " steps"], y: Float[np.ndarray, " steps"]
 ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
-    """The observations alone: points where y is a number."""
+    """The observations only: points where y is a number."""
     known: Bool[np.ndarray, " steps"] = np.isfinite(y)
     return x[known].astype(float), y[known]
 

@@ -39,12 +39,12 @@ from mft_jax.types import MftError, Params
 class BaseModelInfo:
     """What a base model is and how it is tuned. No array: no weight has been read.
 
-    folder        where config.json, weights and tokenizer lie
+    folder        the folder of config.json, weights and tokenizer
     model_config  the decoder that config.json describes
     tuning        the config's, with what an imported adapter says in its place
     imported      the adapter that training starts from, if there is one
     name          what others can find the model by
-    spans         where its tensors lie; empty for weights made at random
+    spans         the places of its tensors in files; empty for weights made at random
     """
 
     folder: Path
@@ -83,17 +83,17 @@ class BaseWeights(NamedTuple):
     initial_adapters: Params
 
 
-def prepare(config: TrainConfig, say: Say, saved: FinetuneConfig | None = None) -> BaseModelInfo:
+def prepare(config: TrainConfig, say: Say, tuning: FinetuneConfig | None = None) -> BaseModelInfo:
     """All that can be known of the base model without reading a weight. Raises `MftError`.
 
-    `saved`: the tuning of a run that is resumed. Then an imported adapter is part of its
+    `tuning`: that of a run that is resumed. Then an imported adapter is part of its
     checkpoints, and the folder that it came from is not read again.
     """
     folder = model_folder(config.model.path)
     family, model_config = read_model(folder)
     pretrained = config.model.weights == "pretrained"
     spans = checked_spans(folder, family, model_config) if pretrained else {}
-    return describe(config, folder, family, model_config, spans, say, saved)
+    return describe(config, folder, family, model_config, spans, say, tuning)
 
 
 def describe(
@@ -103,11 +103,12 @@ def describe(
     model_config: ModelConfig,
     spans: Mapping[str, Span],
     say: Say,
-    saved: FinetuneConfig | None = None,
+    tuning: FinetuneConfig | None = None,
 ) -> BaseModelInfo:
     """`prepare` for a folder whose config.json and headers have been read."""
-    tuning, imported = saved or config.finetune, None
-    if tuning.adapter and not saved:
+    resumed, imported = tuning is not None, None
+    tuning = tuning or config.finetune
+    if tuning.adapter and not resumed:
         imported = read_adapter(Path(tuning.adapter).expanduser(), tuning, family, model_config)
         if spans:
             imported.check_base(spans)
@@ -154,8 +155,8 @@ def load_stored(
 def load_base(
     config: TrainConfig, base: BaseModelInfo, mesh: Mesh, progress: ReadProgress
 ) -> tuple[BaseWeights, Params]:
-    """(base weights, nothing): what is trained comes from a checkpoint. With method "full" that is
-    all, and nothing is read."""
+    """(base weights, nothing): what is trained comes from a checkpoint. With method "full" this is
+    the whole model, and nothing is read."""
     if base.tuning.method == "full":
         return BaseWeights({}, {}), {}
     return BaseWeights(*load_stored(config, base, mesh, progress)), {}

@@ -1,16 +1,17 @@
-"""Orbax checkpoints: the train state, the data cursor and the run's memory, all or nothing.
+"""Orbax checkpoints: the train state, the data cursor and the run's progress, all or nothing.
 
     <workdir>/checkpoints/<step>/trainable   what is trained
                                 /training    step, optimiser, balancer
-                                /cursor      where the loader stands
+                                /cursor      the loader's position
                                 /progress    baseline and best validation, early stopping
 
 The last two and the best one are kept. Writing is asynchronous; a step folder appears under its
 name only when it is complete.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ DAMAGE = (ValueError, KeyError, OSError, TypeError, AttributeError)
 
 @dataclasses.dataclass(frozen=True)
 class EvalProgress:
-    """What the loop remembers beside the state. Losses are by task name.
+    """What the loop remembers in addition to the train state. Losses are by task name.
 
     The best mean validation ratio starts with the model as it was given: 1 at step 0.
     """
@@ -48,7 +49,7 @@ class EvalProgress:
 
 
 class KeepLastAndBest(checkpoint_managers.PreservationPolicy):
-    """The last two, so that one damaged folder does not end a run, and the best so far."""
+    """The last two are kept, so that one damaged folder does not end a run, and the best so far."""
 
     def __init__(self):
         self.best_step: int | None = None
@@ -59,7 +60,7 @@ class KeepLastAndBest(checkpoint_managers.PreservationPolicy):
 
 
 def has_checkpoint(workdir: Path) -> bool:
-    """Without orbax, which would make the folder."""
+    """Whether there is a checkpoint, found without orbax, which would make the folder."""
     return any(step.name.isdecimal() for step in (workdir / FOLDER).glob("*"))
 
 
@@ -114,6 +115,23 @@ class Checkpoints:
             ),
         )
 
+    def check_names(self, step: int, expected: Params) -> None:
+        """Raise `MftError` where a checkpoint holds parameters under other paths than `expected`.
+
+        No array is read. Version 0.1 stacked all layers of a model with mixed windows under one
+        path.
+        """
+        folder = self.folder / str(step)
+        with _named_damage(folder):
+            handler: Any = ocp.PyTreeCheckpointHandler()  # it takes any kind of path
+            saved = handler.metadata(folder / "trainable").tree
+        if different := sorted(saved.keys() ^ expected.keys()):
+            raise MftError(
+                f"checkpoint {folder} was written by another version of mft_jax, which gives "
+                f"parameters other names (names that differ: {len(different)}, such as "
+                f"{different[0]!r}); resume with that version, or use a new --workdir"
+            )
+
     def restore(
         self, step: int, like: TrainState, balancer: dict[str, Any]
     ) -> tuple[TrainState, Any, EvalProgress]:
@@ -142,25 +160,32 @@ class Checkpoints:
         return self._read(step, trainable=ocp.args.StandardRestore(like))["trainable"]
 
     def _read(self, step: int, **items: Any) -> Any:
-        try:
+        with _named_damage(self.folder / str(step)):
             found = dict(self.manager.restore(step, args=ocp.args.Composite(**items)))
             if "progress" in found:
                 found["progress"] = EvalProgress(**found["progress"])
             return found
-        except BaseException as error:
-            # Orbax raises a bare `Exception` where the bytes of an array cannot be read.
-            if isinstance(error, DAMAGE) or type(error) is Exception:
-                detail = (str(error).splitlines() or [""])[0][:200]
-                raise MftError(
-                    f"checkpoint {self.folder / str(step)} cannot be read: it is cut short, "
-                    f"damaged or of another model ({type(error).__name__}: {detail}); delete that "
-                    "folder to continue from the checkpoint before it"
-                ) from error
-            raise
 
     def close(self) -> None:
         self.manager.wait_until_finished()
         self.manager.close()
+
+
+@contextlib.contextmanager
+def _named_damage(folder: Path) -> Iterator[None]:
+    """Raise what goes wrong while `folder` is read as an `MftError` that names it."""
+    try:
+        yield
+    except BaseException as error:
+        # Orbax raises a bare `Exception` where the bytes of an array cannot be read.
+        if isinstance(error, DAMAGE) or type(error) is Exception:
+            detail = (str(error).splitlines() or [""])[0][:200]
+            raise MftError(
+                f"checkpoint {folder} cannot be read: it is cut short, damaged or of another model "
+                f"({type(error).__name__}: {detail}); delete that folder to continue from the "
+                "checkpoint before it"
+            ) from error
+        raise
 
 
 def _training(state: TrainState) -> dict[str, Any]:
@@ -168,7 +193,7 @@ def _training(state: TrainState) -> dict[str, Any]:
 
 
 def placed_shapes(shapes: Any, shardings: Any) -> Any:
-    """Shapes and dtypes together with where each leaf is to lie: what a restore is told."""
+    """Shapes, dtypes and shardings of the leaves, as a restore needs them."""
 
     def placed(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -27,8 +27,8 @@ def cache_folder() -> Path:
 
 
 def keep_compiled(say: Say) -> None:
-    """Turn the persistent compilation cache on, unless the user has said otherwise in JAX's own
-    way (`JAX_COMPILATION_CACHE_DIR`, `JAX_ENABLE_COMPILATION_CACHE`, `jax.config`).
+    """Turn the persistent compilation cache on, unless the user has configured it through
+    JAX (`JAX_COMPILATION_CACHE_DIR`, `JAX_ENABLE_COMPILATION_CACHE`, `jax.config`).
 
     Call it before the first compilation of a run. A folder that cannot be written is no error.
     """
@@ -41,7 +41,7 @@ def keep_compiled(say: Say) -> None:
         return
     try:
         folder = cache_folder()
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # what lies there is executed
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # its files are executed
         tempfile.TemporaryFile(dir=folder).close()
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
         say(f"note: compiled programs are not kept for the next start ({error})")

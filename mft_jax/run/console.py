@@ -1,6 +1,6 @@
-"""How a run speaks: one line at a time, and a bar while bytes are read.
+"""Output of a run: one line at a time, and a bar while bytes are read.
 
-Functions of a run take `say` and `progress`, not a console; who starts them decides where it goes.
+Functions of a run take `say` and `progress`, not a console; their caller decides where it goes.
 """
 
 import contextlib

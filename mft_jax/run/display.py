@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console, Group
@@ -23,6 +23,7 @@ from mft_jax.record.schema import (
     TaskCounts,
     data_columns,
 )
+from mft_jax.run.console import read_progress, sayer
 from mft_jax.types import TaskTable
 
 LINE_TASKS = 12  # a plain line names at most so many
@@ -31,16 +32,28 @@ TABLE_FRAME_ROWS = 5  # the line of the step, the heads, "... and N more", two l
 PerTask = Mapping[str, float | None]
 
 
-def say_on(console: Console) -> Callable[[str], None]:
-    """A function that prints one line as it is: no markup, no colours, no breaks at 80 columns."""
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    return say
-
-
 class Display:
+    """What a run shows to a person. Nothing else of a run knows the console.
+
+    say(line)       print one line, as it is
+    progress(name)  show a bar while the bytes of `name` are read
+    """
+
+    def __init__(self, console: Console):
+        self.console = console
+        self.say = sayer(console)
+        self.progress = read_progress(console)
+
+    def run_view(self, tasks: TaskTable, total_steps: int, log_every_steps: int) -> "RunView":
+        """The view of the steps, to be closed."""
+        return RunView(self.console, tasks, total_steps, log_every_steps)
+
+    def final(self, record: RunRecord) -> None:
+        """Show the table of a run that has ended."""
+        self.console.print(final_table(record))
+
+
+class RunView:
     """The view of the record while it is written.
 
     On a terminal it is a live table of tasks. Elsewhere it is one plain line every
@@ -49,7 +62,7 @@ class Display:
 
     def __init__(self, console: Console, tasks: TaskTable, total_steps: int, log_every_steps: int):
         self.console = console
-        self.note = say_on(console)
+        self.say = sayer(console)
         self.tasks = tasks
         self.total_steps = total_steps
         self.log_every_steps = log_every_steps
@@ -65,8 +78,8 @@ class Display:
         """Show the run line: the data of every task, how it is packed, the model."""
         header = read_header("the run line", record)
         self.console.print(data_table(header.data))
-        self.note(packing_line(header.packing))
-        self.note(model_line(header))
+        self.say(packing_line(header.packing))
+        self.say(model_line(header))
 
     def train(self, record: dict[str, Any]) -> None:
         step = record["step"] + 1
@@ -74,7 +87,7 @@ class Display:
         if self.console.is_terminal:
             self.live.update(self._table(record))
         elif step % self.log_every_steps == 0 or step == self.total_steps:
-            self.note(self._line(record))
+            self.say(self._line(record))
 
     def valid(self, record: dict[str, Any]) -> None:
         """Keep the losses of a validation pass: the next table or line shows them."""
@@ -82,7 +95,7 @@ class Display:
         if self.console.is_terminal:
             shown, hidden = worst_first(self.tasks.names, self.valid_ratio, {}, LINE_TASKS)
             losses = [f"{name} {_number(self.valid_loss[name])}" for name in shown]
-            self.note(f"step {record['step']}: validation  {'  '.join(losses)}{_more(hidden)}")
+            self.say(f"step {record['step']}: validation  {'  '.join(losses)}{_more(hidden)}")
 
     def close(self) -> None:
         self.live.stop()
@@ -107,7 +120,7 @@ class Display:
         )
 
     def _measured(self, record: dict[str, Any]) -> tuple[PerTask, PerTask]:
-        """Validation losses and their ratios: the balancer's own where it measures them."""
+        """Validation losses and their ratios: those of the balancer where it measures them."""
         log = record.get("balancer", {})
         return (
             _either(self.tasks, log.get(MEASURED_LOSS, {}), self.valid_loss),
@@ -147,7 +160,7 @@ def worst_first(
 ) -> tuple[list[str], int]:
     """The tasks to show, and the number of those that are not.
 
-    All in their own order where there is room. Otherwise the `room` with the highest ratio; where
+    All in the given order where there is room. Otherwise the `room` with the highest ratio; where
     no ratio is known, with the highest loss.
     """
     if len(names) <= room:

@@ -75,7 +75,7 @@ def _locked(workdir: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise MftError(
-                f"a run is going on in {workdir}; wait for it, stop it, or choose another --workdir"
+                f"another run is using {workdir}; wait for it, stop it, or choose another --workdir"
             ) from error
         try:
             yield
@@ -109,7 +109,7 @@ def read_config(workdir: Path) -> TrainConfig:
 
 
 def saved_tuning(workdir: Path) -> FinetuneConfig | None:
-    """The tuning of a run that has a checkpoint, with what an imported adapter said."""
+    """The tuning of a run that has a checkpoint, with the settings of an imported adapter."""
     if not has_checkpoint(workdir) or not (workdir / CONFIG_FILE).is_file():
         return None
     settings = _read(workdir)["finetune"]
@@ -151,7 +151,7 @@ def _check_and_write(workdir: Path, now: dict[str, Any], rows: Batch, resumed: b
     if resumed:
         if not path.exists():
             raise MftError(
-                f"{workdir} holds checkpoints, but no {CONFIG_FILE} that says what they are of; "
+                f"{workdir} holds checkpoints, but no {CONFIG_FILE} with their settings; "
                 "put the file back, or use a new --workdir"
             )
         before = _read(workdir)
@@ -168,7 +168,7 @@ def _check_and_write(workdir: Path, now: dict[str, Any], rows: Batch, resumed: b
 
 
 def _changes(workdir: Path, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Lines that name what is not as it was at the start of the run."""
+    """Lines that name what has changed since the start of the run."""
     # An older version may have known fewer settings: they had what is now the default.
     changed = differences(to_dict(_resolved(workdir, before)), now["config"])
     if before["base"] != now["base"]:
@@ -179,7 +179,7 @@ def _changes(workdir: Path, before: dict[str, Any], now: dict[str, Any]) -> list
     old, new = (saved["config"]["finetune"].get("adapter", "") for saved in (before, now))
     changed += _adapter_changes(old, new, before.get("adapter"))
     changed += [
-        f"data of task {name!r} (its tokens are not what they were)"
+        f"data of task {name!r} (its tokens have changed)"
         for name, check in now["data"].items()
         if before["data"].get(name) != check
     ]

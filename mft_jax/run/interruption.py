@@ -1,6 +1,6 @@
 """SIGTERM and Ctrl-C end a run between two steps, not within one.
 
-Only the main thread of a process gets signals: in another one a run does without.
+Only the main thread of a process gets signals: a run in another thread cannot be stopped by them.
 """
 
 import contextlib

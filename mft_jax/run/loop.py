@@ -1,4 +1,4 @@
-"""Build everything in a numbered order, then the loop."""
+"""A run: everything is built in a numbered order, then the loop runs."""
 
 import contextlib
 import dataclasses
@@ -7,18 +7,17 @@ from pathlib import Path
 
 import numpy as np
 from jax.sharding import Mesh
-from rich.console import Console
 
 from mft_jax.config import TrainConfig
 from mft_jax.run import batches, parts, recorder
 from mft_jax.run.base_model import BaseModelInfo, BaseWeights, load_base, load_untrained, prepare
 from mft_jax.run.checkpoints import Checkpoints, EvalProgress
-from mft_jax.run.console import read_progress, sayer
-from mft_jax.run.display import Display
+from mft_jax.run.display import Display, RunView
 from mft_jax.run.folder import check_or_write_config, locked, saved_tuning
 from mft_jax.run.interruption import stop_signals
 from mft_jax.run.recorder import MetricsLog, Recorder, end_record
 from mft_jax.run.run_line import run_record
+from mft_jax.run.trained import Trained
 from mft_jax.sharding import make_mesh
 from mft_jax.train_state import TrainState
 from mft_jax.types import Batch, Params, TaskSums
@@ -29,7 +28,6 @@ class Run:
     """What does not change while the loop runs."""
 
     config: TrainConfig
-    workdir: Path
     mesh: Mesh
     base: BaseModelInfo
     weights: BaseWeights
@@ -37,13 +35,13 @@ class Run:
     functions: parts.StepFunctions
     checkpoints: Checkpoints
     log: MetricsLog
-    display: Display
+    view: RunView
     recorder: Recorder
 
 
 @dataclasses.dataclass
 class Outcome:
-    """Where the run stands; the only thing the loop changes."""
+    """The state of the run; the only thing the loop changes."""
 
     state: TrainState
     progress: EvalProgress
@@ -52,44 +50,43 @@ class Outcome:
     since: float = dataclasses.field(default_factory=time.monotonic)
 
 
-def train(config: TrainConfig, workdir: Path, console: Console) -> tuple[Run, Outcome]:
+def train(config: TrainConfig, workdir: Path, display: Display) -> Trained:
     """Train, or resume, to the end, to early stopping, or to a signal. Raises `MftError`."""
     with locked(workdir):
-        return _train(config, workdir, console)
+        return _train(config, workdir, display)
 
 
-def _train(config: TrainConfig, workdir: Path, console: Console) -> tuple[Run, Outcome]:
+def _train(config: TrainConfig, workdir: Path, display: Display) -> Trained:
     # 1. where: devices and their mesh; rows must fit it before anything is read
     mesh = make_mesh(config.mesh)
     parts.check_rows(config, mesh)
     # 2. what is trained, and on what: all that can be wrong, before a weight is read
-    say = sayer(console)
-    base = prepare(config, say, saved_tuning(workdir))
-    data = batches.build_data(config, base, mesh, say)
+    base = prepare(config, display.say, saved_tuning(workdir))
+    data = batches.build_data(config, base, mesh, display.say)
     parts.check_steps(config, base, data.tasks)
-    # 3. where it stands: a checkpoint, or a baseline before the first step
+    # 3. where it begins: a checkpoint, or a baseline before the first step
     checkpoints = Checkpoints(workdir)
     at = checkpoints.latest_step()
+    if at is not None:
+        checkpoints.check_names(at, base.trainable_shapes)
     check_or_write_config(workdir, config, base, data, resumed=at is not None)
     # 4. how it is trained (objective, balancer, optimiser, compiled step), and the weights
     functions = parts.build_step_functions(config, base, mesh, data.tasks)
     load = load_untrained if at is None else load_base
-    weights, trainable = load(config, base, mesh, read_progress(console))
+    weights, trainable = load(config, base, mesh, display.progress)
     tasks, loop = data.tokenized.tasks, config.loop
-    display = Display(console, tasks, loop.steps, loop.log_every_steps)
+    view = display.run_view(tasks, loop.steps, loop.log_every_steps)
     finished, log = at is not None and at >= loop.steps, MetricsLog(workdir)
-    recorder = Recorder(log, display.train, tasks)
-    run = Run(
-        config, workdir, mesh, base, weights, data, functions, checkpoints, log, display, recorder
-    )
+    recorder = Recorder(log, view.train, tasks)
+    run = Run(config, mesh, base, weights, data, functions, checkpoints, log, view, recorder)
     with (
-        contextlib.closing(display),
+        contextlib.closing(view),
         contextlib.closing(log),
         contextlib.closing(checkpoints),
         stop_signals() as stop,
     ):
         header = run_record(config, base, data, mesh, dict(functions.balancer.titles))
-        display.header(header)
+        view.header(header)
         if not finished:
             log.open(resume_step=at)
             log.write(header)
@@ -99,12 +96,13 @@ def _train(config: TrainConfig, workdir: Path, console: Console) -> tuple[Run, O
         _loop(run, outcome, stop)
         if not finished:
             log.write(end_record(outcome.step, outcome.reason, _seconds(outcome)))
-    return run, outcome
+    done = outcome.state, outcome.progress, outcome.step, outcome.reason
+    return Trained(config, workdir, checkpoints.folder, base, weights, *done)
 
 
 def _begin(run: Run, trainable: Params) -> Outcome:
     """Baseline: a full validation pass before the first step, L_i_val(0) of the balancers."""
-    run.display.note("measuring the validation loss before the first step")
+    run.view.say("measuring the validation loss before the first step")
     sums = _full_pass(run, trainable, 0)
     initial = TaskSums(*(leaf.astype(np.float32) for leaf in sums))
     state = run.functions.init_state(trainable, initial)
@@ -119,7 +117,7 @@ def _resume(run: Run, step: int) -> Outcome:
     state, cursor, progress = run.checkpoints.restore(step, like, balancer)
     run.data.train.restore(cursor)
     what = "already finished" if step >= run.config.loop.steps else "resumed"
-    run.display.note(f"{what} at step {step} from {run.checkpoints.folder / str(step)}")
+    run.view.say(f"{what} at step {step} from {run.checkpoints.folder / str(step)}")
     return Outcome(state, progress, step)
 
 
@@ -156,7 +154,7 @@ def _loop(run: Run, outcome: Outcome, stop: list[int]) -> None:
 
 
 def _evaluate(run: Run, outcome: Outcome) -> None:
-    """A full validation pass; its mean ratio is what early stopping and 'best' watch."""
+    """A full validation pass; its mean ratio decides on early stopping and the best step."""
     run.recorder.flush()
     sums = _full_pass(run, outcome.state.trainable, outcome.step)
     losses = recorder.mean_by_name(sums, run.data.tokenized.tasks)
@@ -167,7 +165,7 @@ def _evaluate(run: Run, outcome: Outcome) -> None:
 
 
 def _diagnose(run: Run, outcome: Outcome, batch: Batch) -> None:
-    """Which tasks fight, on the batch about to be trained on."""
+    """The angles between the gradients of the tasks, on the batch about to be trained on."""
     run.recorder.flush()
     gramian = np.asarray(run.functions.diagnose(outcome.state.trainable, run.weights.frozen, batch))
     run.log.write(recorder.conflicts_record(outcome.step, gramian, run.data.tokenized.tasks))
@@ -183,7 +181,7 @@ def _full_pass(run: Run, trainable: Params, step: int) -> TaskSums:
 def _record_valid(run: Run, step: int, sums: TaskSums, initial: dict[str, float | None]) -> None:
     record = recorder.valid_record(step, sums, initial, run.data.tokenized.tasks)
     run.log.write(record)
-    run.display.valid(record)
+    run.view.valid(record)
 
 
 def _save(run: Run, outcome: Outcome) -> None:
@@ -195,5 +193,5 @@ def _save(run: Run, outcome: Outcome) -> None:
 
 
 def _seconds(outcome: Outcome) -> float:
-    """Time in the loop over all sessions of the run, up to what has been saved of them."""
+    """Seconds in the loop, over all sessions of the run, as far as they were saved."""
     return outcome.progress.seconds + time.monotonic() - outcome.since

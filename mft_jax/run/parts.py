@@ -100,7 +100,7 @@ def build_step_functions(
 def _state_shardings(
     shapes: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh, infos: ParamInfos
 ) -> TrainState:
-    """Moments lie as their parameter does; all else is whole on every device."""
+    """Shardings of the state: moments as their parameter; all else whole on every device."""
     whole = sharding.replicated(mesh)
     trainable = sharding.tree_shardings(mesh, infos, shapes.trainable)
     return TrainState(
@@ -140,7 +140,7 @@ def _balancer(config: TrainConfig, tasks: Tasks) -> Balancer:
 
 
 def check_steps(config: TrainConfig, base: BaseModelInfo, tasks: Tasks) -> None:
-    """What would fail when the step is built, found before the weights are read."""
+    """Raise `MftError` for what would fail when the step is built, before weights are read."""
     optim.learning_rate(config.optim, config.loop.steps)
     balancer = _balancer(config, tasks)
     check_task_gradients(config, balancer, base, len(tasks.table))
@@ -149,7 +149,7 @@ def check_steps(config: TrainConfig, base: BaseModelInfo, tasks: Tasks) -> None:
 def check_task_gradients(
     config: TrainConfig, balancer: Balancer, base: BaseModelInfo, num_tasks: int
 ) -> None:
-    """Gradients of every task must fit their bound; it is all that grows with the tasks."""
+    """The gradients of all tasks must fit their bound; nothing else grows with the tasks."""
     if "task_gradients" not in balancer.needs and not config.loop.diagnose_every_steps:
         return
     who = (
@@ -185,7 +185,7 @@ def check_task_gradients(
 def full_pass(
     functions: StepFunctions, trainable: Params, frozen: Params, data: Data, mesh: Mesh
 ) -> TaskSums:
-    """Nll of the whole validation set; summed in float64 on the host."""
+    """The nll of the whole validation set by task, summed in float64 on the host."""
     zeros = np.zeros(len(data.tasks.table))
     total = TaskSums(zeros, zeros)
     for batch in data.valid_pass:

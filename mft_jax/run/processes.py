@@ -25,7 +25,7 @@ def on_first(what: str, call: Callable[[], Value]) -> Value | None:
     """The first process's `call()`; the others wait for it and get None.
 
     All must call it. An error of the first is raised there as it is, and on the others as an
-    `MftError` that says `what` failed: nobody waits for a process that has ended.
+    `MftError` that says `what` failed: no process waits for one that has ended.
     """
     value: Value | None = None
     done = False

@@ -64,6 +64,7 @@ def restore(
         step = checkpoints.chosen_step(str(which))
         base = prepare(config, say, saved_tuning(workdir))
         check_base(workdir, base)
+        checkpoints.check_names(step, base.trainable_shapes)
         weights, _ = load_base(config, base, mesh, progress)
         shapes = base.trainable_shapes
         like = placed_shapes(shapes, sharding.tree_shardings(mesh, base.infos, shapes))

@@ -127,7 +127,7 @@ def test_missing_tensors_a_wrong_shape_and_a_truncated_shard_are_found_at_once(
         assert f"missing: {name} (" in err
     assert f"{wrong[0]}: shape (3, 5), expected" in err
     assert f"{files[2]} is damaged" in err
-    assert err.count("missing: ") == 2  # what lies in the damaged shard is not missing
+    assert err.count("missing: ") == 2  # what is in the damaged shard is not missing
     assert "has no tokenizer.json" in err and "'attention/z' matches no linear layer" in err
     assert err.count("damaged") == 1 and "Traceback" not in err
     table = rows(out)
@@ -193,7 +193,7 @@ def unexpected(folder):
     ("damage", "messages"),
     [
         (lambda f: os.truncate(f / "model.safetensors", 500), ["model.safetensors is cut short"]),
-        (lambda f: damage_config(f, model_type="lama"), ["did you mean llama"]),
+        (lambda f: damage_config(f, model_type="lama"), ["did you mean 'llama"]),
         (
             lambda f: damage_config(f, hidden_size=None, num_hidden_layers=0),
             ["no 'hidden_size'", "num_hidden_layers=0"],

@@ -1,8 +1,10 @@
 """The doors: what a person types, and what a mistake is answered with."""
 
 import contextlib
+import dataclasses
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,7 +13,13 @@ from pathlib import Path
 import pytest
 
 from mft_jax import testing
+from mft_jax.balancers.registry import BALANCERS, make_balancer
+from mft_jax.balancers.static import StaticConfig
 from mft_jax.cli import COMMANDS, main
+from mft_jax.cli.bench import _costliest
+from mft_jax.config import resolve
+from mft_jax.testing import load_module
+from mft_jax.types import TaskTable
 
 # Programs for one device compile twice as fast.
 pytestmark = pytest.mark.usefixtures("single_device")
@@ -88,6 +96,26 @@ def test_data_shows_counts_and_packing(config_file, capsys):
     code, out, _ = call(capsys, "data", f"--config={config_file}")
     assert code == 0
     assert "rare" in out and "of them real tokens" in out
+
+
+@pytest.mark.parametrize("arguments", [["config"], ["train", "--help"], ["--help"]], ids=" ".join)
+def test_a_reader_that_ends_early_is_no_error(arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        command = [sys.executable, "-m", "mft_jax", *arguments]
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_bench_compares_weights_by_name_with_uniform(config_file):
+    config = resolve(load_module(config_file).get_config())
+    static = dataclasses.replace(config.balancer, name="static", static=StaticConfig({"add": 2.0}))
+    tasks = TaskTable(("add", "echo", "rare"))
+    for name in BALANCERS:
+        costliest = _costliest(static, name)
+        make_balancer(costliest, tasks, total_steps=4, valid_micro_batches=1)
+        assert bool(costliest.static.weights) == (name == "static")
 
 
 def test_bench_prints_what_balancers_cost_beside_uniform(config_file, capsys):

@@ -231,7 +231,7 @@ def test_model_folder_names_the_remedy(tmp_path, monkeypatch):
 def test_read_model_refuses_what_it_cannot_compute(tmp_path):
     file = tmp_path / "config.json"
     file.write_text('{"model_type": "qwen22"}')
-    with pytest.raises(MftError, match=r"model_type='qwen22'.*did you mean qwen2"):
+    with pytest.raises(MftError, match=r"model_type='qwen22'.*did you mean 'qwen2'"):
         read_model(tmp_path)
     file.write_text('{\n"model_type": }')
     with pytest.raises(MftError, match=r"config\.json:2: invalid JSON"):

@@ -8,6 +8,7 @@ from rich.console import Console
 from mft_jax import testing
 from mft_jax.config import resolve
 from mft_jax.run import loop
+from mft_jax.run.display import Display
 
 
 @pytest.fixture(scope="session")
@@ -15,5 +16,5 @@ def toy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toy")
     config = testing.toy_config(folder)
     workdir = folder / "run"
-    _, outcome = loop.train(resolve(config), workdir, Console(file=io.StringIO()))
+    outcome = loop.train(resolve(config), workdir, Display(Console(file=io.StringIO())))
     return config, workdir, outcome

@@ -9,22 +9,23 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from rich.console import Console
 
 from mft_jax import testing
 from mft_jax.config import resolve
 from mft_jax.run import batches, loop, parts
+from mft_jax.run.display import Display
 from mft_jax.run.restore import restore
 from mft_jax.sharding import MeshConfig, make_mesh
 from mft_jax.types import MftError
-
 
 pytestmark = pytest.mark.usefixtures("single_device")
 
 
 def run(config, workdir: Path):
-    return loop.train(resolve(config), workdir, Console(file=io.StringIO()))
+    return loop.train(resolve(config), workdir, Display(Console(file=io.StringIO())))
 
 
 def copy_run(workdir: Path, to: Path, last_step: int) -> Path:
@@ -65,14 +66,14 @@ def test_what_is_trained_lives_once(tmp_path, monkeypatch, method):
     config = testing.toy_config(tmp_path / "toy", steps=3)
     config.finetune.method = method
     seen = count_copies(monkeypatch)
-    _, outcome = run(config, tmp_path / "run")
+    outcome = run(config, tmp_path / "run")
     assert_one_copy(seen, outcome.state)
 
 
 def test_what_is_trained_lives_once_in_a_resumed_run(toy, tmp_path, monkeypatch):
     config, workdir, _ = toy
     seen = count_copies(monkeypatch)
-    _, outcome = run(config, copy_run(workdir, tmp_path / "resumed", last_step=5))
+    outcome = run(config, copy_run(workdir, tmp_path / "resumed", last_step=5))
     assert_one_copy(seen, outcome.state)
 
 
@@ -94,12 +95,29 @@ def test_a_run_of_version_0_1_resumes_with_model_and_data_moved(toy, tmp_path):
     file = other / "config.json"
     saved = json.loads(file.read_text())
     file.write_text(json.dumps({key: saved[key] for key in ("config", "finetune", "base", "data")}))
-    _, outcome = run(moved(config, tmp_path), other)
+    outcome = run(moved(config, tmp_path), other)
     assert outcome.step == 10
     for left, right in zip(
         jax.tree.leaves(whole.state), jax.tree.leaves(outcome.state), strict=True
     ):
         np.testing.assert_array_equal(np.asarray(left), np.asarray(right))
+
+
+def test_a_checkpoint_with_other_parameter_names_is_refused_untouched(toy, tmp_path):
+    config, workdir, whole = toy
+    other = copy_run(workdir, tmp_path / "other", last_step=5)
+    folder = other / "checkpoints" / "5" / "trainable"
+    shutil.rmtree(folder)
+    renamed = {path.replace("layers", "blocks"): x for path, x in whole.state.trainable.items()}
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder, renamed)
+    before = {file: file.read_bytes() for file in other.rglob("*") if file.is_file()}
+    said = "another version of mft_jax.*differ: 14, such as 'blocks/.*resume with that version"
+    with pytest.raises(MftError, match=said):
+        run(config, other)
+    with pytest.raises(MftError, match=said):
+        restore(other, "last", make_mesh(MeshConfig(), jax.devices()[:1]))
+    assert {file: file.read_bytes() for file in other.rglob("*") if file.is_file()} == before
 
 
 def test_another_base_model_of_the_same_shapes_is_refused_by_name(toy, tmp_path):

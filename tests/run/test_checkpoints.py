@@ -52,8 +52,8 @@ def saved(written, tmp_path) -> Path:
 def restore(workdir: Path, like: TrainState, balancer=BALANCER):
     checkpoints = Checkpoints(workdir, read_only=True)
     try:
-        shapes = placed_shapes(like, jax.tree.map(lambda leaf: leaf.sharding, like))
-        return checkpoints.restore(STEP, shapes, balancer)
+        where = jax.tree.map(lambda leaf: leaf.sharding, like)
+        return checkpoints.restore(STEP, placed_shapes(like, where), balancer)
     finally:
         checkpoints.close()
 
@@ -77,7 +77,7 @@ def test_a_checkpoint_cut_short_is_fatal_and_named(saved, item, damage):
     folder = saved / "checkpoints" / str(STEP) / item
     files = [f for f in folder.rglob("*") if f.is_file() and not f.name.startswith(("_", "commit"))]
     size = max(file.stat().st_size for file in files)
-    for file in files:  # the data may lie there twice, by process and merged
+    for file in files:  # the data may be there twice, by process and merged
         if file.stat().st_size == size:
             damage(file)
     with pytest.raises(MftError, match=rf"checkpoints/{STEP} cannot be read"):
@@ -90,3 +90,16 @@ def test_a_checkpoint_cut_short_is_fatal_and_named(saved, item, damage):
 def test_the_state_of_another_balancer_version_or_order_of_tasks_is_refused(saved, other):
     with pytest.raises(MftError, match="holds the balancer state"):
         restore(saved, state_of(0), BALANCER | other)
+
+
+def test_parameters_under_other_names_are_those_of_another_version(saved):
+    layers = state_of(0).trainable
+    local = {f"local_{path}": leaf for path, leaf in layers.items()}
+    checkpoints = Checkpoints(saved, read_only=True)
+    checkpoints.check_names(STEP, layers)
+    for expected in (local, layers | local):
+        with pytest.raises(
+            MftError, match=r"another version of mft_jax.*differ: \d, such as 'l.*resume with"
+        ):
+            checkpoints.check_names(STEP, expected)
+    checkpoints.close()

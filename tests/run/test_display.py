@@ -12,7 +12,7 @@ from rich.console import Console
 from mft_jax.record import schema
 from mft_jax.record.reading import read_record
 from mft_jax.record.schema import TaskCounts
-from mft_jax.run.display import Display, comparison_table, data_table, final_table, worst_first
+from mft_jax.run.display import RunView, comparison_table, data_table, final_table, worst_first
 from mft_jax.types import TaskTable
 
 
@@ -50,7 +50,7 @@ def valid(tasks, step):
 
 def test_a_log_file_gets_one_plain_line_every_so_many_steps_and_nothing_else():
     console, tasks = log_file(), ("add", "echo")
-    display = Display(console, TaskTable(tasks), total_steps=7, log_every_steps=3)
+    display = RunView(console, TaskTable(tasks), total_steps=7, log_every_steps=3)
     display.valid(valid(tasks, 0))
     for step in range(7):
         display.train(train(tasks, step))
@@ -64,7 +64,7 @@ def test_a_log_file_gets_one_plain_line_every_so_many_steps_and_nothing_else():
 
 def test_a_plain_line_names_the_worst_of_many_tasks():
     console, tasks = log_file(), names(100)
-    display = Display(console, TaskTable(tasks), total_steps=1, log_every_steps=1)
+    display = RunView(console, TaskTable(tasks), total_steps=1, log_every_steps=1)
     display.valid(valid(tasks, 0))
     display.train(train(tasks, 0))
     (line,) = written(console).splitlines()
@@ -74,7 +74,7 @@ def test_a_plain_line_names_the_worst_of_many_tasks():
 @pytest.mark.parametrize("count", [5, 100])
 def test_the_live_table_fits_the_terminal(count):
     console, tasks = terminal(height=24), names(count)
-    display = Display(console, TaskTable(tasks), total_steps=9, log_every_steps=1)
+    display = RunView(console, TaskTable(tasks), total_steps=9, log_every_steps=1)
     display.valid(valid(tasks, 0))
     display.train(train(tasks, 0))
     shown = console.render_lines(display.live.renderable, console.options)
@@ -88,7 +88,7 @@ def test_the_live_table_fits_the_terminal(count):
 
 def test_the_live_table_prefers_what_the_balancer_measured():
     console, tasks = terminal(), ("add", "echo")
-    display = Display(console, TaskTable(tasks), total_steps=9, log_every_steps=1)
+    display = RunView(console, TaskTable(tasks), total_steps=9, log_every_steps=1)
     display.valid(valid(tasks, 0))
     measured = {"valid_loss": {"add": 7.5, "echo": None}, "ratio": {"add": 0.75, "echo": None}}
     display.train(train(tasks, 0, balancer=measured))

@@ -14,15 +14,15 @@ from mft_jax import testing
 from mft_jax.config import resolve
 from mft_jax.run import loop, parts
 from mft_jax.run.checkpoints import Checkpoints
+from mft_jax.run.display import Display
 from mft_jax.run.folder import locked
 from mft_jax.types import MftError
-
 
 pytestmark = pytest.mark.usefixtures("single_device")
 
 
 def run(config, workdir: Path):
-    return loop.train(resolve(config), workdir, Console(file=io.StringIO()))
+    return loop.train(resolve(config), workdir, Display(Console(file=io.StringIO())))
 
 
 def records(workdir: Path, kind: str) -> list[dict]:
@@ -55,7 +55,7 @@ def test_the_toy_run_learns_and_leaves_its_record(toy):
 def test_ten_steps_equal_five_plus_restore_plus_five_bit_for_bit(toy, tmp_path):
     config, workdir, whole = toy
     resumed = copy_run(workdir, tmp_path / "resumed", last_step=5)
-    _, outcome = run(config, resumed)
+    outcome = run(config, resumed)
     assert outcome.step == 10
     pairs = zip(jax.tree.leaves(whole.state), jax.tree.leaves(outcome.state), strict=True)
     for left, right in pairs:
@@ -70,9 +70,9 @@ def test_other_balancers_resume_bit_for_bit_and_conflicts_are_recorded_once(tmp_
     config.balancer.name = name
     config.loop.save_every_steps = config.loop.eval_every_steps = 2
     config.loop.diagnose_every_steps = 2
-    _, whole = run(config, tmp_path / "whole")
+    whole = run(config, tmp_path / "whole")
     resumed = copy_run(tmp_path / "whole", tmp_path / "resumed", last_step=2)
-    _, outcome = run(config, resumed)
+    outcome = run(config, resumed)
     pairs = zip(jax.tree.leaves(whole.state), jax.tree.leaves(outcome.state), strict=True)
     for left, right in pairs:
         np.testing.assert_array_equal(np.asarray(left), np.asarray(right))
@@ -105,7 +105,7 @@ def test_gradients_of_tasks_beyond_their_bound_are_refused_before_anything_runs(
 def test_a_finished_run_started_again_trains_no_further(toy, tmp_path):
     config, workdir, _ = toy
     again = copy_run(workdir, tmp_path / "again", last_step=10)
-    _, outcome = run(config, again)
+    outcome = run(config, again)
     assert (outcome.step, outcome.reason) == (10, "finished")
     assert len(records(again, "train")) == 10
 
@@ -116,7 +116,7 @@ def test_early_stopping_after_patience_evaluations_without_a_better_ratio(toy, t
     config.optim.weight_decay = 0.0
     config.loop.eval_every_steps = 2
     config.loop.patience_evals = 2
-    _, outcome = run(config, tmp_path / "flat")
+    outcome = run(config, tmp_path / "flat")
     # Nothing is better than the model before training, at steps 2 and 4.
     assert (outcome.step, outcome.reason) == (4, "early_stop")
     assert outcome.progress.best_step == 0
@@ -128,7 +128,7 @@ def test_best_and_last_checkpoints_are_kept(toy, tmp_path):
     config.optim.learning_rate = 5e-2
     config.loop.eval_every_steps = 2
     config.loop.save_every_steps = 2
-    _, outcome = run(config, tmp_path / "run")
+    outcome = run(config, tmp_path / "run")
     checkpoints = Checkpoints(tmp_path / "run", read_only=True)
     steps = set(checkpoints.manager.all_steps())
     best = checkpoints.chosen_step("best")
@@ -170,7 +170,7 @@ def test_a_folder_in_use_is_refused_untouched(toy, tmp_path):
     config, workdir, _ = toy
     other = copy_run(workdir, tmp_path / "other", last_step=5)
     before = (other / "metrics.jsonl").read_bytes()
-    with locked(other), pytest.raises(MftError, match="a run is going on in"):
+    with locked(other), pytest.raises(MftError, match="another run is using"):
         run(config, other)
     assert (other / "metrics.jsonl").read_bytes() == before
 
