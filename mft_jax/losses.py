@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from mft_jax.arrays import safe_divide
 from mft_jax.objective import (
     Normalization,
     Objective,
@@ -210,7 +211,7 @@ def sample_weights(batch: Batch) -> Float[Array, "B L"]:
     """
     weights = token_weights(batch)
     of_token = at_tokens(sum_by_segment(weights, batch), batch)
-    return weights / jnp.where(of_token > 0, of_token, 1.0)
+    return safe_divide(weights, of_token)
 
 
 def focal(p: Array, q: Array, gamma: float) -> Array:

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mft_jax.task_sums import divide, sum_by_task
+from mft_jax.arrays import safe_divide
+from mft_jax.task_sums import sum_by_task
 from mft_jax.types import Batch, RouterSums, TaskSums
 
 
@@ -142,7 +143,7 @@ def _task_losses(
     terms: Terms, numerators: Float[Array, "F T"], count: Float[Array, " T"]
 ) -> Float[Array, " T"]:
     """L_i, 0 where absent."""
-    return terms.task_loss(numerators / jnp.where(count > 0, count, 1.0)[None])
+    return terms.task_loss(safe_divide(numerators, count[None]))
 
 
 def _sums_of_losses(terms: Terms, sums: ObjectiveSums, counts: Float[Array, "A T"]) -> TaskSums:
@@ -163,8 +164,8 @@ def _shares(
     basis = jnp.asarray(count if expected is None else expected, count.dtype)
     present = basis > 0
     mass = jnp.where(present, weight * (basis if pooled else 1.0), 0.0)
-    share = divide(mass, jnp.abs(mass).sum())
-    return share if expected is None else share * divide(count, basis)
+    share = safe_divide(mass, jnp.abs(mass).sum())
+    return share if expected is None else share * safe_divide(count, basis)
 
 
 def _loss(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from mft_jax.arrays import safe_divide
 from mft_jax.finetune import combine
 from mft_jax.forward import Forward, StepSpec, forward_sums, make_forward, micro_batch_key
 from mft_jax.gradients import backward_after_losses, backward_known, loss_cotangents
@@ -14,7 +15,6 @@ from mft_jax.losses import task_token_mean
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.params import in_last_layer, param_infos
 from mft_jax.objective import Normalization, Objective, ObjectiveSums
-from mft_jax.task_sums import divide
 from mft_jax.types import Batch, Params
 
 
@@ -39,7 +39,7 @@ def relative_shares(
     """The factor of each task's term `K share_i(equal weights) L_i` in the loss under `weight`."""
     num_tasks = weight.shape[0]
     equal = jnp.full_like(weight, 1.0 / num_tasks)
-    return divide(objective.shares(count, weight), num_tasks * objective.shares(count, equal))
+    return safe_divide(objective.shares(count, weight), num_tasks * objective.shares(count, equal))
 
 
 def task_gradients(

@@ -33,9 +33,3 @@ def sum_by_segment(values: Float[Array, "B L"], batch: Batch) -> Float[Array, "B
 def at_tokens(of_segment: Float[Array, "B S"], batch: Batch) -> Float[Array, "B L"]:
     """The value of its segment at every position."""
     return jnp.take_along_axis(of_segment, batch.segment_ids, axis=1)
-
-
-def divide(numerator: Array, denominator: Array) -> Array:
-    """`numerator / denominator`, 0 where the denominator is not positive."""
-    safe = jnp.where(denominator > 0, denominator, 1.0)
-    return jnp.where(denominator > 0, numerator / safe, 0.0)

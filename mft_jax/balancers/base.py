@@ -166,12 +166,6 @@ def equal_weights(num_tasks: int) -> Float[Array, " T"]:
     return jnp.full((num_tasks,), 1.0 / num_tasks, float)
 
 
-def safe_divide(numerator: Array, denominator: Array) -> Array:
-    """numerator / denominator, and 0 where the denominator is 0."""
-    nonzero = denominator != 0
-    return jnp.where(nonzero, numerator / jnp.where(nonzero, denominator, 1.0), 0.0)
-
-
 NEEDED_LOSSES: dict[LossSignal, Need] = {"train": "train_losses", "valid": "valid_losses"}
 
 

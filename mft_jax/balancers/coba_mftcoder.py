@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mft_jax.balancers.base import Balancer, Signals, losses_of, safe_divide
+from mft_jax.arrays import safe_divide
+from mft_jax.balancers.base import Balancer, Signals, losses_of
 from mft_jax.balancers.convergence import (
     TITLES,
     CobaState,

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mft_jax.balancers.base import State, equal_weights, safe_divide
+from mft_jax.arrays import safe_divide
+from mft_jax.balancers.base import State, equal_weights
 from mft_jax.record.schema import Quantity
 from mft_jax.types import TaskSums
 

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mft_jax.balancers.base import Balancer, RunFacts, Signals, no_logs, safe_divide
+from mft_jax.arrays import safe_divide
+from mft_jax.balancers.base import Balancer, RunFacts, Signals, no_logs
 from mft_jax.balancers.gramian import present_tasks
 from mft_jax.types import MftError, TaskSums
 

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mft_jax.balancers.base import Balancer, Signals, memoryless, safe_divide
+from mft_jax.arrays import safe_divide
+from mft_jax.balancers.base import Balancer, Signals, memoryless
 
 MAX_ITERATIONS = 500
 SHORTENINGS = 4  # of a step by the line search

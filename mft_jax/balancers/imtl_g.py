@@ -8,7 +8,8 @@ positive number (linearly dependent gradients), the weights are equal.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mft_jax.balancers.base import Balancer, RunFacts, safe_divide
+from mft_jax.arrays import safe_divide
+from mft_jax.balancers.base import Balancer, RunFacts
 from mft_jax.balancers.gramian import equal_among, from_gramian, normalized, present_tasks
 
 

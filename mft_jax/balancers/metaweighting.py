@@ -19,6 +19,7 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mft_jax.arrays import safe_divide
 from mft_jax.balancers.base import (
     Balancer,
     Need,
@@ -26,7 +27,6 @@ from mft_jax.balancers.base import (
     Signals,
     equal_weights,
     no_logs,
-    safe_divide,
 )
 from mft_jax.balancers.gramian import onto_simplex
 from mft_jax.balancers.mgda import mgda_weights

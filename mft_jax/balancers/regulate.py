@@ -9,7 +9,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mft_jax.balancers.base import Balancer, Signals, State, equal_weights, safe_divide
+from mft_jax.arrays import safe_divide
+from mft_jax.balancers.base import Balancer, Signals, State, equal_weights
 from mft_jax.types import TaskSums
 
 
