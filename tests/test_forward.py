@@ -8,28 +8,26 @@ import numpy as np
 import optax
 import pytest
 
-from mft_jax.arrays import over_stack
 from mft_jax.balancer_signals import post_step_losses
-from mft_jax.balancers.famo import famo
+from mft_jax.balancers.base import RunFacts
+from mft_jax.balancers.famo import FamoConfig, famo
 from mft_jax.data.packing import fill_row
-from mft_jax.finetune.attach import init_frozen, init_trainable, store_weight
 from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.forward import StepSpec, forward_all, make_forward, step_key, task_nll
 from mft_jax.gradients import backward_after_losses
 from mft_jax.losses import ObjectiveConfig, make_objective
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import init_params
-from mft_jax.models.params import param_infos
+from mft_jax.testing import toy_weights
 from mft_jax.train_state import TrainState
 from mft_jax.types import MftError, TaskTable
 
 MODEL = ModelConfig(98, 64, 64, 2, 4, 2, 16, 32)
-INFOS = param_infos(MODEL)
+TABLE = TaskTable(("a", "b"))
 TUNING = FinetuneConfig(method="lora", rank=4, alpha=8.0, dropout=0.5)
 SPEC = StepSpec(
     MODEL,
     TUNING,
-    make_objective(ObjectiveConfig("task_token_mean"), TaskTable(("a", "b")), {}),
+    make_objective(ObjectiveConfig("task_token_mean"), TABLE, {}),
     "float32",
     remat=True,
     vocab_chunk=98,
@@ -39,19 +37,8 @@ SPEC = StepSpec(
 @functools.cache
 def start():
     """(trainable, frozen): adapters with a B that is not zero."""
-
-    @jax.jit
-    def stored():
-        put = functools.partial(store_weight, TUNING, dtype=jnp.float32)
-        params = init_params(MODEL, 0)
-        return {
-            path: over_stack(functools.partial(put, info), len(info.stack))(3 * params[path])
-            for path, info in INFOS.items()
-        }
-
-    weights = stored()
-    trainable = init_trainable(TUNING, weights, INFOS, 0)
-    return jax.tree.map(lambda x: x + 0.1, trainable), init_frozen(TUNING, weights)
+    trainable, frozen = toy_weights(MODEL, TUNING, noise=0.0)
+    return jax.tree.map(lambda x: x + 0.1, trainable), frozen
 
 
 @functools.cache
@@ -119,7 +106,8 @@ def test_the_gradient_is_that_of_the_masks_of_the_forward_pass():
 def test_losses_after_the_step_are_measured_under_the_masks_of_the_step():
     trainable, frozen = start()
     state = TrainState(jnp.array(3), trainable, optax.EmptyState(), ())  # not moved: equal losses
-    measure = jax.jit(functools.partial(post_step_losses, SPEC, famo()))
+    balancer = famo(FamoConfig(), RunFacts(TABLE, total_steps=9, valid_micro_batches=1))
+    measure = jax.jit(functools.partial(post_step_losses, SPEC, balancer))
     batch = twins()
     after = measure(state, frozen, batch, jax.tree.map(lambda x: x[0], batch))
     nll, *_ = compiled()(jnp.array(3))

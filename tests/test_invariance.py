@@ -14,18 +14,17 @@ import numpy as np
 import optax
 import pytest
 
-from mft_jax.arrays import over_stack
 from mft_jax.balancers.base import Balancer, Need, Signals
 from mft_jax.balancers.registry import BALANCERS, BalancerConfig, make_balancer
 from mft_jax.data.packing import fill_row
-from mft_jax.finetune.attach import init_frozen, init_trainable, store_weight
 from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.forward import StepSpec
 from mft_jax.losses import ObjectiveConfig, make_objective
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import UNSHARDED, init_params
+from mft_jax.models.decoder import UNSHARDED
 from mft_jax.models.params import param_infos
 from mft_jax.sharding import MeshConfig, batch_sharding, make_mesh, placement, tree_shardings
+from mft_jax.testing import toy_weights
 from mft_jax.train_state import TrainState
 from mft_jax.train_step import make_train_step
 from mft_jax.types import TaskSums, TaskTable
@@ -61,23 +60,7 @@ def rows_of(content, samples_per_row):
 @functools.cache
 def start(dtype):
     """(trainable, frozen): random base, adapters with a B that is not zero."""
-
-    @jax.jit
-    def stored():
-        params = init_params(MODEL, 0)
-        put = functools.partial(store_weight, TUNING, dtype=dtype)
-        return {
-            path: over_stack(functools.partial(put, info), len(info.stack))(3 * params[path])
-            for path, info in INFOS.items()
-        }
-
-    weights = stored()
-    trainable = init_trainable(TUNING, weights, INFOS, 0)
-    keys = iter(jax.random.split(jax.random.key(1), 99))
-    trainable = jax.tree.map(
-        lambda x: x.astype(dtype) + 0.1 * jax.random.normal(next(keys), x.shape, dtype), trainable
-    )
-    return trainable, init_frozen(TUNING, weights)
+    return toy_weights(MODEL, TUNING, dtype)
 
 
 def made_balancer(name):

@@ -13,23 +13,23 @@ import numpy as np
 import optax
 import pytest
 
-from mft_jax.arrays import over_stack
-from mft_jax.balancers.gradnorm import gradnorm
+from mft_jax.balancers.base import RunFacts
+from mft_jax.balancers.gradnorm import GradnormConfig, gradnorm
 from mft_jax.balancers.uniform import uniform
 from mft_jax.data.packing import fill_row
 from mft_jax.finetune import combine
-from mft_jax.finetune.attach import init_frozen, init_trainable, store_weight
 from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.forward import StepSpec
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import bind, init_params
+from mft_jax.models.decoder import bind
 from mft_jax.models.params import param_infos
 from mft_jax.objective import Normalization, Terms, weighted_objective
 from mft_jax.task_gradients import task_gradients
 from mft_jax.task_sums import sum_by_segment
+from mft_jax.testing import toy_weights
 from mft_jax.train_state import TrainState
 from mft_jax.train_step import make_train_step
-from mft_jax.types import TaskSums
+from mft_jax.types import TaskSums, TaskTable
 
 MODEL = ModelConfig(98, 64, 64, 2, 4, 2, 16, 32)
 INFOS = param_infos(MODEL)
@@ -78,6 +78,7 @@ def dpo(normalization, beta):
 
 
 OBJECTIVE = dpo(Normalization(TASKS), BETA)
+RUN = RunFacts(TaskTable(("a", "b", "c")), total_steps=9, valid_micro_batches=1)
 SPEC = StepSpec(MODEL, TUNING, OBJECTIVE, "float64", remat=True, vocab_chunk=40)
 
 
@@ -110,22 +111,8 @@ def batch_of(micro_batches):
 
 @functools.cache
 def start():
-    @jax.jit
-    def stored():
-        put = functools.partial(store_weight, TUNING, dtype=jnp.float64)
-        params = init_params(MODEL, 0)
-        return {
-            path: over_stack(functools.partial(put, info), len(info.stack))(3 * params[path])
-            for path, info in INFOS.items()
-        }
-
-    weights = stored()
-    trainable = init_trainable(TUNING, weights, INFOS, 0)
-    keys = iter(jax.random.split(jax.random.key(1), 99))
-    trainable = jax.tree.map(
-        lambda x: x.astype(jnp.float64) + 0.1 * jax.random.normal(next(keys), x.shape), trainable
-    )
-    return trainable, init_frozen(TUNING, weights)
+    """(trainable, frozen): adapters with a B that is not zero."""
+    return toy_weights(MODEL, TUNING, jnp.float64)
 
 
 @functools.cache
@@ -187,7 +174,7 @@ def step(balancer, balancer_state, micro_batches):
 
 @pytest.mark.parametrize("micro_batches", [1, 2])
 def test_a_step_of_dpo_is_the_gradient_of_its_equation(micro_batches):
-    metrics, gradient = step(uniform(), jnp.asarray(WEIGHT), micro_batches)
+    metrics, gradient = step(uniform(None, RUN), jnp.asarray(WEIGHT), micro_batches)
     np.testing.assert_allclose(metrics.loss, weighted(0, WEIGHT), rtol=1e-10)
     assert_close(gradient, weighted(1, WEIGHT))
     assert all(np.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(gradient))
@@ -207,7 +194,7 @@ def test_the_tasks_of_pairs_have_gradients_of_their_own():
 
 def test_a_balancer_of_losses_and_gradients_runs_with_it_as_it_is():
     initial = TaskSums(jnp.ones(TASKS), jnp.ones(TASKS))
-    balancer = gradnorm()
+    balancer = gradnorm(GradnormConfig(), RUN)
     metrics, gradient = step(balancer, balancer.init(TASKS, initial), 1)
     assert np.ptp(metrics.weight[:2]) > 1e-4
     weight = np.asarray(metrics.weight)

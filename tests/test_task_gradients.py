@@ -13,20 +13,18 @@ import numpy as np
 import pytest
 
 from mft_jax import task_gradients
-from mft_jax.arrays import over_stack
 from mft_jax.data.packing import fill_row
 from mft_jax.finetune import combine
-from mft_jax.finetune.attach import init_frozen, init_trainable, store_weight
 from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.forward import StepSpec, micro_batch_key, step_key, token_nll
 from mft_jax.losses import ObjectiveConfig, make_objective
 from mft_jax.models import decoder
 from mft_jax.models.attention import segment_mask
 from mft_jax.models.config import Experts, ModelConfig
-from mft_jax.models.decoder import init_params
 from mft_jax.models.params import param_infos
 from mft_jax.objective import Outputs
 from mft_jax.task_gradients import TaskGradients, gramian, last_block
+from mft_jax.testing import toy_weights
 from mft_jax.types import TaskTable
 
 MODEL = ModelConfig(98, 64, 64, 2, 4, 2, 16, 32, qkv_bias=True)
@@ -60,24 +58,7 @@ def spec_for(method="qlora", name="task_token_mean", normalization="batch"):
 @functools.cache
 def start(method="qlora"):
     """(trainable, frozen) in float64: adapters with a B that is not zero."""
-    tuning = METHODS[method]
-
-    @jax.jit
-    def stored():
-        put = functools.partial(store_weight, tuning, dtype=jnp.float64)
-        params = init_params(MODEL, 0)
-        return {
-            path: over_stack(functools.partial(put, info), len(info.stack))(3 * params[path])
-            for path, info in INFOS.items()
-        }
-
-    weights = stored()
-    trainable = init_trainable(tuning, weights, INFOS, 0)
-    keys = iter(jax.random.split(jax.random.key(1), 99))
-    trainable = jax.tree.map(
-        lambda x: x.astype(jnp.float64) + 0.1 * jax.random.normal(next(keys), x.shape), trainable
-    )
-    return trainable, init_frozen(tuning, weights)
+    return toy_weights(MODEL, METHODS[method], jnp.float64)
 
 
 @functools.cache

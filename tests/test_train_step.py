@@ -9,18 +9,17 @@ import numpy as np
 import optax
 import pytest
 
-from mft_jax.arrays import over_stack
 from mft_jax.balancers.base import Balancer, RunFacts
 from mft_jax.balancers.uniform import uniform
 from mft_jax.data.packing import fill_row
 from mft_jax.finetune import combine
-from mft_jax.finetune.attach import init_frozen, init_trainable, store_weight
 from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.forward import StepSpec, task_nll
 from mft_jax.losses import ObjectiveConfig, make_objective
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import bind, init_params
+from mft_jax.models.decoder import bind
 from mft_jax.models.params import param_infos
+from mft_jax.testing import toy_weights
 from mft_jax.train_state import TrainState
 from mft_jax.train_step import make_train_step
 from mft_jax.types import Batch, TaskSums, TaskTable
@@ -70,27 +69,15 @@ def micro_batched(batch: Batch, parts: int) -> Batch:
 
 
 @functools.cache
-def base() -> dict[str, jax.Array]:
-    """Larger weights than at the start of training, so that every part of the model matters."""
-    return jax.jit(lambda: {path: 3 * w for path, w in init_params(MODEL, 0).items()})()
-
-
-@functools.cache
 def start(method: str):
     """(trainable, frozen): random base, adapters with a B that is not zero."""
-    tuning = spec_for(method).tuning
-    put = functools.partial(store_weight, tuning, dtype=jnp.float32)
-    stored = {
-        path: jax.jit(over_stack(functools.partial(put, info), len(info.stack)))(base()[path])
-        for path, info in INFOS.items()
-    }
-    trainable = init_trainable(tuning, stored, INFOS, 0)
+    trainable, frozen = toy_weights(MODEL, spec_for(method).tuning, noise=0.0)
     if method != "full":
         trainable = {
             path: {"a": ab["a"], "b": 0.1 * jax.random.normal(jax.random.key(1), ab["b"].shape)}
             for path, ab in trainable.items()
         }
-    return trainable, init_frozen(tuning, stored)
+    return trainable, frozen
 
 
 def state_of(trainable, balancer_state, step: int = 0) -> TrainState:
