@@ -50,12 +50,12 @@ TITLES = (
 
 
 class UpdateCounts(NamedTuple):
-    """How many updates, that is measurements of the validation micro-batch.
+    """Numbers of updates; an update measures the validation micro-batch.
 
     history:     observations in the slope fit and the ACS window.
-    warmup:      weights stay uniform until so many have been seen.
-    total:       of the whole run (the softmax of Eq. 7 is over all since the warm-up).
-    every_steps: optimiser steps between two of them.
+    warmup:      updates with uniform weights at the start.
+    total:       updates of the whole run (the softmax of Eq. 7 is over all since the warm-up).
+    every_steps: optimiser steps between two updates.
     """
 
     history: int
@@ -76,7 +76,7 @@ class CobaState(NamedTuple):
     max_slope_history: Float[Array, " updates"]  # alpha_max of each update since warm-up
     valid_loss: Float[Array, " T"]  # of the last update; NaN where absent
     ratio: Float[Array, " T"]  # last seen
-    slope: Float[Array, " T"]  # last seen; an absent task keeps its own
+    slope: Float[Array, " T"]  # of the last update in which the task was present
     rcs: Float[Array, " T"]
     acs: Float[Array, " T"]
     df: Float[Array, ""]
@@ -140,11 +140,11 @@ def convergence_slopes(
     steps: Int[Array, "T history"],
     num_observed: Int[Array, " T"],
 ) -> Float[Array, " T"]:
-    """Eq. 2-3: the least-squares slope of each task's ratios against their own step numbers.
+    """Least-squares slopes of each task's ratios over the steps of its observations (Eq. 2-3).
 
     Zero with fewer than two observations, and exactly zero for equal ratios. Steps are taken
-    relative to the newest in int32, so float32 stays exact however long the run; ratios relative
-    to one of their own, so that a flat curve has no rounding error for RCS and ACS to magnify.
+    relative to the newest in int32, so float32 stays exact however long the run; ratios are taken
+    relative to one of them, so that a flat curve has no rounding error for RCS and ACS to magnify.
     """
     filled = _filled(num_observed, ratios.shape[1])
     newest = jnp.max(jnp.where(filled > 0, steps, 0), axis=1, keepdims=True)
@@ -158,7 +158,7 @@ def convergence_slopes(
 
 
 def relative_convergence_scores(slope: Float[Array, " T"]) -> Float[Array, " T"]:
-    """Eq. 4: softmax_i( T alpha_i / sum_j |alpha_j| )."""
+    """Scores RCS = softmax_i( T alpha_i / sum_j |alpha_j| ) (Eq. 4)."""
     return jax.nn.softmax(safe_divide(slope.shape[0] * slope, jnp.abs(slope).sum()))
 
 
@@ -167,7 +167,7 @@ def absolute_convergence_scores(
     slope_history: Float[Array, "T history"],
     num_observed: Int[Array, " T"],
 ) -> Float[Array, " T"]:
-    """Eq. 5: softmax_i( -h alpha_i / sum over the last h slopes |alpha_i| ).
+    """Scores ACS = softmax_i( -h alpha_i / sum over the last h slopes |alpha_i| ) (Eq. 5).
 
     h is the number of slopes seen, at most `history`.
     """
@@ -183,10 +183,10 @@ def divergence_factor(
     *,
     signed: bool = False,
 ) -> Float[Array, ""]:
-    """Eq. 7: min( n softmax_j( -tau n A_j / sum_l |A_l| )_n , 1 ) over the n updates since warm-up.
+    """DF = min( n softmax_j( -tau n A_j / sum_l |A_l| )_n , 1 ) (Eq. 7).
 
-    A_j = max_i alpha_i of update j; `signed`: the denominator is the sum of A_l itself.
-    1 before the first of these updates.
+    n is the number of updates since the warm-up, A_j = max_i alpha_i of update j; `signed`: the
+    denominator is the sum of A_l itself. DF is 1 before the first of these updates.
     """
     return jnp.minimum(newest_share(max_slopes, num_updates, tau, signed=signed), 1.0)
 

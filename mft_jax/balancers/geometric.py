@@ -5,7 +5,7 @@ scale_invariant  sum_i log L_i        (as the log transform in Lin et al., arXiv
 
 The gradient of the first is sum_i m / (T L_i) grad L_i with m the geometric mean itself, of the
 second sum_i (1 / L_i) grad L_i. They differ by one factor for all tasks, so once weights are
-brought to a sum of 1 both give the same update; both are here under the names they are known by.
+brought to a sum of 1 both give the same update; both are kept under their usual names.
 Products and sums are over present tasks; an absent task has weight 0.
 """
 

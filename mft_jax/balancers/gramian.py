@@ -1,7 +1,7 @@
-"""The T x T Gramian of task gradients: what balancers that read it share, and solvers for it.
+"""The T x T Gramian of task gradients: functions that balancers of it share, and solvers.
 
-Everything a combination of T gradients needs is in their inner products, so methods that are
-published over gradients of millions of entries run here on a T x T matrix, inside the jitted step.
+Everything a combination of T gradients needs is in their inner products, so methods that papers
+define on gradients of millions of entries run here on a T x T matrix, inside the jitted step.
 An absent task has a zero row and column.
 """
 
@@ -15,7 +15,7 @@ from mft_jax.arrays import safe_divide
 from mft_jax.balancers.base import Balancer, Signals, memoryless
 
 MAX_ITERATIONS = 500
-SHORTENINGS = 4  # of a step by the line search
+SHORTENINGS = 4  # of one step, by the line search
 
 Solve = Callable[[Float[Array, "T T"]], Float[Array, " T"]]
 
@@ -100,9 +100,9 @@ def minimize(
 
 
 def _until_level(slope: Callable[[Float[Array, ""]], Float[Array, ""]]) -> Float[Array, ""]:
-    """The t in [0, 1] where a rising slope that starts below 0 reaches it, by false position.
+    """The t in [0, 1] where a rising slope that starts below 0 reaches 0, by false position.
 
-    Exact at once where the slope is a straight line.
+    It is exact at once where the slope is a straight line.
     """
     at_0 = slope(jnp.zeros(()))
 
@@ -115,8 +115,8 @@ def _until_level(slope: Callable[[Float[Array, ""]], Float[Array, ""]]) -> Float
 
 
 def least_norm_above(
-    gramian: Float[Array, "T T"], bounds: Float[Array, "S T"]
-) -> Float[Array, "S T"]:
+    gramian: Float[Array, "T T"], bounds: Float[Array, "rows T"]
+) -> Float[Array, "rows T"]:
     """The weights v >= u of least v^T G v, for every row u of `bounds`.
 
     v^T J is the projection of u^T J onto the dual cone of the gradients (TorchJD, arXiv
@@ -127,10 +127,10 @@ def least_norm_above(
     ridge = 1e-4 * jnp.eye(size, dtype=gramian.dtype)
     g = safe_divide(gramian, total) + ridge
 
-    def one(bound: Float[Array, " T"]) -> Float[Array, " T"]:
+    def solve(bound: Float[Array, " T"]) -> Float[Array, " T"]:
         return minimize(lambda v: jnp.dot(v, g @ v), lambda v: jnp.maximum(v, bound), bound)
 
-    return jax.vmap(one)(bounds)
+    return jax.vmap(solve)(bounds)
 
 
 def solve_product(gramian: Float[Array, "T T"], exponent: float) -> Float[Array, " T"]:
@@ -142,7 +142,7 @@ def solve_product(gramian: Float[Array, "T T"], exponent: float) -> Float[Array,
     """
     present = present_tasks(gramian)
     g, scale = normalized(gramian)
-    # The equation of an absent task holds no other task.
+    # The equation of an absent task contains no other task.
     g = g + jnp.diag(jnp.where(present, 1e-6 * jnp.diagonal(g), 1.0))
     tolerance = 30 * jnp.finfo(g.dtype).eps
 
