@@ -1,8 +1,8 @@
 """The objectives by name, and their settings.
 
-A sample is a segment of a packed row: of a sample that was split, every piece counts as a sample of
-its own. S_i, C_i: sum of nll and number of valid tokens of task i in the global batch; w_i its
-weight. Every example below has two tasks, the sums of one micro-batch, and equal weights.
+A sample is a segment of a packed row: every piece of a sample that was split counts as a sample.
+S_i, C_i: sum of nll and number of valid tokens of task i in the global batch; w_i its weight. Every
+example below has two tasks, the sums of one micro-batch, and equal weights.
 """
 
 import dataclasses
@@ -133,7 +133,7 @@ def focal_sample(
         weights = sample_weights(batch)
         p = sum_by_segment(weights * jnp.exp(-outputs.nll), batch)
         q = sum_by_segment(-weights * outputs.nll, batch)
-        # A sample's loss stands on its tokens by their weights, which sum to 1.
+        # A sample's loss is spread over its tokens by their weights, which sum to 1.
         losses = weights * at_tokens(focal(p, q, gamma), batch)
         return sum_by_task(losses, batch.task_ids, num_tasks)[None]
 
@@ -192,12 +192,12 @@ def make_objective(
     """
     alpha = np.asarray([objective_config.alpha.get(name, 1.0) for name in tasks.names])
     focal_settings = {"gamma": objective_config.gamma, "alpha": alpha}
-    made = OBJECTIVES[objective_config.name](
+    objective = OBJECTIVES[objective_config.name](
         Normalization(len(tasks), objective_config.normalization, expected),
         **(focal_settings if objective_config.name in FOCAL else {}),
     )
     weight = objective_config.router_loss
-    return with_router_loss(made, weight) if weight else made
+    return with_router_loss(objective, weight) if weight else objective
 
 
 def token_weights(batch: Batch) -> Float[Array, "B L"]:
@@ -215,8 +215,8 @@ def sample_weights(batch: Batch) -> Float[Array, "B L"]:
 
 
 def focal(p: Array, q: Array, gamma: float) -> Array:
-    """-(1 - P)^gamma Q, of mean probability P and mean log-probability Q; the gradient goes through
-    both. 1 - P is kept from 0, where a power below 1 has no derivative.
+    """-(1 - P)^gamma Q, of mean probability P and mean log-probability Q; the gradient is
+    of both. 1 - P is kept above 0, where a power below 1 has no derivative.
     """
     return -(jnp.maximum(1.0 - p, 1e-6) ** gamma) * q
 

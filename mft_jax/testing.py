@@ -66,7 +66,7 @@ def toy_samples(seed: int = 0, count: int = 16, max_tokens: int = 15) -> list[To
 
 
 def toy_batch(samples: list[ToySample], samples_per_row: int = 2, row_length: int = 32) -> Batch:
-    """The samples in order, so many in a row: arrays `[rows, row_length]`."""
+    """The samples in order, `samples_per_row` in a row: arrays `[rows, row_length]`."""
     rows = []
     for first in range(0, len(samples), samples_per_row):
         tokens, weights, tasks = zip(*samples[first : first + samples_per_row], strict=True)
@@ -105,13 +105,13 @@ def toy_weights(
 
 
 def add_noise(tree: Any, size: float = 0.05, seed: int = 1) -> Any:
-    """The tree with every leaf moved by its own normal array of standard deviation `size`."""
+    """The tree with independent normal noise of standard deviation `size` on every leaf."""
     leaves, structure = jax.tree.flatten(tree)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
-    moved = [
+    noisy = [
         x + size * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys, strict=True)
     ]
-    return jax.tree.unflatten(structure, moved)
+    return jax.tree.unflatten(structure, noisy)
 
 
 def largest_relative_error(got: Any, want: Any) -> float:
@@ -132,12 +132,12 @@ def tiny_checkpoint(folder: Path, family: str = "qwen2", variant: str = "", seed
     (folder / "config.json").write_text(json.dumps(hf_config), "utf-8")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(builtin / name, folder / name)
-    family_, config = read_model(folder)
-    infos, rng = param_infos(config), np.random.default_rng(seed)
+    family_, model_config = read_model(folder)
+    infos, rng = param_infos(model_config), np.random.default_rng(seed)
     tensors = {}
-    for entry in family_.entries(config):
+    for entry in family_.entries(model_config):
         info = infos[entry.path]
-        centre = 1.0 if info.kind == "norm" and not config.norm_offset else 0.0
+        centre = 1.0 if info.kind == "norm" and not model_config.norm_offset else 0.0
         for name, _ in entry.tensors():
             noise = rng.normal(centre, 0.05, hf_shape(entry, infos))
             tensors[name] = noise.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Dropout is keyed by step and micro-batch, and one forward pass is like the next."""
+"""Dropout is keyed by step and micro-batch, so that a repeated forward pass has the same masks."""
 
 import functools
 
@@ -65,12 +65,12 @@ def compiled():
     return run
 
 
-def test_equal_micro_batches_of_a_step_drop_out_differently():
+def test_equal_micro_batches_of_a_step_have_different_masks():
     nll, *_ = compiled()(jnp.array(3))
     assert np.abs(nll[0] - nll[1]).min() > 1e-3
 
 
-def test_steps_drop_out_differently_and_evaluation_not_at_all():
+def test_steps_have_different_masks_and_evaluation_has_none():
     run = compiled()
     assert np.abs(run(jnp.array(3))[0] - run(jnp.array(4))[0]).min() > 1e-3
     evaluate = jax.jit(functools.partial(task_nll, SPEC))
@@ -78,7 +78,7 @@ def test_steps_drop_out_differently_and_evaluation_not_at_all():
     np.testing.assert_array_equal(*exact)
 
 
-def test_a_micro_batch_that_is_computed_again_drops_out_as_before():
+def test_a_micro_batch_that_is_computed_again_has_the_same_masks():
     run = compiled()
     forward_only, differentiated, grads = run(jnp.array(3))
     np.testing.assert_allclose(forward_only, differentiated, rtol=1e-6)

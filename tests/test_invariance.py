@@ -64,8 +64,8 @@ def start(dtype):
 
 
 def made_balancer(name):
-    config = BalancerConfig(name=name)
-    return make_balancer(config, TABLE, total_steps=8, valid_micro_batches=1)
+    balancer_config = BalancerConfig(name=name)
+    return make_balancer(balancer_config, TABLE, total_steps=8, valid_micro_batches=1)
 
 
 def first_state(balancer, trainable):
@@ -77,9 +77,9 @@ def first_state(balancer, trainable):
 def make_step(
     balancer, objective_name, normalization="batch", dtype="float64", placement=UNSHARDED
 ):
-    config = ObjectiveConfig(objective_name, normalization)
+    objective_config = ObjectiveConfig(objective_name, normalization)
     expected = {"token": np.array([80.0, 40, 10, 3]), "sample": np.array([10.0, 5, 1, 0.5])}
-    objective = make_objective(config, TABLE, expected)
+    objective = make_objective(objective_config, TABLE, expected)
     spec = StepSpec(
         MODEL, TUNING, objective, dtype, remat=True, vocab_chunk=40, placement=placement
     )
@@ -147,7 +147,7 @@ ARRANGEMENTS = {
 def test_a_step_is_invariant_to_micro_batch_size_device_count_and_packing(names):
     with jax.enable_x64(True):
         want = two_steps(names)
-        assert np.ptp(want[0][1][1]) > 1e-4, "the balancer has something to say"
+        assert np.ptp(want[0][1][1]) > 1e-4, "the weights differ"
         check_steps_with_absent_task(want)
         for arrangement in ARRANGEMENTS.values():
             assert_close(two_steps(names, **arrangement), want, 1e-10)
@@ -205,7 +205,7 @@ def test_a_step_of_other_needs_has_weights_with_an_absent_task(names):
 
 
 def recorder() -> Balancer:
-    """A balancer with every need, whose state is what it saw in a step."""
+    """A balancer with every need, whose state is the signals of the last step."""
 
     def init(num_tasks, valid_losses):
         nothing, products = jnp.zeros(num_tasks), jnp.zeros((num_tasks, num_tasks))

@@ -76,7 +76,7 @@ def batch_of(micro_batches=1):
 
 
 def key_of(spec):
-    return step_key(spec, jnp.array(5))  # None but for what drops out
+    return step_key(spec, jnp.array(5))  # None without dropout
 
 
 @functools.cache
@@ -113,7 +113,7 @@ def oracle(spec, method, weight, mask=None):
 
 
 def oracle_rows(spec, method="qlora"):
-    """[T, ...]: a task alone in the objective with equal weights, times K."""
+    """[T, ...]: one task of the objective with equal weights, times T."""
     rows = [oracle(spec, method, EQUAL, mask) for mask in jnp.eye(TASKS)]
     return jax.tree.map(lambda *leaves: TASKS * jnp.stack(leaves), *rows)
 
@@ -145,12 +145,12 @@ def test_task_gradients_are_the_same_for_any_accumulation():
 
 
 @pytest.mark.parametrize("method", ["lora", "full", "dora"])
-def test_dense_bases_full_training_and_magnitudes_that_drop_out_too(method):
+def test_task_gradients_of_dense_bases_full_training_and_dora_with_dropout(method):
     want = oracle_rows(spec_for(method), method)
     assert worst(rows_of(method), want) < 1e-11  # some norm scales have nearly no gradient
 
 
-def test_attention_that_leaks_between_segments_is_found_out(monkeypatch):
+def test_attention_that_leaks_between_segments_is_detected(monkeypatch):
     def leaking(segment_ids, window=0):
         length = segment_ids.shape[-1]
         causal = jnp.tril(jnp.ones((length, length), bool))
@@ -173,7 +173,7 @@ def test_task_gradients_combine_to_the_gradient_of_the_objective(name, normaliza
     assert worst(got, oracle(spec, "qlora", weight)) < 1e-11
 
 
-def test_gramian_is_that_of_the_flattened_gradients_and_of_the_last_block_alone():
+def test_gramian_is_that_of_the_flattened_gradients_or_of_the_last_block():
     rows = rows_of()
     flat = np.concatenate([np.reshape(x, (TASKS, -1)) for x in jax.tree.leaves(rows)], axis=1)
     np.testing.assert_allclose(gramian(rows, rows), flat @ flat.T, rtol=1e-12)

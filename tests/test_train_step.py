@@ -33,8 +33,8 @@ RATE = 0.5
 
 def spec_for(method: str) -> StepSpec:
     tuning = FinetuneConfig(method=method, rank=4, alpha=8.0)
-    config = ObjectiveConfig("task_token_mean")
-    objective = make_objective(config, TaskTable(("a", "b", "c", "d")), {})
+    objective_config = ObjectiveConfig("task_token_mean")
+    objective = make_objective(objective_config, TaskTable(("a", "b", "c", "d")), {})
     return StepSpec(MODEL, tuning, objective, "float32", remat=method != "qlora", vocab_chunk=20)
 
 
@@ -92,9 +92,8 @@ def compiled(method: str, balancer: Balancer):
     return jax.jit(make_train_step(spec_for(method), balancer, SGD, lambda step: RATE))
 
 
-UNIFORM = uniform(
-    None, RunFacts(TaskTable(("any",)), 9, 1)
-)  # its state is its weights, so any constant weights can be set
+# Its state is its weights, so any constant weights can be set.
+UNIFORM = uniform(None, RunFacts(TaskTable(("any",)), 9, 1))
 BATCHES = [(samples(10 + i), samples(20 + i)) for i in range(3)]
 
 
@@ -143,7 +142,7 @@ def test_every_trainable_leaf_moves_and_the_step_is_counted():
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
-def test_a_frozen_method_changes_adapters_alone(method):
+def test_a_frozen_method_changes_only_adapters(method):
     state, _, gradient = one_step(method, rows_of(samples(0), 2), np.full(4, 0.25))
     assert set(state.trainable) == {path for path, info in INFOS.items() if info.quantizable}
     assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(gradient))
@@ -177,7 +176,7 @@ def test_a_batch_without_a_valid_token_changes_nothing_and_is_not_nan():
 
 
 def spy() -> Balancer:
-    """Looks every second step; its weights depend on the parameters, its state is what it saw."""
+    """A balancer that measures in every second step; its state is the losses that it received."""
 
     def update(state, signals):
         seen = signals.valid_losses
