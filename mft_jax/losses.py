@@ -73,7 +73,7 @@ class ObjectiveConfig:
 
 
 def token_mean(normalization: Normalization) -> Objective:
-    """sum_i S_i / sum_i C_i.
+    """The mean over all tokens, sum_i S_i / sum_i C_i.
 
     >>> sums = ObjectiveSums(jnp.zeros((1, 2)), numerators=jnp.array([[[6.0, 4.0]]]))
     >>> objective = token_mean(Normalization(num_tasks=2))
@@ -95,7 +95,7 @@ def sample_mean(normalization: Normalization) -> Objective:
 
 
 def task_token_mean(normalization: Normalization) -> Objective:
-    """sum_i w_i S_i / C_i over present tasks, over their sum of w_i (KDD Eq. 1).
+    """The mean of present tasks' token means: sum_i w_i S_i / C_i over sum_i w_i (KDD Eq. 1).
 
     >>> sums = ObjectiveSums(jnp.zeros((1, 2)), numerators=jnp.array([[[6.0, 4.0]]]))
     >>> objective = task_token_mean(Normalization(num_tasks=2))
@@ -215,8 +215,8 @@ def sample_weights(batch: Batch) -> Float[Array, "B L"]:
 
 
 def focal(p: Array, q: Array, gamma: float) -> Array:
-    """-(1 - P)^gamma Q, of mean probability P and mean log-probability Q; the gradient is
-    of both. 1 - P is kept above 0, where a power below 1 has no derivative.
+    """The focal loss -(1 - P)^gamma Q of mean probability P and mean log-probability Q, with the
+    gradient of both. 1 - P is kept above 0, where a power below 1 has no derivative.
     """
     return -(jnp.maximum(1.0 - p, 1e-6) ** gamma) * q
 
@@ -245,8 +245,8 @@ def with_router_loss(objective: Objective, weight: float) -> Objective:
 
 
 def router_loss(sums: RouterSums) -> Float[Array, ""]:
-    """`E sum_e f_e p_e` over all micro-batches, f the mean number of choices and p the mean
-    probability of expert e (Switch, arXiv 2101.03961, Eq. 4). All experts used alike give k.
+    """The loss `E sum_e f_e p_e` over all micro-batches, with f_e the mean number of choices and
+    p_e the mean probability of expert e (Switch, arXiv 2101.03961, Eq. 4). It is k for even use.
     """
     chosen, probability, count = (part.sum(axis=0) for part in sums)
     count = jnp.maximum(count, 1.0)

@@ -86,7 +86,7 @@ def weighted_gradients(
     batch: Batch,
     valid_batch: Batch,
 ) -> WeightedGradients:
-    """Gradients under the balancer's weights, which are constants; only its needs are computed."""
+    """Gradients under the balancer's weights, which are constants, from the signals it needs."""
     objective, needs = spec.objective, balancer.needs
     counts = jax.vmap(objective.counts)(batch)
     key, signals = step_key(spec, state.step), Signals(state.step)

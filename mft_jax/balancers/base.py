@@ -1,4 +1,4 @@
-"""The shape of a balancer: optax's pair of pure functions, what they may read, what they log.
+"""The shape of a balancer: optax's pair of pure functions, their signals and their logs.
 
 Axes and symbols of this folder: T tasks, `history` kept observations, `updates` of a run. Index i
 is a task. Equations have the numbers of their papers but these symbols.
@@ -88,7 +88,7 @@ class UpdateFn(Protocol):
 
 
 class AfterStepFn(Protocol):
-    """The correction of a state by what the step itself changed."""
+    """The correction of a state by the losses after the step."""
 
     def __call__(self, state: State, losses: TaskSums, /) -> State:
         """The state with the result of the step.
@@ -112,7 +112,10 @@ class LogsFn(Protocol):
         ...
 
 
-LOSS_RATIO = ("ratio", Quantity("Loss ratio", "of the losses the balancer goes by", reference=1.0))
+LOSS_RATIO = (
+    "ratio",
+    Quantity("Loss ratio", "of the losses that the balancer follows", reference=1.0),
+)
 
 
 class Balancer(NamedTuple):
@@ -162,7 +165,7 @@ def no_logs(state: State) -> dict[str, Array]:
 
 
 def equal_weights(num_tasks: int) -> Float[Array, " T"]:
-    """1/T. The dtype is given, because a weakly typed state makes the step compile twice."""
+    """Weights 1/T. Their dtype is given: a weakly typed state would make the step compile twice."""
     return jnp.full((num_tasks,), 1.0 / num_tasks, float)
 
 

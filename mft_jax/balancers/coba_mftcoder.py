@@ -86,7 +86,7 @@ def coba_mftcoder(counts: UpdateCounts, tau: float) -> Balancer:
 def _scores_of_newest(
     slope: Float[Array, " T"], history: Float[Array, "T history"], index: Array, count: Array
 ) -> Float[Array, " T"]:
-    """Eq. 5 over the `count` newest slopes of a ring whose newest is at `index`."""
+    """Scores ACS (Eq. 5) over the `count` newest slopes of a ring whose newest is at `index`."""
     size = history.shape[1]
     age = (index - jnp.arange(size)) % size
     recent = jnp.where((age < count)[None], jnp.abs(history), 0.0).sum(axis=1)

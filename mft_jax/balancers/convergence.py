@@ -1,4 +1,4 @@
-"""How fast tasks converge: the histories of CoBa and the scores made of them (Eq. 2-5 and 7).
+"""The convergence of tasks: the histories of CoBa and the scores made of them (Eq. 2-5 and 7).
 
 Equations are those of arXiv 2410.06741 with this folder's symbols: alpha_i is the slope of task i's
 validation loss ratio, h the number of observations in a window, n the number of updates since the
@@ -26,7 +26,9 @@ TITLES = (
     ("valid_loss", Quantity("Validation loss", "of the balancer's micro-batch", shown=False)),
     (
         "ratio",
-        Quantity("Loss ratio", "of the losses the balancer goes by", reference=1.0, shown=False),
+        Quantity(
+            "Loss ratio", "of the losses that the balancer follows", reference=1.0, shown=False
+        ),
     ),
     SLOPE,
     (
@@ -131,7 +133,7 @@ def observe(state: CobaState, step: Int[Array, ""], valid_losses: TaskSums) -> C
 
 
 def _filled(num_observed: Int[Array, " T"], size: int) -> Float[Array, "T history"]:
-    """1 where the ring holds an observation; slots fill from 0 upwards and stay filled."""
+    """A mask, 1 where the ring holds an observation; slots fill from 0 upwards and stay filled."""
     return (jnp.arange(size)[None, :] < num_observed[:, None]).astype(float)
 
 
@@ -198,7 +200,7 @@ def newest_share(
     *,
     signed: bool = False,
 ) -> Float[Array, ""]:
-    """n times the last entry of Eq. 7's softmax, not yet clamped to 1."""
+    """The last entry of Eq. 7's softmax times n, not yet clamped to 1."""
     seen = jnp.arange(max_slopes.shape[0]) < num_updates
     count = jnp.maximum(num_updates, 1).astype(max_slopes.dtype)
     total = jnp.where(seen, max_slopes if signed else jnp.abs(max_slopes), 0.0).sum()

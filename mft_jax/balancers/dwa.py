@@ -88,7 +88,7 @@ def dwa(settings: DwaConfig, run: RunFacts) -> Balancer:
 
 
 def _close(state: DwaState) -> DwaState:
-    """The window's means become the last ones."""
+    """The state at the end of a window, whose means become the last ones."""
     present = state.sums.present()
     mean = jnp.where(present, state.sums.mean(), state.last)
     windows = state.windows + present

@@ -116,7 +116,7 @@ def famo(settings: FamoConfig, run: RunFacts) -> Balancer:
 
 
 def famo_valid(settings: FamoConfig, run: RunFacts) -> Balancer:
-    """`famo` of validation losses, whatever `run.signal` is: the weights are z itself.
+    """FAMO of validation losses, for any `run.signal`: the weights are z itself.
 
     >>> import jax.numpy as jnp
     >>> from mft_jax.balancers.base import RunFacts, Signals

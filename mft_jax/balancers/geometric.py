@@ -20,7 +20,7 @@ NEEDS: frozenset[Need] = frozenset({"train_losses"})
 
 
 def scale_invariant(settings: None, run: RunFacts) -> Balancer:
-    """w_i = 1 / L_i.
+    """Weights w_i = 1 / L_i.
 
     >>> import jax.numpy as jnp
     >>> from mft_jax.balancers.base import RunFacts, Signals
@@ -37,7 +37,7 @@ def scale_invariant(settings: None, run: RunFacts) -> Balancer:
 
 
 def geometric(settings: None, run: RunFacts) -> Balancer:
-    """w_i = m / (T L_i), with m the geometric mean of the losses.
+    """Weights w_i = m / (T L_i), with m the geometric mean of the losses.
 
     >>> import jax.numpy as jnp
     >>> from mft_jax.balancers.base import RunFacts, Signals

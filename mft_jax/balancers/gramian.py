@@ -31,12 +31,12 @@ def from_gramian(weights: Solve) -> Balancer:
 
 
 def present_tasks(gramian: Float[Array, "T T"]) -> Bool[Array, " T"]:
-    """True where a task has a gradient."""
+    """A mask, true where a task has a gradient."""
     return jnp.diagonal(gramian) > 0
 
 
 def equal_among(present: Bool[Array, " T"], dtype: jax.typing.DTypeLike) -> Float[Array, " T"]:
-    """1 / number of present tasks; 0 where absent."""
+    """Weights 1 / number of present tasks; 0 where absent."""
     return present.astype(dtype) / jnp.maximum(present.sum(), 1).astype(dtype)
 
 
