@@ -53,14 +53,14 @@ def twins():
 @functools.cache
 def compiled():
     """`run(step) -> (sums of a forward pass, sums of a pass that is differentiated, gradient)`."""
-    trainable, frozen = start()
+    (trainable, frozen), batch = start(), twins()  # made outside the trace, for they are kept
 
     @jax.jit
     def run(step):
         forward = make_forward(SPEC, frozen, step_key(SPEC, step))
-        sums, pull_back = backward_after_losses(forward, trainable, twins())
+        sums, pull_back = backward_after_losses(forward, trainable, batch)
         grads = pull_back(jax.tree.map(jnp.ones_like, sums))
-        return forward_all(forward, trainable, twins()).nll, sums.nll, grads
+        return forward_all(forward, trainable, batch).nll, sums.nll, grads
 
     return run
 
