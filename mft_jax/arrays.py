@@ -1,4 +1,4 @@
-"""Array functions that every room may use: over a stack of layers, and division that may meet 0."""
+"""Array functions for every room: mapping over a stack of layers, and division that allows 0."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 
 def over_stack(function: Callable[..., Any], depth: int) -> Callable[..., Any]:
-    """`function` of one layer's arrays, applied along `depth` leading axes of all its arguments.
+    """The `function` of one layer's arrays, mapped over `depth` leading axes of all its arguments.
 
     >>> import jax.numpy as jnp
     >>> over_stack(jnp.trace, 2)(jnp.ones((3, 4, 5, 5))).shape

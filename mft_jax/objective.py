@@ -39,13 +39,13 @@ class ObjectiveSums(NamedTuple):
     """Sums over a batch, `[...]`, or of every micro-batch, `[A, ...]`.
 
     nll:         weighted token nll per task, for the record.
-    numerators:  F sums over the units of each task; divided by its count they are the means that
+    numerators:  sums over the units of each task; divided by its count they are the means that
                  its loss is made of.
     router:      None unless the objective has a router loss.
     """
 
     nll: Float[Array, "*A T"]
-    numerators: Float[Array, "*A F T"]
+    numerators: Float[Array, "*A sums T"]
     router: RouterSums | None = None
 
 
@@ -182,7 +182,7 @@ def _loss(
         numerators = numerators.sum(axis=0, keepdims=True)
         counts = counts.sum(axis=0, keepdims=True)
 
-    def loss(numerators_FT: Array, count_T: Array) -> Array:
-        return jnp.dot(shares(count_T, weight), _task_losses(terms, numerators_FT, count_T))
+    def loss(parts: Array, count_T: Array) -> Array:
+        return jnp.dot(shares(count_T, weight), _task_losses(terms, parts, count_T))
 
     return jax.vmap(loss)(numerators, counts).mean()

@@ -12,7 +12,7 @@ from mft_jax.types import MftError, Params, above, at_least
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """AdamW, with linear warm-up and cosine decay.
+    """Settings of AdamW, with linear warm-up and cosine decay.
 
     learning_rate      at the end of the warm-up
     warmup_steps       optimiser steps of the warm-up, part of loop.steps
@@ -45,20 +45,20 @@ class OptimConfig:
                 raise MftError(f"optim.{name}=inf; expected a finite number")
 
 
-def learning_rate(config: OptimConfig, total_steps: int) -> optax.Schedule:
-    """Rate of step t (0-based): peak (t + 1) / warmup, then cosine to the minimum at the end.
+def learning_rate(optim_config: OptimConfig, total_steps: int) -> optax.Schedule:
+    """Rate of step t (from 0): peak (t + 1) / warmup, then cosine to the minimum at the end.
 
     >>> schedule = learning_rate(OptimConfig(learning_rate=1.0, warmup_steps=2), total_steps=10)
     >>> [round(float(schedule(step)), 3) for step in (0, 1, 2, 6, 10)]
     [0.5, 1.0, 1.0, 0.55, 0.1]
     """
-    warmup, peak = config.warmup_steps, config.learning_rate
+    warmup, peak = optim_config.warmup_steps, optim_config.learning_rate
     if not 0 <= warmup < total_steps:
         raise MftError(
             f"optim.warmup_steps={warmup} must be at least 0 and below the run's {total_steps} "
             "steps (loop.steps); lower it or train longer"
         )
-    decay = optax.cosine_decay_schedule(peak, total_steps - warmup, config.min_rate_fraction)
+    decay = optax.cosine_decay_schedule(peak, total_steps - warmup, optim_config.min_rate_fraction)
     if warmup == 0:
         return decay
     ramp = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
@@ -66,37 +66,37 @@ def learning_rate(config: OptimConfig, total_steps: int) -> optax.Schedule:
 
 
 def optimizer(
-    config: OptimConfig, total_steps: int, vectors: Collection[str]
+    optim_config: OptimConfig, total_steps: int, vectors: Collection[str]
 ) -> optax.GradientTransformation:
     """Global-norm clipping, then decoupled AdamW (arXiv 1711.05101) of `{path: weight | adapter}`.
 
-    Weight decay spares `vectors` (the paths of norms and biases) and the magnitudes of adapters.
+    `vectors` (the paths of norms and biases) and the magnitudes of adapters have no weight decay.
 
     >>> import jax.numpy as jnp
     >>> params = {"kernel": jnp.ones(2), "bias": jnp.ones(2)}
-    >>> config = OptimConfig(learning_rate=0.5, warmup_steps=0, weight_decay=0.1)
-    >>> chain = optimizer(config, total_steps=10, vectors={"bias"})
+    >>> optim_config = OptimConfig(learning_rate=0.5, warmup_steps=0, weight_decay=0.1)
+    >>> chain = optimizer(optim_config, total_steps=10, vectors={"bias"})
     >>> zeros = {"kernel": jnp.zeros(2), "bias": jnp.zeros(2)}
     >>> updates, _ = chain.update(zeros, chain.init(params), params)
     >>> {path: round(float(abs(update).max()), 3) for path, update in sorted(updates.items())}
     {'bias': 0.0, 'kernel': 0.05}
     """
     return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
+        optax.clip_by_global_norm(optim_config.clip_norm),
         optax.adamw(
-            learning_rate(config, total_steps),
-            b1=config.beta1,
-            b2=config.beta2,
-            eps=config.epsilon,
-            weight_decay=config.weight_decay,
+            learning_rate(optim_config, total_steps),
+            b1=optim_config.beta1,
+            b2=optim_config.beta2,
+            eps=optim_config.epsilon,
+            weight_decay=optim_config.weight_decay,
             mask=functools.partial(_decayed, vectors),
         ),
-        optax.masked(optax.scale(config.lora_plus_ratio), _is_b),
+        optax.masked(optax.scale(optim_config.lora_plus_ratio), _is_b),
     )
 
 
 def _is_b(params: Params) -> Params:
-    """True only for the B of an adapter."""
+    """Mask, True only for the B of an adapter."""
     return {
         path: {part: part == "b" for part in leaf} if isinstance(leaf, dict) else False
         for path, leaf in params.items()
@@ -104,7 +104,7 @@ def _is_b(params: Params) -> Params:
 
 
 def _decayed(vectors: Collection[str], params: Params) -> Params:
-    """True for matrices, an adapter's A and B among them."""
+    """Mask, True for matrices, including an adapter's A and B."""
     return {
         path: {part: part != "magnitude" for part in leaf}
         if isinstance(leaf, dict)

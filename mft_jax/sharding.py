@@ -1,4 +1,4 @@
-"""The mesh, and where every leaf lies on it.
+"""The mesh, and the sharding of every leaf.
 
 Logical axes -> mesh axes, for every parameter, its codes and scales, its adapter and its
 optimiser moments:
@@ -8,9 +8,9 @@ optimiser moments:
     heads, mlp, vocab     tensor
     layers, rank          on every device
 
-Codes and scales lie as the weight would, and are gathered over `fsdp` layer by layer; an adapter's
-`a` lies as the weight's input axis, `b` as its output axis. Scale rows that the mesh does not
-divide are kept whole on every device.
+Codes and scales are sharded like the dense weight, and are gathered over `fsdp` layer by layer; an
+adapter's `a` is sharded like the weight's input axis, `b` like its output axis. Scale rows that the
+mesh does not divide are kept whole on every device.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ BATCH_AXES = ("data", "fsdp")
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each axis of the mesh; one of them may be -1: all that are left.
+    """Number of devices along each axis of the mesh; one may be -1: all that are left.
 
     data    copies of the model, each with its own rows
     fsdp    rows, and shards of every weight along the model's width
@@ -55,16 +55,17 @@ class MeshConfig:
     tensor: int = 1
 
 
-def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
+def make_mesh(mesh_config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
+    """The mesh of `devices` (default: all) with axes data, fsdp and tensor."""
     devices = jax.devices() if devices is None else devices
-    sizes = dataclasses.asdict(config)
+    sizes = dataclasses.asdict(mesh_config)
     free = [axis for axis, size in sizes.items() if size == -1]
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if free and fixed > 0 and len(devices) % fixed == 0:
         sizes[free[0]] = len(devices) // fixed
     if min(sizes.values()) < 1 or math.prod(sizes.values()) != len(devices):
         raise MftError(
-            f"mesh {dataclasses.asdict(config)} does not fit {len(devices)} devices; expected "
+            f"mesh {dataclasses.asdict(mesh_config)} does not fit {len(devices)} devices; expected "
             "sizes of at least 1 (one of them may be -1) whose product is the number of devices"
         )
     # Auto axes: table lookups on sharded codes work without explicit specs.
@@ -74,21 +75,22 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """Sharding of an array that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh, leading_axes: int = 0) -> NamedSharding:
-    """Rows over data x fsdp; `leading_axes` (micro-batches) stay whole."""
+    """Sharding of rows over data x fsdp; `leading_axes` (micro-batches) stay whole."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * leading_axes, BATCH_AXES, None))
 
 
 def rows_divisor(mesh: Mesh) -> int:
-    """A micro-batch's rows must be a multiple of this."""
+    """Divisor that the number of rows of a micro-batch must have."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def process_rows(mesh: Mesh, process_index: int, num_rows: int) -> tuple[int, ...]:
-    """Places of the rows of a micro-batch of `num_rows` rows that lie on a process's devices."""
+    """Indices of the rows, of a micro-batch's `num_rows`, that are on a process's devices."""
     processes = np.vectorize(lambda device: device.process_index)(mesh.devices)
     return rows_on_devices(processes, mesh.axis_names, process_index, num_rows)
 
@@ -99,9 +101,9 @@ def rows_on_devices(
     process_index: int,
     num_rows: int,
 ) -> tuple[int, ...]:
-    """Places of the rows that a process must provide, rising, from the process of every device.
+    """Ascending indices of the rows that a process must provide, from the process of each device.
 
-    Rows are cut into equal parts over data x fsdp, data outermost, and every part lies on all
+    Rows are split into equal parts over data x fsdp, data outermost, and every part is on all
     devices of the other axes. So two processes that share parts along `tensor` give equal rows:
 
         data x fsdp = 2, tensor = 2     [[0, 1],     of 4 rows    process 0: 0 1
@@ -120,7 +122,7 @@ def rows_on_devices(
 
 
 def leaf_shardings(mesh: Mesh, info: ParamInfo, leaf: Any) -> Any:
-    """Shardings of what is stored of a parameter: a dense weight, a quantised one, or an adapter.
+    """Shardings of a leaf of a parameter: a dense weight, a quantised one, or an adapter.
 
     `leaf` may hold arrays or shapes. Raises `MftError` where the mesh does not divide a weight.
     """
@@ -131,14 +133,15 @@ def leaf_shardings(mesh: Mesh, info: ParamInfo, leaf: Any) -> Any:
 
 
 def tree_shardings(mesh: Mesh, infos: ParamInfos, tree: Params) -> Params:
+    """`leaf_shardings` of every path of a tree."""
     return {path: leaf_shardings(mesh, infos[path], leaf) for path, leaf in tree.items()}
 
 
 def placement(mesh: Mesh, infos: ParamInfos) -> ActivationSharding:
-    """Every device computes its own rows, and weights come to it: quantised ones as codes.
+    """Sharding with which each device computes its rows and gathers weights (quantised: codes).
 
-    Left to itself the compiler keeps what lies over `fsdp` where it is and moves the activations
-    of all rows instead.
+    Without it the compiler keeps the shards of `fsdp` in place and moves the activations of all
+    rows instead.
     """
     if mesh.size == 1:
         return UNSHARDED

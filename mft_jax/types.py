@@ -1,14 +1,14 @@
-"""The words every room shares.
+"""Types that every room shares: batches, sums by task, the table of tasks, the user's error.
 
-Axis legend, used in jaxtyping signatures and as capital suffixes of local names:
+Axis legend of jaxtyping signatures and of capital suffixes of local names. A capital letter has the
+same meaning everywhere; other axes are spelt out (`in`, `out`, `steps`, `segments`):
 
     A  micro-batches of one optimiser step (gradient accumulation)
-    B  rows of a batch              L  positions of a row
-    E  experts                      S  keys, where they may be more than the queries
-    T  tasks                        N  decoder layers (stacked)
-    D  model width                  F  feed-forward width
-    H  query heads                  K  key/value heads        C  head width
-    V  vocabulary                   R  adapter rank           G  quantisation groups
+    B  rows of a batch         L  positions of a row (queries)  S  keys, which may outnumber queries
+    T  tasks                   N  decoder layers (stacked)      E  experts
+    D  model width             F  feed-forward width            M  tokens sorted by expert
+    H  query heads             K  key/value heads               C  head width
+    V  vocabulary              R  adapter rank                  G  quantisation groups
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ Params = dict[str, Any]  # weights, or adapters {"a", "b"}, by path: "layers/att
 
 
 class MftError(Exception):
-    """A mistake the user can mend. The message says what, where, expected, remedy."""
+    """An error that the user can mend. Its message says what is wrong and where, what was expected,
+    and what to do."""
 
 
-# Errors that code of others (a chat template, a library that reads a user's file) may raise on what
-# it did not expect, too deep a recursion included.
+# Errors that foreign code (a chat template, a library that reads a user's file) raises on input it
+# does not expect. RuntimeError includes too deep a recursion.
 FOREIGN_CODE_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError,
                        TypeError, ValueError)  # fmt: skip
 
 
 def at_least(room: str, settings: object, **least: float) -> None:
-    """Refuse settings below their least value, by their names on the command line."""
+    """Raise `MftError` where a setting is below its least value; `room.name` is the setting."""
     for name, bound in least.items():
         value = getattr(settings, name)
         if value is not None and not value >= bound:
@@ -43,7 +44,7 @@ def at_least(room: str, settings: object, **least: float) -> None:
 
 
 def above(room: str, settings: object, **bounds: float) -> None:
-    """Refuse settings that are not above their bound, by their names on the command line."""
+    """Raise `MftError` where a setting is not above its bound; `room.name` is the setting."""
     for name, bound in bounds.items():
         value = getattr(settings, name)
         if value is not None and not value > bound:
@@ -77,7 +78,8 @@ class Batch(NamedTuple):
 
 
 class TaskSums(NamedTuple):
-    """A sum and a count per task; the mean is taken once, last. Zero count means absent."""
+    """The sum and the count of each task. The mean is taken once, at the end; a task whose count is
+    0 is absent."""
 
     sum: Float[Any, " T"]
     count: Float[Any, " T"]
@@ -89,13 +91,13 @@ class TaskSums(NamedTuple):
         return self.count > 0
 
     def mean(self) -> Float[Any, " T"]:
-        """sum / count. NaN where a task is absent: an absent task has no loss, not loss 0."""
+        """The mean, sum / count; NaN for an absent task, which has no loss rather than loss 0."""
         return self.sum / self.count
 
 
 class RouterSums(NamedTuple):
-    """Over real tokens (and layers): how often each expert was chosen, the sum of its
-    probabilities, and the number of tokens."""
+    """Sums over real tokens (and layers): how often each expert was chosen, its probabilities, and
+    the number of tokens."""
 
     chosen: Float[Any, "*A E"]
     probability: Float[Any, "*A E"]
@@ -104,7 +106,7 @@ class RouterSums(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TaskTable:
-    """Immutable name <-> id table. The id of a task is its place in `names`."""
+    """The names and ids of the tasks. The id of a task is its place in `names`."""
 
     names: tuple[str, ...]
 
@@ -127,7 +129,8 @@ class TaskTable:
     def values(
         self, where: str, by_name: Mapping[str, float], default: float | None = None
     ) -> tuple[float, ...]:
-        """A setting by task name as one value per task. Without a default every task is named."""
+        """The values of a setting by task name, in the order of the ids. Without a `default` every
+        task must have a value."""
         for name in by_name:
             if name not in self.names:
                 near = difflib.get_close_matches(name, self.names, n=1)
@@ -150,6 +153,6 @@ class TaskTable:
         return values
 
     def by_name(self, values_T: Sequence[float] | np.ndarray | Array) -> dict[str, float | None]:
-        """`{name: value}`, with None for a value that is not finite (an absent task)."""
+        """The values by task name, with None for one that is not finite (an absent task)."""
         values = [float(value) for value in values_T]
         return {n: v if np.isfinite(v) else None for n, v in zip(self.names, values, strict=True)}

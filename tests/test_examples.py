@@ -1,19 +1,25 @@
 """The examples in docstrings are true, and every public factory has one."""
 
+import dataclasses
 import doctest
 import importlib
 import inspect
 import pkgutil
+from typing import Any
 
+import optax
 import pytest
 
 import mft_jax
+from mft_jax.balancers.base import Balancer
 
-# Rooms whose public factories are held to have an example each.
-HELD = ("balancers",)
+# Rooms whose public factories must have an example each.
+HELD = ("balancers", "optim", "weights")
 # Rooms whose examples, where there are any, are run.
 ROOMS = ("losses", "balancers", "optim", "weights")
 NOT_FACTORIES = {"balancers": ("base", "convergence", "coba_mftcoder", "gramian", "task_adam")}
+# Rooms in which every public function and dataclass must have an example.
+EVERY = ("weights",)
 
 
 def modules(room: str) -> list[str]:
@@ -24,25 +30,34 @@ def modules(room: str) -> list[str]:
 
 
 def public_factories(name: str) -> list[str]:
-    """Public functions of a module that return what the room is about."""
+    """Public functions of a module that return what the room is about; in the rooms of `EVERY`,
+    all its public functions and dataclasses."""
     module = importlib.import_module(f"{mft_jax.__name__}.{name}")
+    room = name.partition(".")[0]
     return [
         key
         for key, value in vars(module).items()
-        if inspect.isfunction(value)
-        and value.__module__ == module.__name__
-        and not key.startswith("_")
-        and value.__annotations__.get("return") in RETURNS[name.partition(".")[0]]
+        if not key.startswith("_")
+        and getattr(value, "__module__", "") == module.__name__
+        and (is_public_object(value) if room in EVERY else returns_any(value, RETURNS[room]))
     ]
 
 
-def returns() -> dict[str, tuple[type, ...]]:
-    from mft_jax.balancers.base import Balancer
+def is_public_object(value: Any) -> bool:
+    """Whether the value is a function, also one with `jax.custom_vjp`, or a dataclass."""
+    if inspect.isclass(value):
+        return dataclasses.is_dataclass(value)
+    return inspect.isfunction(inspect.unwrap(value))
 
-    return {"balancers": (Balancer,)}
+
+def returns_any(value: object, kinds: tuple[object, ...]) -> bool:
+    return inspect.isfunction(value) and value.__annotations__.get("return") in kinds
 
 
-RETURNS = returns()
+RETURNS = {
+    "balancers": (Balancer,),
+    "optim": (optax.Schedule, optax.GradientTransformation),
+}
 
 
 @pytest.mark.parametrize("name", [name for room in ROOMS for name in modules(room)])
@@ -55,7 +70,7 @@ def test_examples_are_true(name):
 def test_every_public_factory_has_an_example(room):
     missing, seen = [], 0
     for name in modules(room):
-        if name.partition(".")[2] in NOT_FACTORIES[room]:
+        if name.partition(".")[2] in NOT_FACTORIES.get(room, ()):
             continue
         module = importlib.import_module(f"{mft_jax.__name__}.{name}")
         for key in public_factories(name):

@@ -84,7 +84,7 @@ def test_the_global_norm_is_clipped_before_adam_sees_it():
     np.testing.assert_allclose(moment["b/kernel"], [0.0, 0.08], rtol=1e-5)
 
 
-def test_lora_plus_speeds_up_b_alone():
+def test_lora_plus_speeds_up_only_b():
     config = OptimConfig(learning_rate=0.5, warmup_steps=0, weight_decay=0.1)
     plain = updates(config, 0.3)
     plus = updates(dataclasses.replace(config, lora_plus_ratio=8.0), 0.3)

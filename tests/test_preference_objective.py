@@ -35,6 +35,7 @@ MODEL = ModelConfig(98, 64, 64, 2, 4, 2, 16, 32)
 INFOS = param_infos(MODEL)
 TUNING = FinetuneConfig(method="qlora", rank=4, alpha=8.0)
 TASKS, LENGTH, RATE, BETA = 3, 32, 0.5, 0.7  # the last task is absent
+RUN = RunFacts(TaskTable(("a", "b", "c")), total_steps=4, valid_micro_batches=1)
 PAIRS = [(0, (7, 5), (6, 8)), (1, (5, 9), (8, 6)), (0, (9, 4), (7, 7)), (1, (6, 6), (5, 9))]
 WEIGHT = np.array([0.2, 0.5, 0.3])
 
@@ -78,7 +79,6 @@ def dpo(normalization, beta):
 
 
 OBJECTIVE = dpo(Normalization(TASKS), BETA)
-RUN = RunFacts(TaskTable(("a", "b", "c")), total_steps=9, valid_micro_batches=1)
 SPEC = StepSpec(MODEL, TUNING, OBJECTIVE, "float64", remat=True, vocab_chunk=40)
 
 

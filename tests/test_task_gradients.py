@@ -18,8 +18,7 @@ from mft_jax.finetune import combine
 from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.forward import StepSpec, micro_batch_key, step_key, token_nll
 from mft_jax.losses import ObjectiveConfig, make_objective
-from mft_jax.models import decoder
-from mft_jax.models.attention import segment_mask
+from mft_jax.models import attention_rule
 from mft_jax.models.config import Experts, ModelConfig
 from mft_jax.models.params import param_infos
 from mft_jax.objective import Outputs
@@ -151,13 +150,12 @@ def test_task_gradients_of_dense_bases_full_training_and_dora_with_dropout(metho
 
 
 def test_attention_that_leaks_between_segments_is_detected(monkeypatch):
-    def leaking(segment_ids, window=0):
-        length = segment_ids.shape[-1]
+    def leaking(inputs, window=0):
+        rows, length = inputs.segment_ids.shape
         causal = jnp.tril(jnp.ones((length, length), bool))
-        return jnp.broadcast_to(causal, (len(segment_ids), length, length))
+        return jnp.broadcast_to(causal, (rows, length, length))
 
-    assert not np.array_equal(leaking(jnp.array([[1, 2]])), segment_mask(jnp.array([[1, 2]])))
-    monkeypatch.setattr(decoder, "segment_mask", leaking)
+    monkeypatch.setattr(attention_rule, "visible", leaking)
     leaky_rows, leaky_model = rows_of.__wrapped__(), plain_model.__wrapped__("qlora")
     monkeypatch.setitem(globals(), "plain_model", lambda method: leaky_model)
     assert worst(leaky_rows, oracle_rows(spec_for())) > 1e-2

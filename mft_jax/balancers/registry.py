@@ -152,6 +152,12 @@ def make_balancer(
 
     `valid_micro_batches` is M, the length of a pass over the validation data. Raises `MftError`
     for settings that do not fit the tasks.
+
+    >>> tasks = TaskTable(("completion", "translation"))
+    >>> config = BalancerConfig(name="famo")
+    >>> balancer = make_balancer(config, tasks, total_steps=100, valid_micro_batches=4)
+    >>> sorted(balancer.needs)
+    ['post_step_train_losses', 'train_losses']
     """
     _check_tasks(balancer_config, tasks)
     entry = BALANCERS[balancer_config.name]

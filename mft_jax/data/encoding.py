@@ -1,10 +1,10 @@
-"""Pieces of text become token ids, exactly as a tokenizer would read the whole text.
+"""Encoding of pieces of text as token ids, exactly as a tokenizer would encode the whole text.
 
 Only two things differ. A special token that is spelt out inside a plain piece stays plain text. And
-no token reaches over the border between what the model reads and what it writes.
+no token crosses the border between what the model reads and what it writes.
 
-Plain pieces are encoded one by one, which takes care: some tokenizers (Llama 2, Mistral) put a
-space before a text, and which pieces get it depends on where they stand in the whole.
+Plain pieces are encoded one by one, but not all in the same way: some tokenizers (Llama 2, Mistral)
+put a space before a text, and which pieces get it depends on their position in the whole.
 """
 
 from __future__ import annotations
@@ -27,14 +27,17 @@ PiecePosition = Literal["first", "after_special", "continuing"]
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """`plain[place]` encodes a plain piece that stands at that place of the whole text."""
+    """The encoder of pieces: `plain[position]` encodes a plain piece at that position."""
 
     special_ids: dict[str, int]
     plain: dict[PiecePosition, Tokenizer]
 
 
-def build_encoder(tokenizer: PreTrainedTokenizerFast, form: ChatTokenizer) -> Encoder:
-    """Raises where a special token's text, read as plain text, would still become that token."""
+def build_encoder(tokenizer: PreTrainedTokenizerFast, chat: ChatTokenizer) -> Encoder:
+    """The encoder of a tokenizer.
+
+    Raises `MftError` where a special token's text, read as plain text, still becomes that token.
+    """
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     never = json.dumps(_without_space_before(spec))
     plain: dict[PiecePosition, Tokenizer] = {
@@ -47,7 +50,7 @@ def build_encoder(tokenizer: PreTrainedTokenizerFast, form: ChatTokenizer) -> En
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = True
-    for text in form.special_tokens:
+    for text in chat.special_tokens:
         token_id = tokenizer.convert_tokens_to_ids(text)
         assert isinstance(token_id, int)
         special_ids[text] = token_id
@@ -63,25 +66,25 @@ def build_encoder(tokenizer: PreTrainedTokenizerFast, form: ChatTokenizer) -> En
 def encode(
     samples: Sequence[Sequence[Piece]], encoder: Encoder
 ) -> list[tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]]:
-    """(token ids, loss weight of each as a target) of every sample; see `TokenizedTask`."""
-    texts: dict[PiecePosition, list[str]] = {place: [] for place in encoder.plain}
+    """The token ids of every sample, and the loss weight of each id as a target."""
+    texts: dict[PiecePosition, list[str]] = {position: [] for position in encoder.plain}
     for pieces in samples:
-        for place, piece in _places(pieces):
+        for position, piece in _positions(pieces):
             if not piece.special:
-                texts[place].append(piece.text)
+                texts[position].append(piece.text)
     encoded = {
-        place: iter(backend.encode_batch_fast(texts[place], add_special_tokens=False))
-        for place, backend in encoder.plain.items()
+        position: iter(backend.encode_batch_fast(texts[position], add_special_tokens=False))
+        for position, backend in encoder.plain.items()
     }
     results = []
     for pieces in samples:
         tokens: list[int] = []
         weights: list[float] = []
-        for place, piece in _places(pieces):
+        for position, piece in _positions(pieces):
             if piece.special:
                 ids = [encoder.special_ids[piece.text]]
             else:
-                ids = next(encoded[place]).ids
+                ids = next(encoded[position]).ids
             tokens += ids
             weights += [float(piece.trained)] * len(ids)
         weights[:1] = [0.0] * len(weights[:1])
@@ -89,11 +92,11 @@ def encode(
     return results
 
 
-def _places(pieces: Sequence[Piece]) -> Iterable[tuple[PiecePosition, Piece]]:
-    place: PiecePosition = "first"
+def _positions(pieces: Sequence[Piece]) -> Iterable[tuple[PiecePosition, Piece]]:
+    position: PiecePosition = "first"
     for piece in pieces:
-        yield place, piece
-        place = "after_special" if piece.special else "continuing"
+        yield position, piece
+        position = "after_special" if piece.special else "continuing"
 
 
 def _first_only(spec: dict[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""The loader: batches of rows, one step after the other, and whole passes over a set.
+"""The loader: batches of rows, one step after the other, and full passes over a set.
 
 A step's batch follows from the data, the seed and the step, for any number of processes.
 """
@@ -17,7 +17,7 @@ from mft_jax.types import Batch, MftError
 
 
 class BatchStream(Iterator[Batch]):
-    """Iterator over the batches of a run, with a place that can be saved.
+    """Iterator over the batches of a run, whose position can be saved.
 
     What `state` returns is plain JSON and opaque: only `restore` of an equal stream reads it.
     """
@@ -29,11 +29,11 @@ class BatchStream(Iterator[Batch]):
         return next(self._batches)
 
     def state(self) -> Any:
-        """Cursor: where the stream stands, to be kept with what was trained so far."""
+        """The cursor: the position of the stream, to be saved with what was trained so far."""
         return self._batches.get_state()
 
     def restore(self, cursor: Any) -> None:
-        """Continue where the stream stood when `state` returned `cursor`.
+        """Continue at the position where `state` returned `cursor`.
 
         Raises `MftError` where it is not the cursor of such a stream.
         """
@@ -47,7 +47,7 @@ class BatchStream(Iterator[Batch]):
 
 
 def train_loader(rows: RowProvider, batch_rows: BatchRows, num_batches: int) -> BatchStream:
-    """Batches `[A, B, L]` of steps 0 to `num_batches - 1`, this process's rows only."""
+    """The batches `[A, B, L]` of steps 0 to `num_batches - 1`, with the rows of this process."""
     return BatchStream(rows.batches(batch_rows, num_batches))
 
 
@@ -55,8 +55,8 @@ def train_loader(rows: RowProvider, batch_rows: BatchRows, num_batches: int) -> 
 class FullPass:
     """Batches `[B, L]` that hold every row of one epoch once, and at the end rows of padding.
 
-    It can be walked any number of times; each walk makes its batches anew, row by row, so only one
-    of them is in memory.
+    They can be iterated any number of times; each iteration makes its batches anew, so only one of
+    them is in memory.
     """
 
     rows: NumberedRows
@@ -74,6 +74,6 @@ class FullPass:
         [numbers] = self.batch_rows.numbers(number).tolist()
         if numbers[-1] < end:
             return stack([self.rows.row(g) for g in numbers])
-        # The first row of a batch is never padding; padding is as long as it.
+        # The first row of a batch is never padding; padding has its length.
         padding = empty_rows(self.rows.row(number * rows_per_batch).tokens.shape)
         return stack([self.rows.row(g) if g < end else padding for g in numbers])

@@ -1,4 +1,4 @@
-"""Mixture of the tasks: how many samples of each an epoch holds, and which ones.
+"""The mixture of the tasks: how many samples of each an epoch holds, and which ones.
 
     proportional  every sample once: p_i = n_i / N, the choice of the MFTCoder paper
     temperature   p_i proportional to n_i ** (1 / temperature)
@@ -6,7 +6,7 @@
 
 An epoch always has N samples, the size of all tasks together. A task's samples come in an endless
 sequence of random orders, each of all its samples, from which every epoch takes the next p_i N: a
-task drawn often repeats; one drawn rarely continues in the next epoch where it stopped.
+task drawn often repeats; one drawn rarely continues in the next epoch where the last one stopped.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from mft_jax.types import MftError, TaskTable
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """`counts` [T]: samples of each task in an epoch; `sizes` [T]: samples that there are."""
+    """The samples of each task: `counts` [T] of them in an epoch, of the `sizes` [T] that exist."""
 
     sizes: Int[np.ndarray, " T"]
     counts: Int[np.ndarray, " T"]
@@ -32,7 +32,7 @@ class Mixture:
         return bool(np.array_equal(self.sizes, self.counts))
 
     def epoch_samples(self, task_id: int, epoch: int, seed: int) -> Int[np.ndarray, " c"]:
-        """Numbers of a task's samples in an epoch; they follow from (seed, task, epoch) only."""
+        """The numbers of a task's samples in an epoch, which depend only on (seed, task, epoch)."""
         size, count = int(self.sizes[task_id]), int(self.counts[task_id])
         first = epoch * count
         rounds = range(first // size, -(-(first + count) // size))
@@ -42,7 +42,7 @@ class Mixture:
 
 
 def make_mixture(sizes: Sequence[int], tasks: TaskTable, data_config: DataConfig) -> Mixture:
-    """What an epoch holds of tasks with `sizes` samples each, under `data_config.sampling`.
+    """The mixture of tasks with `sizes` samples each, under `data_config.sampling`.
 
     Raises `MftError` where a task would be left without a sample.
     """
@@ -59,7 +59,8 @@ def make_mixture(sizes: Sequence[int], tasks: TaskTable, data_config: DataConfig
         if not count:
             raise MftError(
                 f"data.sampling={sampling!r} leaves {name!r} without a sample in an epoch: its "
-                f"share is {share / shares.sum():.2g}; raise its rate, or remove the task"
+                f"share is {share / shares.sum():.2g}; raise its rate or data.temperature, "
+                "or remove the task"
             )
     return Mixture(n, counts)
 
@@ -78,8 +79,8 @@ def expected_counts(
 ) -> dict[str, Float[np.ndarray, " T"]]:
     """Valid tokens ("token") and samples with one ("sample") of each task in an average batch.
 
-    A sample's first token is never a target, so its weight does not count. Under a mixture the rows
-    of the first epoch stand for those of every epoch.
+    A sample's first token is never a target, so its weight does not count. Under a mixture all
+    epochs are counted with the rows of the first.
     """
     per_epoch = {"token": np.zeros(len(tasks)), "sample": np.zeros(len(tasks))}
     for i, task in enumerate(tasks):

@@ -25,7 +25,7 @@ from mft_jax.types import Batch
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """The samples of all tasks under one index: sample i is number `numbers[i]` of task
+    """The samples of all tasks under one index: sample i is sample `numbers[i]` of task
     `task_ids[i]`.
     """
 
@@ -36,12 +36,12 @@ class Samples:
 
     @functools.cached_property
     def starts(self) -> Int[np.ndarray, " T_plus_1"]:
-        """Task t has the samples `starts[t]` to `starts[t + 1] - 1`."""
+        """The first index of each task: task t has `starts[t]` to `starts[t + 1] - 1`."""
         return np.searchsorted(self.task_ids, np.arange(len(self.tasks) + 1))
 
 
 def join_tasks(tasks: Sequence[TokenizedTask]) -> Samples:
-    """Samples of all tasks, one task after the other; a task's id is its place in `tasks`."""
+    """The samples of all tasks, one task after the other; a task's id is its place in `tasks`."""
     lengths = [np.diff(task.offsets) for task in tasks]
     return Samples(
         tasks=tuple(tasks),
@@ -78,7 +78,7 @@ def packed_rows(
             [first + mixture.epoch_samples(i, epoch, seed) for i, first in enumerate(firsts)]
         )
 
-    # A batch may reach over the end of an epoch, so two epochs are kept.
+    # A batch may cross the end of an epoch, so two epochs are kept.
     @functools.lru_cache(maxsize=2)
     def epoch_rows(epoch: int) -> list[np.ndarray]:
         rng = np.random.default_rng([seed, epoch])
@@ -87,7 +87,7 @@ def packed_rows(
         indices = epoch_samples(epoch)
         return [indices[row] for row in pack(samples.lengths[indices], row_length, rng)]
 
-    starts = [0]  # the first row of every epoch met so far, and of the one after
+    starts = [0]  # the first row of every epoch read so far, and of the next one
 
     def row(number: int) -> Batch:
         while starts[-1] <= number:

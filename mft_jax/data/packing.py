@@ -1,4 +1,4 @@
-"""Packing: samples of any task side by side in rows of one length, so that little is padding.
+"""Packing of samples of any task into rows of one length, with little padding.
 
 Best-fit decreasing: the longest sample first, each into the fullest row that still has room for it.
 A sample is never split here, and one row may hold segments of several tasks.
@@ -20,7 +20,7 @@ class PaddingReport:
     """The fraction of positions that hold a real token, for three ways to fill rows.
 
     packed   this module
-    static   every sample alone in a row of `row_length`
+    static   every sample in a row of `row_length` for it only
     dynamic  batches of `batch_rows` random samples, each padded to the longest of its batch
     """
 
@@ -32,10 +32,10 @@ class PaddingReport:
 def pack(
     lengths: Int[np.ndarray, " n"], row_length: int, rng: np.random.Generator
 ) -> list[Int[np.ndarray, " _"]]:
-    """Rows of sample indices; every sample stands in exactly one row.
+    """Rows of sample indices; every sample is in exactly one row.
 
     `rng` decides which of the samples of equal length goes where, the order of the rows and the
-    order within a row. The number of rows depends on `lengths` and `row_length` alone.
+    order within a row. The number of rows depends only on `lengths` and `row_length`.
     """
     lengths = np.asarray(lengths, np.int64)
     if lengths.size == 0:
@@ -51,7 +51,7 @@ def pack(
 
 
 def _best_fit(lengths: list[int], row_length: int) -> tuple[np.ndarray, int]:
-    """(row of every length, number of rows) for lengths in decreasing order.
+    """The row of every length, for lengths in decreasing order, and the number of rows.
 
     Bit r of `rooms` is set while some row has room for exactly r more tokens, so the fullest row
     with room for `length` is the lowest bit that is left after a shift by `length`.
@@ -80,7 +80,7 @@ def fill_row(
     task_ids: Sequence[int],
     row_length: int,
 ) -> Batch:
-    """One row `[L]` of the segments given, in that order; without segments, a row of padding.
+    """A row `[L]` of the given segments, in that order; without segments, a row of padding.
 
     `loss_weights[i][j]` is the weight of the j-th token of segment i as a target, so it moves to
     the place before it (the weight of a first token is never used):
@@ -97,7 +97,7 @@ def fill_row(
     ):
         end = start + len(sample)
         if end > row_length:
-            raise ValueError(f"segments of {end} tokens and more do not fit a row of {row_length}")
+            raise ValueError(f"segments of {end} tokens do not fit a row of {row_length}")
         row.tokens[start:end] = sample
         row.targets[start : end - 1] = sample[1:]
         row.positions[start:end] = np.arange(len(sample))

@@ -1,4 +1,4 @@
-"""CPython bytecode as text that is the same in every process."""
+"""A listing of CPython bytecode, the same text in every process."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import inspect
 import types
 
 _JUMPS = frozenset(dis.hasjrel + dis.hasjabs)
-_SILENT = {"CACHE", "RESUME", "PRECALL", "NOP", "EXTENDED_ARG"}  # say nothing of the source
+_SILENT = {"CACHE", "RESUME", "PRECALL", "NOP", "EXTENDED_ARG"}  # tell nothing about the source
 
 
 def bytecode_listing(code: types.CodeType) -> str:
-    """Operation in small letters and its argument, labels at jump targets, inner code below.
+    """Operations in small letters with their arguments, labels at jump targets, inner code last.
 
         code f(x, *rest):
         load_fast x
@@ -38,7 +38,7 @@ def bytecode_listing(code: types.CodeType) -> str:
 
 
 def _parameters(code: types.CodeType) -> list[str]:
-    """As they are written, less annotations, defaults and a bare `*` or `/`."""
+    """The parameters as written, without annotations, defaults and a bare `*` or `/`."""
     named = code.co_argcount + code.co_kwonlyargcount
     parameters = list(code.co_varnames[:named])
     if code.co_flags & inspect.CO_VARKEYWORDS:
@@ -50,7 +50,7 @@ def _parameters(code: types.CodeType) -> list[str]:
 
 
 def _argument(instruction: dis.Instruction, code: types.CodeType) -> str:
-    """Free of addresses and of the order of sets, which change from process to process."""
+    """The argument without addresses and the order of sets, which differ between processes."""
     if isinstance(instruction.argval, types.CodeType):
         return f"<code {instruction.argval.co_name}>"
     if isinstance(instruction.argval, frozenset):

@@ -1,4 +1,4 @@
-"""Real code that every machine has, read with `ast` and never imported.
+"""Records from the Python code of every machine, which is read with `ast` and never imported.
 
     stdlib:completion        function prefix -> the rest of the function
     stdlib:text2code         signature and docstring -> body
@@ -8,12 +8,12 @@
     packages:NAME,NAME:text  all `.py` files of installed packages, as plain text
 
 The five tasks read the same functions of the running interpreter's standard library: 2 to 60 lines,
-prompt and answer together at most 4,000 characters, functions that differ in their docstring alone
+prompt and answer together at most 4,000 characters, functions that differ only in their docstring
 once. Train and valid are split by top-level module, the same way for every task, so no function is
-on both sides. Records depend on the interpreter version, the spec, the split and the seed alone.
+on both sides. Records depend only on the interpreter version, the spec, the split and the seed.
 
-Skipped in the library: tests and their fixtures (among them every file that is meant not to decode
-or parse), encoding tables, documentation data. Skipped in packages: tests, vendored code, files
+Skipped in the library: tests and their fixtures (all files that are meant not to decode or parse
+are there), encoding tables, documentation data. Skipped in packages: tests, vendored code, files
 above 400 kB. Any other file that cannot be read is an error.
 """
 
@@ -58,7 +58,7 @@ PACKAGE_SKIPPED |= {"_vendor", "vendor", "vendored", "third_party", "node_module
 def python_records(spec: str, split: Split, seed: int) -> list[dict[str, str]]:
     """Records of one task: `{"prompt", "answer", "id", "lang"}`, or `{"text", "id"}` for packages.
 
-    MftError for an unknown spec, a package that is not installed and a file that cannot be read.
+    Raises `MftError` for an unknown spec, a missing package and a file that cannot be read.
     """
     kind, _, rest = spec.partition(":")
     if kind == "stdlib" and rest in _TASKS:
@@ -69,7 +69,7 @@ def python_records(spec: str, split: Split, seed: int) -> list[dict[str, str]]:
     valid = ", ".join(f"stdlib:{name}" for name in _TASKS)
     raise MftError(
         f"unknown Python code source {spec!r}; expected one of {valid}, or "
-        "packages:NAME,NAME:text with names of installed packages"
+        "packages:NAME,NAME:text with names of installed packages; correct the path"
     )
 
 
@@ -96,8 +96,8 @@ def _stdlib_records(task: str, split: Split, seed: int) -> list[dict[str, str]]:
 def _valid_modules(seed: int) -> frozenset[str]:
     """About a tenth of the library, as top-level modules in a seeded order.
 
-    Modules with doctest examples are drawn first and counted in examples, for they are few: a plain
-    tenth of all modules would often leave `unit_test` without validation.
+    Modules with doctest examples are drawn first and counted in examples, since they are few: a
+    plain tenth of all modules would often leave `unit_test` without validation.
     """
     functions, examples = Counter[str](), Counter[str]()
     for function in _stdlib_functions():
@@ -111,8 +111,8 @@ def _valid_modules(seed: int) -> frozenset[str]:
 
 
 def _draw(sizes: Counter[str], wanted: int, seed: int) -> frozenset[str]:
-    """Modules in seeded order until their sizes reach `wanted`; passes over a module that is too
-    large to stay within 5/4 of it."""
+    """Modules in seeded order until their sizes reach `wanted`, without those that would exceed 5/4
+    of it."""
     drawn: set[str] = set()
     count = 0
     for module in sorted(sizes, key=lambda name: _hash(seed, name)):
@@ -189,7 +189,7 @@ def _unit_test(function: Function) -> tuple[str, str] | None:
 
 
 def _example_text(example: doctest.Example) -> str:
-    """The example as it stands in a docstring, flush left."""
+    """The example as written in a docstring, without indentation."""
     first, *others = example.source.rstrip("\n").split("\n")
     lines = [f">>> {first}", *(f"... {line}".rstrip() for line in others)]
     wanted = ["<BLANKLINE>" if line.isspace() else line for line in example.want.splitlines()]
@@ -197,12 +197,12 @@ def _example_text(example: doctest.Example) -> str:
 
 
 def _translation(function: Function) -> tuple[str, str] | None:
-    """The source is in its canonical form, and compiled from it: CPython 3.13 fuses
-    instructions that stand on one line, so layout is in the bytecode."""
+    """The bytecode listing and the source in its canonical form, from which it is compiled: CPython
+    3.13 fuses instructions of one line, so the bytecode depends on the layout."""
     if len(function.code) > MAX_RECORD_CHARS // 4:  # its listing would not fit
         return None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the library's source: nobody's to mend here
+        warnings.simplefilter("ignore")  # a user cannot change the library
         answer = ast.unparse(ast.parse(function.code))
         code = compile(answer, "<function>", "exec", dont_inherit=True, optimize=0)
     prompt = f"Translate this CPython bytecode into Python source.\n{bytecode_listing(code)}"
@@ -222,7 +222,7 @@ _TASKS: dict[str, Callable[[Function], tuple[str, str] | None]] = {
 
 
 def _package_records(names: list[str], split: Split, seed: int) -> list[dict[str, str]]:
-    """Every file in pieces; one file in fifty, at least one, is for validation."""
+    """The pieces of all files; one file in fifty, at least one, is for validation."""
     files: dict[str, tuple[str, Path]] = {}  # by text: identical files count once
     for name in names:
         for path, where in _package_files(name):
@@ -245,12 +245,12 @@ def _package_records(names: list[str], split: Split, seed: int) -> list[dict[str
 
 
 def _package_files(name: str) -> list[tuple[Path, str]]:
-    """(file, `name/inner/file.py`) of an installed package or single-file module, sorted."""
+    """The files of an installed package or module, sorted, each with `name/inner/file.py`."""
     spec = importlib.util.find_spec(name) if name.isidentifier() else None
     if spec is None or not (spec.submodule_search_locations or spec.has_location):
         raise MftError(
             f"package {name!r} of a packages: source is not installed (expected the name it is "
-            f"imported by); install it (`pip install {name}`) or take it out of the list"
+            f"imported by); install it (`pip install {name}`) or remove it from the list"
         )
     if not spec.submodule_search_locations:
         return [(Path(str(spec.origin)), f"{name}.py")]

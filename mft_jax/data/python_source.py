@@ -54,7 +54,7 @@ def python_files(root: Path, skipped: set[str]) -> list[Path]:
 
 
 def read_source(path: Path) -> str:
-    """Decoded as the file's coding line says; lines end in a newline alone."""
+    """The text of a file, decoded by its coding line; every line ends with a newline only."""
     try:
         with tokenize.open(path) as file:
             return file.read()
@@ -65,7 +65,7 @@ def read_source(path: Path) -> str:
 def parse_source(path: Path, text: str) -> ast.Module:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about installed source: nobody's to mend here
+            warnings.simplefilter("ignore")  # a user cannot change installed code
             return ast.parse(text)
     except SyntaxError as error:
         raise MftError(_unreadable(path, f"line {error.lineno}: {error.msg}")) from error
@@ -79,7 +79,7 @@ def _unreadable(path: Path, found: str) -> str:
 
 
 def functions_of(module: str, text: str, tree: ast.Module) -> Iterator[Function]:
-    """Functions and methods, not those nested in functions."""
+    """The functions and methods of a file, without those nested in functions."""
     lines = io.StringIO(text).readlines()
     pending: list[tuple[str, ast.stmt]] = [("", node) for node in reversed(tree.body)]
     while pending:
@@ -95,7 +95,7 @@ def functions_of(module: str, text: str, tree: ast.Module) -> Iterator[Function]
 def _cut_function(
     module: str, name: str, lines: list[str], node: ast.FunctionDef | ast.AsyncFunctionDef
 ) -> Function | None:
-    """None for a function that is too short or too long, or that is not laid out line by line."""
+    """The function, or None if it is too short or too long, or its parts share a line."""
     start, end = _first_line(node), node.end_lineno or 0
     docstring = ast.get_docstring(node) or ""
     header_end = _first_line(node.body[0])
@@ -104,9 +104,9 @@ def _cut_function(
     shared_line = docstring and len(node.body) > 1 and _first_line(node.body[1]) < body_start
     if one_liner or shared_line or not MIN_LINES <= end - start + 1 <= MAX_LINES:
         return None
-    own = "".join(lines[start - 1 : end]).rstrip() + "\n"
-    dedented = io.StringIO(textwrap.dedent(own)).readlines()
-    if dedented[0][0].isspace():  # a string literal reaches further left than the function
+    source = "".join(lines[start - 1 : end]).rstrip() + "\n"
+    dedented = io.StringIO(textwrap.dedent(source)).readlines()
+    if dedented[0][0].isspace():  # a string literal begins further left than the function
         return None
     header, docstring_lines, body = (
         "".join(dedented[first - start : last - start])
@@ -127,8 +127,8 @@ def split_source(text: str, tree: ast.Module) -> list[str]:
     any statement, else at a line's end.
     """
     lines = io.StringIO(text).readlines()
-    top = {_first_line(node) - 1 for node in tree.body}
-    anywhere = {_first_line(node) - 1 for node in ast.walk(tree) if isinstance(node, ast.stmt)}
+    top_level = {_first_line(node) - 1 for node in tree.body}
+    statements = {_first_line(node) - 1 for node in ast.walk(tree) if isinstance(node, ast.stmt)}
     pieces, start = [], 0
     while start < len(lines):
         end, size = start, 0
@@ -141,7 +141,7 @@ def split_source(text: str, tree: ast.Module) -> list[str]:
             continue
         if end < len(lines):
             inside = range(end, start, -1)
-            end = next((i for cuts in (top, anywhere) for i in inside if i in cuts), end)
+            end = next((i for cuts in (top_level, statements) for i in inside if i in cuts), end)
         pieces.append("".join(lines[start:end]))
         start = end
     return pieces

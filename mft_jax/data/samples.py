@@ -1,4 +1,4 @@
-"""The forms a record may have, and the two kinds of sample they become.
+"""The forms of a record, and the two kinds of sample that they become.
 
 {"chat_rounds": [{"role": "human", "content": "..."}, {"role": "bot", "content": "..."}]}
 {"prompt": "...", "answer": "...", "system": "..."}          (other names: see the keys below)
@@ -35,7 +35,7 @@ class Message:
 
 @dataclasses.dataclass(frozen=True)
 class Conversation:
-    """A chat of an optional system message, then user and assistant in turns; the last answers."""
+    """A chat: at most one system message, then user and assistant in turns; the last answers."""
 
     messages: tuple[Message, ...]
     where: str
@@ -53,10 +53,10 @@ Sample = Conversation | Document
 
 
 def to_sample(record: SourceRecord) -> Sample:
-    """Reads `chat_rounds`, a prompt and answer pair, or `text`.
+    """The sample of a record with `chat_rounds`, a prompt and an answer, or `text`.
 
-    Exactly one of the three forms must be there: a record that could be read in two ways is an
-    error, not a guess. A field that is null counts as absent. `instruction` and `input` may stand
+    The record must have exactly one of the three forms: one that could be read in two ways is an
+    error, not a guess. A field that is null counts as absent. `instruction` and `input` may occur
     together; they are joined by a newline. Other fields (`id`, `lang`, ...) are ignored.
     """
     fields = {key: value for key, value in record.data.items() if value is not None}
@@ -91,20 +91,19 @@ def _pair_messages(
 ) -> tuple[Message, ...]:
     if not answers:
         raise MftError(
-            f"{where}: no answer, the record has {_names(prompts)} alone; expected one of "
-            f"{_names(ANSWER_KEYS)} beside it; add the answer or remove the record"
+            f"{where}: no answer, the record has only {_names(prompts)}; expected also one of "
+            f"{_names(ANSWER_KEYS)}; add the answer or remove the record"
         )
     if not prompts:
         raise MftError(
-            f"{where}: no prompt, the record has {_names(answers)} alone; expected one of "
-            f"{_names(PROMPT_KEYS)} beside it; add the prompt, or name the field `text` if it is "
-            "plain text"
+            f"{where}: no prompt, the record has only {_names(answers)}; expected also one of "
+            f"{_names(PROMPT_KEYS)}; add the prompt, or name the field `text` if it is plain text"
         )
     if len(answers) > 1 or (len(prompts) > 1 and set(prompts) != {"instruction", "input"}):
         raise MftError(
             f"{where}: the record can be read in more than one way, it has the fields "
             f"{_names(prompts + answers)}; expected one prompt (`instruction` and `input` may "
-            "stand together) and one answer; remove the fields that are not meant"
+            "occur together) and one answer; remove the fields that are not meant"
         )
     names = ["instruction", "input"] if len(prompts) > 1 else prompts
     parts = [_string(fields[name], name, where) for name in names]
@@ -120,14 +119,14 @@ def _chat_messages(rounds: Any, where: str) -> tuple[Message, ...]:
     if not isinstance(rounds, list) or not rounds:
         raise MftError(
             f"{where}: `chat_rounds` is {_short(rounds)}; expected a list of "
-            '{"role": ..., "content": ...} with at least a human and a bot round; mend the record'
+            '{"role": ..., "content": ...} with at least a human and a bot round; correct it'
         )
     messages: list[Message] = []
     for number, entry in enumerate(rounds, start=1):
         place = f"{where}: round {number} of `chat_rounds`"
         if not isinstance(entry, dict) or not {"role", "content"} <= set(entry):
             raise MftError(
-                f'{place} is {_short(entry)}; expected {{"role": ..., "content": ...}}; mend it'
+                f'{place} is {_short(entry)}; expected {{"role": ..., "content": ...}}; correct it'
             )
         role = ROLES.get(entry["role"]) if isinstance(entry["role"], str) else None
         if role is None:
@@ -141,7 +140,7 @@ def _chat_messages(rounds: Any, where: str) -> tuple[Message, ...]:
     if messages[-1].role != "assistant":
         raise MftError(
             f"{where}: no answer, `chat_rounds` ends with the role {rounds[-1]['role']!r}; "
-            "expected a bot round at the end; add the answer or remove the open question"
+            "expected a bot round at the end; add the answer or remove the last rounds"
         )
     return tuple(messages)
 

@@ -13,7 +13,7 @@ Sampling = Literal["proportional", "temperature", "rates"]
 class TaskConfig:
     """One task.
 
-    name               unique; what reports and other settings call it
+    name               unique; its name in reports and in other settings
     path               a file, a folder or a glob of .jsonl, .jsonl.gz, .jsonl.zst or .parquet, a
                        saved dataset, stdlib:<task> or packages:<names>:text
     valid_path         validation files; none: a part of `path` is split off
@@ -36,7 +36,7 @@ class DataConfig:
 
     tasks        the tasks, in the order of all tables
     row_length   positions of a packed row, in tokens
-    overlong     what becomes of a sample of more than row_length tokens; always counted
+    overlong     what is done with a sample of more than row_length tokens; always counted
     sampling     share of each task in an epoch: every sample once, by size ** (1 / temperature), or
                  by `rates`
     temperature  of sampling=temperature; 1 is proportional, a large one gives equal shares
@@ -55,11 +55,13 @@ class DataConfig:
     def __post_init__(self) -> None:
         at_least("data", self, row_length=2, seed=0)
         if not self.temperature > 0:
-            raise MftError(f"data.temperature={self.temperature}: expected more than 0")
+            raise MftError(
+                f"data.temperature={self.temperature} is too small; expected more than 0"
+            )
         if self.rates and self.sampling != "rates":
             raise MftError(
-                f"data.rates is read by data.sampling='rates', not by {self.sampling!r}; remove "
-                "one of them"
+                f"data.rates is set, but data.sampling={self.sampling!r} does not use it; expected "
+                "data.sampling='rates'; change it or remove data.rates"
             )
         if self.tasks and self.sampling == "rates":
             table = TaskTable(tuple(task.name for task in self.tasks))

@@ -1,7 +1,7 @@
 """Files of records: `.jsonl`, `.jsonl.gz`, `.jsonl.zst`, `.parquet`, a saved Hugging Face dataset.
 
 A source yields every record of its files in a fixed order (files sorted by name, records in file
-order) or raises; only blank lines are passed over.
+order) or raises `MftError`; only blank lines are skipped.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CHUNK_BYTES = 1 << 20
 
 @dataclasses.dataclass(frozen=True)
 class SourceRecord:
-    """One record and the place an error message points to (`file:line` or `file row n`)."""
+    """One record and its place for an error message (`file:line` or `file row n`)."""
 
     data: dict[str, Any]
     where: str
@@ -49,10 +49,11 @@ def read_records(path: str) -> Iterator[SourceRecord]:
 
 
 def find_files(path: str) -> list[Path]:
-    """The data files that `path` names, sorted. Raises where there is none, or one we cannot read.
+    """The data files that `path` names, sorted.
 
-    In a folder, files with other suffixes are no data files (a README, a checksum list); a file
-    named outright or by a pattern must be one.
+    In a folder, files with other suffixes are not data files (a README, a checksum list); a file
+    that is named directly or by a pattern must be one. Raises `MftError` where it is not, or where
+    there is no file.
     """
     place = Path(path).expanduser()
     if place.is_dir():
@@ -89,7 +90,7 @@ def _either(words: tuple[str, ...]) -> str:
 def _read_jsonl(file: Path) -> Iterator[SourceRecord]:
     for number, line in enumerate(_lines(file), start=1):
         if line.strip():
-            # A byte-order mark, which some editors put in front, is not part of the first line.
+            # A byte-order mark, which some editors write first, is not part of the first line.
             text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             yield SourceRecord(_parse(text, f"{file}:{number}"), f"{file}:{number}")
 
@@ -106,22 +107,22 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
         if not isinstance(error, json.JSONDecodeError):
             raise MftError(
                 f"{where}: JSON nested too deeply or a number too long to read ({error}); expected "
-                "one plain JSON object per line; mend or remove the line"
+                "one plain JSON object per line; correct or remove the line"
             ) from error
         raise MftError(
             f"{where}: invalid JSON, {error.msg} at character {error.pos + 1} of the line; "
-            "expected one JSON object per line; mend or remove the line"
+            "expected one JSON object per line; correct or remove the line"
         ) from error
     if not isinstance(data, dict):
         raise MftError(
             f"{where}: the line holds a JSON {type(data).__name__}; expected an object such as "
-            '{"prompt": "...", "answer": "..."}; mend or remove the line'
+            '{"prompt": "...", "answer": "..."}; correct or remove the line'
         )
     return data
 
 
 def _lines(file: Path) -> Iterator[bytes]:
-    """Lines split at b"\\n" alone: other line separators may stand inside a JSON string."""
+    """The lines, split only at b"\\n": a JSON string may contain other line separators."""
     number, rest = 0, b""
     try:
         for chunk in _chunks(file):
@@ -148,8 +149,9 @@ def _chunks(file: Path) -> Iterator[bytes]:
 
 
 def _zstd_chunks(file: Path) -> Iterator[bytes]:
-    """zstandard's own stream reader ends quietly inside a cut frame; a decompression object tells
-    by `eof` whether the frame was complete. A file may hold several frames."""
+    """The chunks of a file, which may hold several frames. A decompression object knows by `eof`
+    that a frame was complete; zstandard's stream reader would end in a cut frame without an error.
+    """
     decompressor, frame = zstandard.ZstdDecompressor(), None
     with file.open("rb") as stream:
         while data := stream.read(CHUNK_BYTES):
@@ -188,7 +190,7 @@ def _read_dataset(folder: Path) -> Iterator[SourceRecord]:
     if isinstance(dataset, datasets.DatasetDict):
         splits = sorted(map(str, dataset))
         raise MftError(
-            f"{folder} holds the splits {', '.join(splits)}; expected one of them: name its "
+            f"{folder} holds the splits {', '.join(splits)}; expected one of them; name its "
             f"folder, such as {folder / splits[0]}"
         )
     for number, row in enumerate(dataset, start=1):

@@ -1,4 +1,4 @@
-"""Splits: the records of a task become a training and a validation set of samples."""
+"""Splits: the training and the validation samples of a task, from its records."""
 
 import zlib
 from collections.abc import Iterable
@@ -16,13 +16,13 @@ PYTHON_SOURCES = ("stdlib:", "packages:")
 
 
 def load_splits(task: TaskConfig, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """(train, valid) samples. The same (task, seed) gives the same samples in the same order."""
+    """The (train, valid) samples of a task, the same and in the same order for equal arguments."""
     _check_numbers(task)
     if task.path.startswith(PYTHON_SOURCES):
         if task.valid_path is not None:
             raise MftError(
                 f"task {task.name!r} has valid_path={task.valid_path!r}, but its source "
-                f"{task.path!r} brings its own validation split; remove valid_path"
+                f"{task.path!r} has its own validation split; remove valid_path"
             )
         train = _samples(_python_source(task.path, "train", seed))
         valid = _samples(_python_source(task.path, "valid", seed))
@@ -39,7 +39,7 @@ def load_splits(task: TaskConfig, seed: int) -> tuple[list[Sample], list[Sample]
         raise MftError(
             f"task {task.name!r} has no validation record in {task.valid_path or task.path}; "
             "expected at least one, since tasks are balanced by their validation loss; add "
-            "records, or set `valid_path` to a file that holds some"
+            "records, or set `valid_path` to a file with records"
         )
     train = _subset(train, task.max_samples, _rng(seed, task.name, "train"))
     return train, _subset(valid, task.max_valid_samples, _rng(seed, task.name, "valid"))
@@ -49,17 +49,19 @@ def _check_numbers(task: TaskConfig) -> None:
     if not task.name.strip() or not task.name.isprintable():
         raise MftError(f"task name {task.name!r} is not one printable line; choose another name")
     if not task.path.strip():
-        raise MftError(f"task {task.name!r} has an empty path; expected a file, folder or glob")
+        raise MftError(
+            f"task {task.name!r} has an empty path; expected a file, folder or glob; set it"
+        )
     if not 0 < task.valid_fraction < 1:
         raise MftError(
             f"task {task.name!r} has valid_fraction={task.valid_fraction}; expected a number "
-            "between 0 and 1, both excluded, such as 0.05"
+            "between 0 and 1, both excluded; set it to one such as 0.05"
         )
     for key in ("max_samples", "max_valid_samples"):
         value = getattr(task, key)
         if value is not None and value < 1:
             raise MftError(
-                f"task {task.name!r} has {key}={value}; expected at least 1, or None for all"
+                f"task {task.name!r} has {key}={value}; expected at least 1, or none for all"
             )
 
 
@@ -71,7 +73,7 @@ def _python_source(
 
 
 def _rng(seed: int, name: str, purpose: str) -> np.random.Generator:
-    # crc32, because Python's own hash of a string differs from process to process.
+    # crc32, because Python's hash of a string differs from process to process.
     return np.random.default_rng([seed, zlib.crc32(f"{name}/{purpose}".encode())])
 
 

@@ -1,4 +1,4 @@
-"""All tasks of a run: read and tokenized, and what a run must know of them besides their tokens."""
+"""The tasks of a run: their tokens, and the names and counts that the run is built from."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ from mft_jax.types import TaskTable
 
 @dataclasses.dataclass(frozen=True)
 class TokenizedData:
-    """Tokens and statistics of all tasks, in the order of the configuration: the place of a task
-    in each tuple is its id.
-    """
+    """The tokens and statistics of all tasks. The place of a task in each tuple is its id."""
 
     tasks: TaskTable
     train: tuple[TokenizedTask, ...]
@@ -29,18 +27,18 @@ class TokenizedData:
 
     @property
     def train_sizes(self) -> list[int]:
-        """Samples of each task in the training set."""
+        """The number of samples of each task in the training set."""
         return [len(task.offsets) - 1 for task in self.train]
 
 
 @dataclasses.dataclass(frozen=True)
 class Tasks:
-    """Names and counts of the tasks: all that the step and its balancer are built from.
+    """The names and counts of the tasks, from which the step and its balancer are built.
 
-    mixture              what an epoch holds of each task
+    mixture              samples of each task in an epoch
     rows_per_epoch       training rows of the first epoch
     expected_counts      tokens ("token") and samples ("sample") of each task in an average batch
-    valid_micro_batches  what a full validation pass costs, in batches of `loop.valid_rows` rows
+    valid_micro_batches  batches of `loop.valid_rows` rows in a full validation pass
     """
 
     table: TaskTable
@@ -51,7 +49,7 @@ class Tasks:
 
 
 def load_tasks(data_config: DataConfig, tokenizer: PreTrainedTokenizerFast) -> TokenizedData:
-    """Read and tokenize every task; a bad record, an empty task or an empty split raises."""
+    """The tokens of every task. Raises `MftError` for a bad record or an empty task or split."""
     table = TaskTable(tuple(task.name for task in data_config.tasks))
     train, valid = [], []
     for task in data_config.tasks:

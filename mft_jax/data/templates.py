@@ -1,12 +1,12 @@
-r"""Samples become pieces of text, each trained on or not, in the form the tokenizer asks for.
+r"""Rendering of samples as pieces of text, each trained on or not, in the form of the tokenizer.
 
-With a chat template, the template's form; without one MFTCoder's, where `EOS` is the tokenizer's
-end token and | stands where training begins or ends:
+The form is that of its chat template; without a template it is MFTCoder's, where `EOS` is the end
+token and | marks where training begins or ends:
 
     <s>system\nBe brief.\n<s>human\nHi\n<s>bot\n|Hello\nEOS|\n<s>human\nBye\n<s>bot\n|Ciao\nEOS|
 
-What is trained on is what the model has to say on its own: everything after the generation prompt
-up to and with the end token. The end token must be among it, or the model would never stop.
+The model is trained on what it must write: everything after the generation prompt, up to and with
+the end token. The end token must be part of it, or the model would never stop.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from transformers import PreTrainedTokenizerBase
 from mft_jax.data.samples import Conversation, Document, Message, Sample
 from mft_jax.types import FOREIGN_CODE_ERRORS, MftError
 
-# Noncharacters, which Unicode keeps for a program's internal use: text hardly ever holds one.
+# Noncharacters, which Unicode reserves for a program's internal use: text almost never has one.
 GUARDS = tuple(map(chr, range(0xFDD0, 0xFDF0)))
 GUARD_PATTERN = re.compile(f"[{GUARDS[0]}-{GUARDS[-1]}]")
 
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """The text of a special piece is one special token; other text is plain, however it looks."""
+    """A piece of text: one special token if `special`, else plain text, whatever it looks like."""
 
     text: str
     trained: bool
@@ -37,9 +37,9 @@ class Piece:
 
 @dataclasses.dataclass(frozen=True)
 class ChatTokenizer:
-    """A tokenizer with its special tokens; `special` finds them, the longest first.
+    """A tokenizer with its special tokens; `special` matches them, the longest first.
 
-    Tokens in `strip_left` (`strip_right`) swallow the white space before (after) them.
+    Tokens in `strip_left` (`strip_right`) remove the white space before (after) them.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -52,8 +52,8 @@ class ChatTokenizer:
 
 @dataclasses.dataclass(frozen=True)
 class _Guards:
-    """Two characters that occur nowhere in the sample: one stands around the number of a special
-    token that a message spells out, the other in the place of an answer."""
+    """Two characters that the sample does not contain: `token` encloses the number of a special
+    token that a message spells out, `answer` takes the place of an answer."""
 
     token: str
     answer: str
@@ -63,8 +63,8 @@ def chat_tokenizer(tokenizer: PreTrainedTokenizerBase) -> ChatTokenizer:
     eos = tokenizer.eos_token
     if not isinstance(eos, str):
         raise MftError(
-            f"the tokenizer {tokenizer.name_or_path!r} has no end token; expected `eos_token`, or "
-            "the model would never learn to stop; set it in tokenizer_config.json"
+            f"the tokenizer {tokenizer.name_or_path!r} has no end token; expected `eos_token`, "
+            "without which the model never learns to stop; set it in tokenizer_config.json"
         )
     added = [token for token in tokenizer.added_tokens_decoder.values() if token.special]
     texts = sorted({token.content for token in added} | {eos}, key=lambda text: (-len(text), text))
@@ -78,39 +78,39 @@ def chat_tokenizer(tokenizer: PreTrainedTokenizerBase) -> ChatTokenizer:
     )
 
 
-def render(sample: Sample, form: ChatTokenizer) -> list[Piece]:
+def render(sample: Sample, chat: ChatTokenizer) -> list[Piece]:
     """The pieces of a sample in order; joined, their texts are what the model reads.
 
-    Special tokens come from the template alone: one that a message spells out stays plain text. A
-    piece ends wherever training begins or ends, since there the model reads one text and writes
-    the next, and no token reaches from the one into the other.
+    Special tokens come only from the template: one that a message spells out stays plain text. A
+    piece ends wherever training begins or ends: no token crosses from a text that the model reads
+    into one that it writes.
     """
     texts = [sample.text] if isinstance(sample, Document) else [m.content for m in sample.messages]
     guards = _guards(texts, sample.where)
-    masked = [_mask(text, guards.token, form) for text in texts]
+    masked = [_mask(text, guards.token, chat) for text in texts]
     if isinstance(sample, Document):
-        spans = [(masked[0] + form.eos, True)]
+        spans = [(masked[0] + chat.eos, True)]
     else:
         messages = [
             dataclasses.replace(message, content=text)
             for message, text in zip(sample.messages, masked, strict=True)
         ]
-        if form.tokenizer.chat_template:
-            spans = _template_spans(messages, guards.answer, sample.where, form)
+        if chat.tokenizer.chat_template:
+            spans = _template_spans(messages, guards.answer, sample.where, chat)
         else:
-            spans = _mftcoder_spans(messages, form)
-    return [piece for text, trained in spans for piece in _cut(text, trained, guards.token, form)]
+            spans = _mftcoder_spans(messages, chat)
+    return [piece for text, trained in spans for piece in _cut(text, trained, guards.token, chat)]
 
 
-def example(form: ChatTokenizer) -> list[Piece]:
-    """A short exchange as the model would read it: what it is trained on, and where it stops."""
-    where = f"an example in the form of {form.tokenizer.name_or_path!r}"
-    return render(Conversation((Message("user", "Hi"), Message("assistant", "Hello")), where), form)
+def example(chat: ChatTokenizer) -> list[Piece]:
+    """The pieces of a short chat, which show what the model is trained on and where it stops."""
+    where = f"an example in the form of {chat.tokenizer.name_or_path!r}"
+    return render(Conversation((Message("user", "Hi"), Message("assistant", "Hello")), where), chat)
 
 
-def stop_token(form: ChatTokenizer) -> str:
-    """The special token that ends an answer: where generation must stop."""
-    return [piece.text for piece in example(form) if piece.trained and piece.special][-1]
+def stop_token(chat: ChatTokenizer) -> str:
+    """The special token that ends an answer, at which generation must stop."""
+    return [piece.text for piece in example(chat) if piece.trained and piece.special][-1]
 
 
 def _guards(texts: list[str], where: str) -> _Guards:
@@ -119,38 +119,38 @@ def _guards(texts: list[str], where: str) -> _Guards:
     if len(free) < 2:
         raise MftError(
             f"{where}: the sample holds {len(used)} of the 32 noncharacters U+FDD0 to U+FDEF; "
-            "expected at most 30, two are needed as marks; remove the record, it is hardly text"
+            "expected at most 30, since two are needed as marks; remove the record"
         )
     return _Guards(*free[:2])
 
 
-def _mask(text: str, guard: str, form: ChatTokenizer) -> str:
-    return form.special.sub(lambda m: f"{guard}{form.special_tokens.index(m[0])}{guard}", text)
+def _mask(text: str, guard: str, chat: ChatTokenizer) -> str:
+    return chat.special.sub(lambda m: f"{guard}{chat.special_tokens.index(m[0])}{guard}", text)
 
 
-def _unmask(text: str, guard: str, form: ChatTokenizer) -> str:
+def _unmask(text: str, guard: str, chat: ChatTokenizer) -> str:
     if guard not in text:
         return text
-    return re.sub(f"{guard}(\\d+){guard}", lambda m: form.special_tokens[int(m[1])], text)
+    return re.sub(f"{guard}(\\d+){guard}", lambda m: chat.special_tokens[int(m[1])], text)
 
 
-def _cut(text: str, trained: bool, guard: str, form: ChatTokenizer) -> list[Piece]:
-    """Cuts a span at its special tokens and gives masked ones their text back."""
+def _cut(text: str, trained: bool, guard: str, chat: ChatTokenizer) -> list[Piece]:
+    """The pieces of a span, cut at its special tokens; masked tokens get their text back."""
     pieces: list[Piece] = []
     start, strip_right = 0, False
-    for match in [*form.special.finditer(text), None]:
+    for match in [*chat.special.finditer(text), None]:
         plain = text[start : match.start() if match else len(text)]
         plain = plain.lstrip() if strip_right else plain
-        plain = plain.rstrip() if match and match[0] in form.strip_left else plain
+        plain = plain.rstrip() if match and match[0] in chat.strip_left else plain
         if plain:
-            pieces.append(Piece(_unmask(plain, guard, form), trained))
+            pieces.append(Piece(_unmask(plain, guard, chat), trained))
         if match:
             pieces.append(Piece(match[0], trained, special=True))
-            start, strip_right = match.end(), match[0] in form.strip_right
+            start, strip_right = match.end(), match[0] in chat.strip_right
     return pieces
 
 
-def _mftcoder_spans(messages: list[Message], form: ChatTokenizer) -> list[tuple[str, bool]]:
+def _mftcoder_spans(messages: list[Message], chat: ChatTokenizer) -> list[tuple[str, bool]]:
     spans: list[tuple[str, bool]] = []
     prompt = ""
     for message in messages:
@@ -160,17 +160,17 @@ def _mftcoder_spans(messages: list[Message], form: ChatTokenizer) -> list[tuple[
             case "user":
                 prompt += f"<s>human\n{message.content}\n<s>bot\n"
             case "assistant":
-                spans += [(prompt, False), (f"{message.content}\n{form.eos}", True)]
+                spans += [(prompt, False), (f"{message.content}\n{chat.eos}", True)]
                 prompt = "\n"
     return spans
 
 
 def _template_spans(
-    messages: list[Message], guard: str, where: str, form: ChatTokenizer
+    messages: list[Message], guard: str, where: str, chat: ChatTokenizer
 ) -> list[tuple[str, bool]]:
-    r"""For every answer: the text up to the generation prompt's end, then the answer's own.
+    r"""Two spans for every answer: the text up to the end of the generation prompt, and the answer.
 
-    The answer's frame, found with a guard in its place, tells what the template puts around it:
+    The answer's frame, found with a guard in its place, is what the template puts around it:
 
         prompt  <|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n
         whole   <|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n
@@ -182,21 +182,21 @@ def _template_spans(
     for place, message in enumerate(messages):
         if message.role != "assistant":
             continue
-        prompt = _apply(messages[:place], True, where, form)
-        whole = _apply(messages[: place + 1], False, where, form)
+        prompt = _apply(messages[:place], True, where, chat)
+        whole = _apply(messages[: place + 1], False, where, chat)
         if not (prompt.startswith(done) and whole.startswith(prompt)):
-            _refuse(where, "renders a message differently once another one follows it", form)
+            _refuse(where, "renders a message differently once another one follows it", chat)
         framed = [*messages[:place], Message("assistant", guard)]
-        before, found, after = _apply(framed, False, where, form)[len(prompt) :].partition(guard)
+        before, found, after = _apply(framed, False, where, chat)[len(prompt) :].partition(guard)
         answer = whole[len(prompt) + len(before) : len(whole) - len(after)]
         framed_alike = found and before + answer + after == whole[len(prompt) :]
         if not framed_alike or answer.strip() != message.content.strip():
-            _refuse(where, "drops or changes the answer", form)
-        end = form.special.search(after)
+            _refuse(where, "drops or changes the answer", chat)
+        end = chat.special.search(after)
         if end is None:
-            _refuse(where, "puts no end token (a special token) after the answer", form)
-        # The answer as it was given: a template that trims it trims what it reads, not what the
-        # model writes, and the indentation of code must be learnt.
+            _refuse(where, "puts no end token (a special token) after the answer", chat)
+        # The answer as given: a template may trim what the model reads, but the model must learn
+        # to write the indentation of code.
         spans += [
             (prompt[len(done) :], False),
             (before + message.content + after[: end.end()], True),
@@ -205,16 +205,16 @@ def _template_spans(
     return spans
 
 
-def _apply(messages: list[Message], ask: bool, where: str, form: ChatTokenizer) -> str:
+def _apply(messages: list[Message], ask: bool, where: str, chat: ChatTokenizer) -> str:
     try:
-        text = form.tokenizer.apply_chat_template(
+        text = chat.tokenizer.apply_chat_template(
             [dataclasses.asdict(message) for message in messages],
             tokenize=False,
             add_generation_prompt=ask,
         )
     except (jinja2.TemplateError, *FOREIGN_CODE_ERRORS) as error:  # a template is a program
         raise MftError(
-            f"{where}: the chat template of {form.tokenizer.name_or_path!r} refuses the record "
+            f"{where}: the chat template of {chat.tokenizer.name_or_path!r} refuses the record "
             f"({error}); expected one that takes the roles "
             f"{', '.join(message.role for message in messages)}; change the record or the template"
         ) from error
@@ -222,9 +222,9 @@ def _apply(messages: list[Message], ask: bool, where: str, form: ChatTokenizer) 
     return text
 
 
-def _refuse(where: str, fault: str, form: ChatTokenizer) -> NoReturn:
+def _refuse(where: str, fault: str, chat: ChatTokenizer) -> NoReturn:
     raise MftError(
-        f"{where}: the chat template of {form.tokenizer.name_or_path!r} {fault}; expected one that "
+        f"{where}: the chat template of {chat.tokenizer.name_or_path!r} {fault}; expected one that "
         "keeps earlier text, keeps the answer and ends it with a special token; use another "
         "template, or remove it (`tokenizer.chat_template = None`) for the built-in form"
     )

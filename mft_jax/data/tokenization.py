@@ -1,4 +1,4 @@
-"""Tokenization: samples become token ids and loss weights, flat for a whole task."""
+"""Tokenization of samples: flat token ids and loss weights of a whole task."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ SAMPLES_PER_CALL = 1024
 
 @dataclasses.dataclass(frozen=True)
 class TokenizedTask:
-    """Sample i is `tokens[offsets[i]:offsets[i + 1]]`.
+    """The tokens of a task; those of sample i are `tokens[offsets[i]:offsets[i + 1]]`.
 
-    `loss_weights` belong to a token as a target: 1 where the model must write it, 0 where it only
-    reads it, and 0 for the first token of a sample, which nothing precedes.
+    `loss_weights` are those of tokens as targets: 1 where the model must write the token, 0 where
+    it only reads it, and 0 for the first token of a sample, which follows no other.
     """
 
     tokens: Int[np.ndarray, " total"]
@@ -34,14 +34,14 @@ class TokenizedTask:
 
 @dataclasses.dataclass(frozen=True)
 class TaskStats:
-    """Counts of the samples of one task and split, by what became of them.
+    """Counts of the samples of one task and split, by what was done with them.
 
-    samples         given
+    samples         all samples given
     kept            in the rows; a sample that was split counts once for every part
-    dropped         left out, because longer than a row (or nothing to train on before its cut)
+    dropped         left out: longer than a row (or without a trained token before its cut)
     truncated       kept up to the end of a row
     split           cut into parts
-    untrainable     left out, because no token of it is trained on
+    untrainable     left out: no token of it is trained on
     tokens          of all samples kept
     trained_tokens  of these, targets with a loss weight
     """
@@ -63,19 +63,19 @@ def tokenize(
     overlong: Overlong,
     where: str,
 ) -> tuple[TokenizedTask, TaskStats]:
-    """Tokens of all samples, and what became of each. `where` names the samples in an error text.
+    """The tokens of all samples, and their counts. `where` names the samples in an error text.
 
     Raises `MftError` where nothing is left to train on, or a sample is too long for a row and
     `overlong` is "error".
     """
-    form = chat_tokenizer(tokenizer)
-    encoder = build_encoder(tokenizer, form)
+    chat = chat_tokenizer(tokenizer)
+    encoder = build_encoder(tokenizer, chat)
     counts = dict.fromkeys(("dropped", "truncated", "split", "untrainable"), 0)
     tokens: list[np.ndarray] = []
     weights: list[np.ndarray] = []
     for first in range(0, len(samples), SAMPLES_PER_CALL):
         group = samples[first : first + SAMPLES_PER_CALL]
-        encoded = encode([render(sample, form) for sample in group], encoder)
+        encoded = encode([render(sample, chat) for sample in group], encoder)
         for sample, (tokens_L, weights_L) in zip(group, encoded, strict=True):
             if overlong == "error" and len(tokens_L) > row_length:
                 _raise_overlong(sample.where, len(tokens_L), row_length)
@@ -89,7 +89,7 @@ def tokenize(
             f"the {where} has no token to train on: of {len(samples)} sample(s) "
             f"{counts['dropped']} were dropped as longer than a row of {row_length} tokens and "
             f"{counts['untrainable']} have no trained token; raise data.row_length, change "
-            "data.overlong or mend the data"
+            "data.overlong or correct the data"
         )
     offsets = np.cumsum([0, *map(len, tokens)], dtype=np.int64)
     task = TokenizedTask(np.concatenate(tokens), np.concatenate(weights), offsets)
@@ -110,10 +110,10 @@ Arrays = tuple[np.ndarray, np.ndarray]
 def fit_to_row(
     tokens: np.ndarray, weights: np.ndarray, row_length: int, overlong: Overlong
 ) -> tuple[Outcome, list[Arrays]]:
-    """Outcome and parts of a sample for rows; no part is longer than a row or without a target.
+    """The outcome and parts of a sample; no part is longer than a row or without a target.
 
-    `split` lets neighbouring parts share one token: the last target of the one is the context of
-    the next one's first target, so every target is trained on exactly once.
+    With `split` neighbouring parts share one token: the last target of a part is the context of
+    the first target of the next, so every target is trained on exactly once.
     """
     if not weights.any():
         return "untrainable", []

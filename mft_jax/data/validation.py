@@ -15,18 +15,18 @@ from mft_jax.data.rows import BatchRows, stack
 from mft_jax.types import Batch
 
 # Sets of at most so many samples (of all tasks together) are shuffled whole for every draw, so that
-# a seed draws the samples that it has always drawn; of larger ones only what is taken is shuffled.
+# a seed draws the same samples as in earlier versions; of larger sets only a part is shuffled.
 SHUFFLED_WHOLE = 16_384
 
 
 @dataclasses.dataclass(frozen=True)
 class ValidationDraws:
-    """Random validation micro-batches `[B, L]`, each from (seed, step) only.
+    """Random validation micro-batches `[B, L]`, each of which depends only on (seed, step).
 
     The tasks take turns to place a random sample, none twice in a batch, until nothing more fits.
-    So the tasks get about equal numbers of samples, and every task is in every batch if there are
-    at least as many rows as tasks; with fewer rows, if a sample of it that was drawn, or else one
-    of its shortest, still finds room. A draw takes the same time for any number of samples.
+    So the tasks get about equal numbers of samples. With at least as many rows as tasks, every task
+    is in every batch; with fewer rows, a task is in it if a sample that was drawn, or else one of
+    its shortest, still fits. A draw takes the same time for any number of samples.
     """
 
     samples: Samples
@@ -48,13 +48,13 @@ class ValidationDraws:
 
     @functools.cached_property
     def shortest(self) -> list[Int[np.ndarray, " _"]]:
-        """Of each task the indices of its shortest samples."""
+        """The indices of the shortest samples of each task."""
         return shortest_samples(self.samples)
 
 
 @dataclasses.dataclass
 class TaskQueue:
-    """Samples of one task in random order; the first is looked at before it is taken."""
+    """The samples of one task in random order; `head` is the next one, if it was read already."""
 
     lengths: Int[np.ndarray, " n"]  # of the samples of all tasks
     order: Iterator[int]
@@ -62,7 +62,7 @@ class TaskQueue:
     head: int | None = None
 
     def take(self, room: int, first_turn: bool) -> int | None:
-        """The next sample if it fits in `room` positions; in the first turn else a shortest one."""
+        """The next sample if it fits in `room` positions, else in the first turn a shortest one."""
         if self.head is None:
             self.head = next(self.order, None)
         head = self.head
@@ -92,7 +92,7 @@ def task_queues(
     shortest: list[Int[np.ndarray, " _"]],
     shuffled_whole: int = SHUFFLED_WHOLE,
 ) -> list[TaskQueue]:
-    """A queue of each task's samples. `shortest` gives their indices, see `shortest_samples`."""
+    """A queue of each task's samples; `shortest` is the result of `shortest_samples`."""
     lengths = samples.lengths
     spans = list(zip(samples.starts[:-1].tolist(), samples.starts[1:].tolist(), strict=True))
     if len(lengths) > shuffled_whole:
@@ -107,9 +107,9 @@ def task_queues(
 
 
 def random_order(start: int, end: int, rng: np.random.Generator) -> Iterator[int]:
-    """The numbers `start` to `end - 1` in random order, each drawn when it is asked for.
+    """The numbers `start` to `end - 1` in random order, each drawn when it is read.
 
-    Fisher and Yates' shuffle from the end, of which only the entries that were moved are stored.
+    It is the shuffle of Fisher and Yates from the end, with only the moved entries stored.
     """
     moved: dict[int, int] = {}
     for last in range(end - 1, start - 1, -1):
@@ -125,7 +125,7 @@ def random_rows(
     num_rows: int,
     rng: np.random.Generator,
 ) -> list[list[int]]:
-    """`num_rows` rows of sample indices: the tasks in turns, each time into the emptiest row."""
+    """The `num_rows` rows of sample indices: the tasks in turns, each into the emptiest row."""
     rows: list[list[int]] = [[] for _ in range(num_rows)]
     rooms = np.full(num_rows, row_length)
     waiting = list(rng.permutation(len(queues)))

@@ -1,1 +1,1 @@
-"""full | lora | qlora: what is frozen, what is trained, and both put together."""
+"""full | lora | qlora: frozen weights, trained weights, and their combination."""

@@ -1,10 +1,10 @@
-"""Weights as they are stored, and adapters as they start.
+"""Stored weights and initial adapters.
 
     qlora    frozen  {path: NF4Array | dense}      trainable {path: {"a": ..., "b": ...}}
     lora     frozen  {path: dense}                 trainable the same
     full     frozen  {}                            trainable {path: dense float32}
 
-The trainable tree is all that is differentiated, optimised and checkpointed.
+Only the trainable tree is differentiated, optimised and checkpointed.
 """
 
 import dataclasses
@@ -34,10 +34,10 @@ def store_weight(
     dtype: jax.typing.DTypeLike,
     adapted: Collection[str] = (),
 ) -> Any:
-    """One layer's weight as it is stored. `full` keeps float32 masters; else it is frozen.
+    """The stored form of one layer's weight: for `full` a float32 master, otherwise frozen.
 
-    With a start that follows from the weight, one of `adapted` becomes a `LoraArray`: the stored
-    rest and the start. Pure and traceable, so the importer runs it under `jit`, tensor by tensor.
+    With `init` pissa or loftq, a matrix in `adapted` becomes a `LoraArray`: the stored rest and the
+    initial adapter. Traceable, so that the importer runs it under `jit`, tensor by tensor.
     """
     if tuning.method == "full":
         return weight.astype(jnp.float32)
@@ -57,7 +57,7 @@ def store_weight(
 
 
 def split_initial_adapters(params: Params) -> tuple[Params, Params]:
-    """(stored weights, starts) of what `store_weight` made."""
+    """(stored weights, initial adapters) from weights of `store_weight`."""
     split = {path: split_adapter(weight) for path, weight in params.items()}
     stored = {path: base for path, (base, _) in split.items()}
     starts = {path: start for path, (_, start) in split.items() if start is not None}
@@ -71,15 +71,17 @@ def init_trainable(
     seed: int,
     start: Params | None = None,
 ) -> Params:
-    """Adapters: from `start` where it has one, else A ~ Kaiming uniform (bound 1/sqrt(in), as PEFT)
-    and B = 0 (of an embedding A = 0 and B normal). `full`: all of `params`, which else only
-    `dora` reads."""
+    """Initial trainable tree: `params` for `full`, otherwise adapters.
+
+    An adapter is that of `start`, if there is one, or A ~ Kaiming uniform (bound 1/sqrt(in), as
+    PEFT) and B = 0 (of an embedding A = 0 and B normal). Of adapters only `dora` reads `params`.
+    """
     if tuning.method == "full":
         return params
     trainable: Params = {}
     for index, path in enumerate(adapted_paths(tuning, infos)):
         key = jax.random.fold_in(jax.random.key(seed), index)
-        adapter = (start or {}).get(path) or _from_nothing(tuning, infos[path], key)
+        adapter = (start or {}).get(path) or _random_adapter(tuning, infos[path], key)
         if tuning.dora:
             norm = functools.partial(column_norm, scale=tuning.scale)
             norms = over_stack(norm, len(infos[path].stack))
@@ -90,14 +92,14 @@ def init_trainable(
 
 
 def trainable_shapes(tuning: FinetuneConfig, infos: ParamInfos) -> Params:
-    """What will be trained, in shapes (without the magnitudes of `dora`)."""
+    """Shapes of the trainable tree (without the magnitudes of `dora`)."""
     if tuning.method == "full":
         return {path: info.struct for path, info in infos.items()}
     plain = dataclasses.replace(tuning, dora=False)
     return jax.eval_shape(lambda: init_trainable(plain, {}, infos, 0))
 
 
-def _from_nothing(tuning: FinetuneConfig, info: ParamInfo, key: Key[Array, ""]) -> Params:
+def _random_adapter(tuning: FinetuneConfig, info: ParamInfo, key: Key[Array, ""]) -> Params:
     d_in, d_out = info.product_widths
     a_shape, b_shape = (*info.stack, d_in, tuning.rank), (*info.stack, tuning.rank, d_out)
     if info.kind == "embedding":
@@ -108,4 +110,5 @@ def _from_nothing(tuning: FinetuneConfig, info: ParamInfo, key: Key[Array, ""]) 
 
 
 def init_frozen(tuning: FinetuneConfig, params: Params) -> Params:
+    """The frozen tree: empty for `full`, otherwise the stored weights."""
     return {} if tuning.method == "full" else params

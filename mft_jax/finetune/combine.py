@@ -1,7 +1,7 @@
-"""What is frozen and what is trained, put together; and how much of each there is.
+"""The combination of frozen and trained weights, and the size of each.
 
-`combine` makes the parameters that the decoder multiplies by. It runs inside the step: the
-trainable tree is its only differentiable input.
+`combine` makes the parameters that the decoder multiplies by. It runs inside the step: only
+its trainable tree is differentiated.
 """
 
 import dataclasses
@@ -30,9 +30,9 @@ def combine(
     dtype: jax.typing.DTypeLike,
     key: Key[Array, ""] | None = None,
 ) -> Params:
-    """The parameters to compute with, trainable parts cast to the compute dtype.
+    """The parameters of the forward pass, with trainable parts cast to the compute dtype.
 
-    With a `key` adapters drop out: give none in evaluation.
+    With a `key` adapters have dropout: give none in evaluation.
     """
     if tuning.method == "full":
         return {path: _compute(tuning, infos[path], w, dtype) for path, w in trainable.items()}
@@ -50,7 +50,7 @@ def combine(
 def _compute(
     tuning: FinetuneConfig, info: ParamInfo, weight: Array, dtype: jax.typing.DTypeLike
 ) -> Array:
-    """A trained weight as it is multiplied; quantised ones take gradients as if they were not."""
+    """A trained weight in the forward pass; gradients ignore that it is quantised."""
     if info.quantizable and tuning.stored:
         one = functools.partial(_round_trip, dtype=tuning.stored)
         rounded = over_stack(one, len(info.stack))
@@ -65,7 +65,7 @@ def _round_trip(weight: Array, dtype: QuantizedDtype) -> Array:
 def _dropout(
     tuning: FinetuneConfig, info: ParamInfo, a: Array, index: int, key: Key[Array, ""] | None
 ) -> dict[str, Any]:
-    """Fields of an adapter that drops out: its own key, one for each of its layers."""
+    """Fields of an adapter with dropout: its rate, and one key for each of its layers."""
     if key is None or not tuning.dropout or info.kind == "embedding":
         return {}
     key = jax.random.fold_in(key, index)
@@ -74,12 +74,12 @@ def _dropout(
 
 
 def repeat_by_task(trainable: Params, num_tasks: int) -> Params:
-    """Adapters [N, ...] with a task axis behind the layers', for `combine_by_task`."""
+    """Adapters with a task axis after the layer axis, [N, T, ...], for `combine_by_task`."""
     return jax.tree.map(lambda x: jnp.repeat(x[:, None], num_tasks, axis=1), trainable)
 
 
 def tasks_first(grads: Params) -> Params:
-    """Gradients by the parts of `repeat_by_task`, [T, N, ...]."""
+    """Gradients by the adapters of `repeat_by_task`, with the task axis first, [T, N, ...]."""
     return jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), grads)
 
 
@@ -92,7 +92,7 @@ def combine_by_task(
     task_ids: Int[Array, "B L"],
     key: Key[Array, ""] | None = None,
 ) -> Params:
-    """`combine` for adapters of `repeat_by_task`: their gradients come out per task."""
+    """`combine` for adapters of `repeat_by_task`: their gradients are per task."""
     adapters: Params = {}
     for path, adapter in repeated.items():
         index = sorted(repeated).index(path)
@@ -106,7 +106,7 @@ def combine_by_task(
 
 @dataclasses.dataclass(frozen=True)
 class ParameterCount:
-    """`stored_bytes` is what frozen and trainable weights occupy on an accelerator."""
+    """Numbers of parameters; `stored_bytes` of frozen and trainable weights on an accelerator."""
 
     total: int
     trainable: int
@@ -117,6 +117,7 @@ class ParameterCount:
 def count_parameters(
     tuning: FinetuneConfig, infos: ParamInfos, trainable: Params, dtype: jax.typing.DTypeLike
 ) -> ParameterCount:
+    """Numbers of parameters and stored bytes of a model with its adapters."""
     sizes = {path: math.prod(info.shape) for path, info in infos.items()}
     full = tuning.method == "full"
     dense_bits = 32 if full else 8 * jnp.dtype(dtype).itemsize

@@ -1,12 +1,12 @@
-"""Base and adapter put together into plain weights, one matrix at a time.
+"""The merge of base and adapter into plain weights, one matrix at a time.
 
     method full        the trained weights
     original base      W16 of the checkpoint + update
     stored base        the dequantised W4 + update
 
-An adapter that started from its weight adds its change since then to the original. A QLoRA adapter
+An adapter that was initialised from its weight adds its change to the original. A QLoRA adapter
 was trained on the dequantised weights, so only the stored base gives the trained model; the
-original gives better weights that the adapter never saw.
+original gives more exact weights, which the adapter was not trained on.
 """
 
 import dataclasses
@@ -28,10 +28,10 @@ from mft_jax.weights.storage import QuantizedDtype, quantize
 
 @dataclasses.dataclass(frozen=True)
 class TrainedWeights:
-    """What training leaves behind.
+    """Result of a training run.
 
-    start    {path: {"a", "b"}} of adapters that did not start at nothing
-    frozen   the stored base; only a merge with it needs it
+    start    {path: {"a", "b"}}, initial adapters whose product is not 0
+    frozen   the stored base; needed only to merge with it
     """
 
     tuning: FinetuneConfig
@@ -40,16 +40,16 @@ class TrainedWeights:
     frozen: Params = dataclasses.field(default_factory=dict)
 
     def is_changed(self, path: str) -> bool:
-        """Whether training made of this weight something else than it was."""
+        """Whether training changed this weight."""
         return path in self.trainable
 
 
 def trained_weight(
     trained: TrainedWeights, info: ParamInfo, index: tuple[int, ...], *, rounded: bool
 ) -> Array:
-    """The weight of layer (and expert) `index` that a `full` fine-tune made, in float32.
+    """The weight of layer (and expert) `index` after a `full` fine-tune, in float32.
 
-    `rounded`: as it was multiplied, quantised and made dense again.
+    `rounded`: quantised and dequantised, as in the forward pass.
     """
     stored = trained.tuning.stored if rounded and info.quantizable else None
     return _merge({"base": trained.trainable[info.path][index]}, stored=stored)
@@ -67,7 +67,7 @@ def merge_with_stored(trained: TrainedWeights, info: ParamInfo, index: tuple[int
 def merge_with_original(
     trained: TrainedWeights, info: ParamInfo, index: tuple[int, ...], original: np.ndarray
 ) -> Array:
-    """`original` (in our layout) plus the change of its adapter since the start, in float32."""
+    """`original` (in our layout) plus the change of its adapter in training, in float32."""
     leaves = {
         "base": original,
         "adapter": _at(trained.trainable, info.path, index),

@@ -1,4 +1,4 @@
-"""What is trained and how the rest is stored: the settings, and which weights get an adapter."""
+"""Settings of what is trained and how the rest is stored; the weights that get an adapter."""
 
 import dataclasses
 import fnmatch
@@ -12,7 +12,7 @@ from mft_jax.weights.storage import QuantizedDtype
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneConfig:
-    """What is trained, and how the rest is stored.
+    """Settings of what is trained and of how the rest is stored.
 
     method            qlora: adapters on a quantised base; lora: on a dense base; full: all weights
     quantization      of the matrices; auto: nf4 for qlora, none otherwise. lora with a quantised
@@ -24,7 +24,7 @@ class FinetuneConfig:
                       attention/*, mlp/down, embedding, head
     dropout           share of an adapter's input that is left out while training
     rslora            scale by alpha / sqrt(rank) (arXiv 2312.03732)
-    dora              train magnitudes and directions apart (arXiv 2402.09353)
+    dora              train magnitudes and directions separately (arXiv 2402.09353)
     init              lora: A random, B zero; pissa, loftq: from the weight (arXiv 2404.02948,
                       2310.08659)
     loftq_iterations  rounds of quantisation and decomposition of init=loftq
@@ -65,17 +65,21 @@ class FinetuneConfig:
                 "qlora"
             )
         elif self.adapter and self.init != "lora":
-            problem = f"init={self.init!r} contradicts adapter={self.adapter!r}: it is the start"
+            problem = (
+                f"init={self.init!r} contradicts adapter={self.adapter!r}: the adapter "
+                "is the start; use init='lora'"
+            )
         if problem:
             raise MftError(f"finetune: {problem}")
 
     @property
     def scale(self) -> float:
+        """Factor of an adapter's update."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
     @property
     def stored(self) -> QuantizedDtype | None:
-        """How matrices are quantised, if they are."""
+        """Quantisation of the matrices; None: none."""
         if self.quantization == "auto":
             return "nf4" if self.method == "qlora" else None
         return None if self.quantization == "none" else self.quantization

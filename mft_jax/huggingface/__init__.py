@@ -1,1 +1,1 @@
-"""Hugging Face folders, read and written: weights, adapters, tokenizers. Files only, no hub."""
+"""Reading and writing of Hugging Face folders: weights, adapters and tokenizers."""

@@ -1,11 +1,11 @@
-"""Adapters in PEFT's format, written: what `peft.PeftModel.from_pretrained` and vLLM load.
+"""Writing of adapters in PEFT's format, which `peft.PeftModel.from_pretrained` and vLLM load.
 
     ours  layers/attention/q/kernel  a [N, in, R]                b [N, R, out]
     PEFT  ...layers.3.self_attn.q_proj.lora_A.weight [R, in]     ...lora_B.weight [out, R]
 
-Both scale the update by alpha / rank, also where it was trained with rslora: its alpha is written
-so that plain scaling gives the same, since not every reader knows the flag (peft itself loses it
-where it puts experts' matrices together). An adapter that started from its weight (PiSSA, LoftQ) is
+Both scale the update by alpha / rank. An adapter trained with rslora is written with the alpha that
+gives the same with plain scaling, since not every reader knows the flag (peft itself loses it where
+it merges experts' matrices). An adapter that was initialised from its weight (PiSSA, LoftQ) is
 written as its change since then, with twice the rank, so that it fits the original weights:
 
     a b - a0 b0 = [a, a0] [b, -b0]
@@ -46,10 +46,10 @@ def save_adapter(
     base_model: str,
     overwrite: bool = False,
 ) -> None:
-    """Write the adapter in float32. `base_model` is where PEFT looks for the base weights.
+    """Write the adapter in float32. `base_model` is where PEFT finds the base weights.
 
-    With several processes every one must call it; the first writes. `overwrite` replaces an
-    existing folder as a whole (for a folder that belongs to the run).
+    All processes must call it; the first one writes. `overwrite` replaces an existing folder as a
+    whole (for a folder that belongs to the run).
     """
     tuning, trainable, start = trained.tuning, trained.trainable, trained.start
     if tuning.method == "full":
@@ -71,11 +71,11 @@ def save_adapter(
 
 
 def not_for_peft(adapted: Collection[str], family: Family, model_config: ModelConfig) -> str:
-    """What peft would leave out without a word, and the remedy; empty where it loads all."""
+    """A note on adapters that peft would silently ignore, with a remedy; empty if it loads all."""
     infos = param_infos(model_config)
     lost = {path for path in adapted if re.fullmatch(family.lost_in_peft, path)}
     experts = {path for path in adapted if infos[path].kind == "expert_matrix"}
-    # It holds gate and up of the experts in one tensor, and loads that only together with down.
+    # peft keeps gate and up of the experts in one tensor, and loads it only together with down.
     if {infos[path].layer for path in experts} not in LOADED_EXPERTS:
         lost |= experts
     if not lost:
@@ -83,12 +83,13 @@ def not_for_peft(adapted: Collection[str], family: Family, model_config: ModelCo
     names = ", ".join(sorted({infos[path].layer for path in lost}))
     return (
         f"note: peft does not load the adapters of {names} of {family.name}; use a merged export "
-        "where peft is in between, or finetune.targets without them"
+        "for readers that use peft, or train with finetune.targets without them"
     )
 
 
 def _since(adapter: Params, start: Params, path: str) -> dict[str, np.ndarray]:
-    """Where any adapter has a start all get twice the rank, since the folder names one."""
+    """The change of an adapter since its start, on the host. If any adapter has a start, all get
+    twice the rank, since the folder names one rank."""
     parts = {name: _to_host(part) for name, part in adapter.items()}
     if not start:
         return parts
@@ -102,13 +103,13 @@ def _since(adapter: Params, start: Params, path: str) -> dict[str, np.ndarray]:
 
 
 def module_name(name: str) -> str:
-    """The module of a tensor, as transformers 5 calls it when a model is in memory."""
+    """The module of a tensor, by its name in a model of transformers 5."""
     module = name.removesuffix(".weight")
     return RENAMED.get(module, module)
 
 
 def part_names(kind: ParamKind) -> dict[str, str]:
-    """PEFT's ending for each part of an adapter of such a parameter."""
+    """The ending in PEFT's names of each part of an adapter of such a parameter."""
     if kind == "embedding":
         return {"a": "lora_embedding_A", "b": "lora_embedding_B"}
     return {
@@ -123,7 +124,7 @@ def peft_tensors(
     entries: tuple[Entry, ...],
     infos: ParamInfos,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """The adapters' tensors by PEFT name, on the host."""
+    """The adapters' tensors by their PEFT names, on the host."""
     for entry in entries:
         for name, index in entry.tensors() if entry.path in adapters else ():
             module = PREFIX + module_name(name)
@@ -133,7 +134,7 @@ def peft_tensors(
 
 
 def target_modules(trainable: Params, entries: tuple[Entry, ...], infos: ParamInfos) -> list[str]:
-    """Ends of the adapted modules' names, as short as PEFT can tell them from the others."""
+    """The ends of the adapted modules' names, as short as they match no other module."""
     names = {True: set[str](), False: set[str]()}
     for entry in entries:
         if not infos[entry.path].is_vector:
@@ -149,7 +150,7 @@ def target_modules(trainable: Params, entries: tuple[Entry, ...], infos: ParamIn
 
 
 def peft_config(tuning: FinetuneConfig, rank_factor: int, targets: list[str]) -> dict[str, Any]:
-    """PEFT's adapter_config.json; ranks are `rank_factor` times those that were trained."""
+    """The contents of adapter_config.json; ranks are `rank_factor` times those in training."""
     root = tuning.rank**0.5 if tuning.rslora else 1
     alpha = tuning.alpha * root * rank_factor
     return {
@@ -173,7 +174,7 @@ def peft_config(tuning: FinetuneConfig, rank_factor: int, targets: list[str]) ->
 
 
 def _to_host(array: jax.Array | np.ndarray) -> np.ndarray:
-    """The whole array in float32, also where its shards lie on devices of other processes."""
+    """The whole array in float32, also where other processes hold some of its shards."""
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         array = multihost_utils.process_allgather(array, tiled=True)
     return np.asarray(array, np.float32)

@@ -1,9 +1,9 @@
-"""Adapters in PEFT's format, read: to continue the training of what peft or MFTCoder trained.
+"""Reading of adapters in PEFT's format, to continue a training by peft or MFTCoder.
 
-The folder says rank, alpha, targets, rslora and dora. Where layers or modules differ in rank
-(`rank_pattern`), all get the largest: what is added is zero, and stays so. Where they differ in
-alpha (`alpha_pattern`), b takes the difference: the same function, and from then on one alpha.
-Modules that are not adapted in every layer get zeros in the others, which stay so as well.
+The folder defines rank, alpha, targets, rslora and dora. Where layers or modules differ in rank
+(`rank_pattern`), all get the largest: the added entries are zero, and stay zero. Where they differ
+in alpha (`alpha_pattern`), b is scaled by the difference: the function is the same, with one alpha.
+Modules that are not adapted in every layer get zeros in the others, which stay zero as well.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ PARTS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magni
 
 @dataclasses.dataclass(frozen=True)
 class TensorSlot:
-    """Where a tensor of the file belongs."""
+    """The place of a tensor of the file in our parameters."""
 
     info: ParamInfo
     part: str  # a, b or magnitude
@@ -43,9 +43,9 @@ class TensorSlot:
 
 @dataclasses.dataclass(frozen=True)
 class ImportedAdapter:
-    """An adapter whose headers were read and fit the model; `load` reads the rest.
+    """An adapter whose headers were read and fit the model; `load` reads its values.
 
-    `tuning`: the run's settings, with what the adapter says in place of theirs.
+    `tuning` is the run's settings, with those of the adapter in place of theirs.
     """
 
     folder: Path
@@ -56,16 +56,17 @@ class ImportedAdapter:
     carried: Mapping[str, Span]  # base tensors in the adapter's file, by HF name
 
     def check_base(self, base: Mapping[str, Span]) -> None:
-        """Raise `MftError` where base tensors that came along are not those of `base`."""
+        """Raise `MftError` if base tensors in the adapter's file differ from those of `base`."""
         changed = sorted(n for n, span in self.carried.items() if not same_values(span, base[n]))
         if changed:
             raise MftError(
-                f"{self.folder} carries base weights that are not this model's: "
-                f"{', '.join(changed)}; expected only the adapter, of an unchanged base"
+                f"{self.folder} contains base weights that are not this model's: "
+                f"{', '.join(changed)}; expected only the adapter, of an unchanged base; save it "
+                "without them, or choose the base model that it was trained with"
             )
 
     def load(self) -> Params:
-        """{path: {"a", "b"[, "magnitude"]}} in float32, on the host."""
+        """The adapters, {path: {"a", "b"[, "magnitude"]}}, in float32 on the host."""
         rank, scale = self.tuning.rank, self.tuning.scale
         trainable: Params = {}
         adapted = {slot.info.path: slot.info for slot in self.slots}
@@ -89,14 +90,14 @@ class ImportedAdapter:
 def read_adapter(
     folder: Path, tuning: FinetuneConfig, family: Family, model_config: ModelConfig
 ) -> ImportedAdapter:
-    """One `MftError` lists all that does not fit; no tensor is read."""
+    """The adapter of a folder, of which only headers are read. One `MftError` lists all faults."""
     problems: list[str] = []
     settings = read_settings(folder, problems)
     slots: list[TensorSlot] = []
     carried: dict[str, Span] = {}
     try:
         spans = read_spans(folder / WEIGHTS_FILE)
-    except MftError as error:  # it stays an error, listed with the others
+    except MftError as error:  # listed with the others
         problems.append(str(error))
     else:
         slots, carried = _slots(spans, family, model_config, problems)
@@ -135,16 +136,16 @@ def _slots(
     model_config: ModelConfig,
     problems: list[str],
 ) -> tuple[list[TensorSlot], dict[str, Span]]:
-    """Where tensors belong, and the base's among them: peft saves an adapted embedding or head."""
+    """The places of the tensors, and the base tensors (peft saves adapted embeddings and heads)."""
     infos = param_infos(model_config)
     known, base = {}, {}
     for entry in family.entries(model_config):
         for name, index in entry.tensors():
             module, _, kind = name.rpartition(".")
-            for called in (module, module_name(module)):
-                base[f"{called}.base_layer.{kind}"] = name
+            for known_name in (module, module_name(module)):
+                base[f"{known_name}.base_layer.{kind}"] = name
                 if infos[entry.path].adaptable:
-                    known[called] = (infos[entry.path], index)
+                    known[known_name] = (infos[entry.path], index)
     found, carried = [], {}
     for name, span in spans.items():
         if (bare := name.removeprefix(PREFIX)) in base:
@@ -170,7 +171,7 @@ def _slots(
 
 
 def _split(name: str) -> tuple[str, str]:
-    """(module, ending); adapters saved with their name in it ("default") are the same."""
+    """The module and the ending, without the adapter's name ("default") that some files contain."""
     for end in PARTS:
         module, found, rest = name.partition(f".{end}")
         if found and rest in ("", ".weight", ".default", ".default.weight"):
@@ -179,7 +180,7 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _incomplete(slots: list[TensorSlot], dora: bool) -> list[str]:
-    """Modules that lack a part, or whose a and b differ in rank."""
+    """The modules that lack a part, or whose a and b differ in rank."""
     parts: dict[str, dict[str, Span]] = {}
     for slot in slots:
         parts.setdefault(slot.module, {})[slot.part] = slot.span
@@ -196,7 +197,7 @@ def _incomplete(slots: list[TensorSlot], dora: bool) -> list[str]:
 
 
 def _gaps(slots: list[TensorSlot], family: Family, model_config: ModelConfig) -> list[str]:
-    """Layers that other layers' magnitudes leave out: they have none that changes nothing."""
+    """The layers that are not adapted though others are: a magnitude of 0 would switch them off."""
     adapted = {slot.module for slot in slots}
     paths = {slot.info.path for slot in slots}
     return [
@@ -208,8 +209,8 @@ def _gaps(slots: list[TensorSlot], family: Family, model_config: ModelConfig) ->
 
 
 def _targets(paths: set[str], tuning: FinetuneConfig, infos: ParamInfos) -> tuple[str, ...]:
-    """`finetune.targets` of these. All linear layers are called so, since a name like "mlp/down"
-    means experts as well where layers without them come first."""
+    """The `finetune.targets` of these paths. All linear layers get that name, since one like
+    "mlp/down" also means experts in models whose first layers have none."""
     by_default = dataclasses.replace(tuning, targets=("all_linear",))
     all_linear = set(adapted_paths(by_default, infos))
     whole = all_linear <= paths

@@ -1,4 +1,4 @@
-"""What `adapter_config.json` of an adapter in PEFT's format says."""
+"""The settings in `adapter_config.json` of an adapter in PEFT's format."""
 
 import dataclasses
 import re
@@ -12,7 +12,7 @@ from mft_jax.huggingface.tensors import read_json
 from mft_jax.models.families.base import is_positive
 from mft_jax.types import MftError
 
-# Settings whose adapters compute something else; each with the values that mean "not used".
+# Settings with which an adapter computes something else; each with the values that mean "not used".
 UNUSED: Mapping[str, tuple[Any, ...]] = {
     "bias": (None, "none"),
     "fan_in_fan_out": (None, False),
@@ -28,16 +28,16 @@ UNUSED: Mapping[str, tuple[Any, ...]] = {
     "arrow_config": (None,),
     "kasa_config": (None,),
     "monteclora_config": (None,),
-    # Others move the base weights: such an adapter does not fit the base that is named next to it.
+    # Other values change the base weights, so that the adapter does not fit the base that it names.
     "init_lora_weights": (None, True, False, "gaussian", "eva", "orthogonal"),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class AdapterSettings:
-    """Rank and alpha, and those of single modules by regular expressions over their names."""
+    """The rank and alpha, and those of single modules by regular expressions over their names."""
 
-    rank: int  # 0 where the file gives none that can be used
+    rank: int  # 0 where the file has no valid one
     alpha: float
     rank_pattern: Mapping[str, float]
     alpha_pattern: Mapping[str, float]
@@ -49,16 +49,16 @@ class AdapterSettings:
         return _matching(self.rank_pattern, module, self.rank)
 
     def scale(self, module: str, rank: int) -> float:
-        """What the update of a module of this rank is multiplied by."""
+        """The factor of the update of a module of this rank."""
         return _matching(self.alpha_pattern, module, self.alpha) / self.divisor(rank)
 
     def divisor(self, rank: int) -> float:
-        """What alpha is divided by."""
+        """The divisor of alpha."""
         return rank**0.5 if self.rslora else rank
 
 
 def read_settings(folder: Path, problems: list[str]) -> AdapterSettings:
-    """What does not fit is added to `problems`. Raises `MftError` where files are missing."""
+    """The settings of a folder; faults go to `problems`. Raises `MftError` for missing files."""
     settings = _read_file(folder, problems)
     rank, alpha = _size(settings, problems)
     return AdapterSettings(
@@ -105,7 +105,7 @@ def _flag(settings: Mapping[str, Any], key: str, problems: list[str]) -> bool:
 
 
 def _pattern(settings: Mapping[str, Any], key: str, problems: list[str]) -> dict[str, float]:
-    """Positive numbers by regular expression; empty where the key is absent or null."""
+    """The positive numbers by regular expression; empty where the key is absent or null."""
     pattern = settings.get(key) or {}
     try:
         if isinstance(pattern, dict) and all(
@@ -119,7 +119,7 @@ def _pattern(settings: Mapping[str, Any], key: str, problems: list[str]) -> dict
 
 
 def _matching(pattern: Mapping[str, float], module: str, default: float) -> float:
-    """PEFT's rule: the first key that the module's name ends with, as a regular expression."""
+    """The value of the first key, a regular expression, that matches the name's end, as in PEFT."""
     for key, value in pattern.items():
         if re.match(rf"(.*\.)?({key})$", module):
             return value

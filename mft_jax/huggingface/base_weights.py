@@ -1,18 +1,18 @@
-"""A Hugging Face folder -> sharded, already frozen parameters, tensor by tensor.
+"""Loading of base weights from a Hugging Face folder, sharded and stored tensor by tensor.
 
-Everything that can be wrong with a checkpoint is found from the safetensors headers, before any
-memory is spent. Then each tensor goes from the mapped file straight to its devices:
+All faults of a checkpoint are found from the safetensors headers, before memory is used. Then each
+tensor is copied from the mapped file directly to its devices:
 
     file [out, in] -> view [in, out] -> shards -> store_weight (jit) -> leaf[layer], leaf [N, ...]
 
-so the host holds about one tensor, and the devices the stored leaves plus one dense layer.
+So the host holds about one tensor, and the devices the stored leaves plus one dense layer.
 """
 
 import difflib
 import functools
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,19 +44,20 @@ from mft_jax.types import MftError, Params
 StoreWeight = Callable[[ParamInfo, jax.Array], Any]
 Shardings = Callable[[ParamInfo, Any], Any]
 OnBytes = Callable[[int, int], None]
+Insert = Callable[[Any, jax.Array, tuple[int, ...]], Any]
 
 SAMPLED_BYTES = 65536
 
 
 def read_model(folder: Path) -> tuple[Family, ModelConfig]:
-    """Which family the folder's config.json names, and the decoder that it describes."""
+    """The family and the decoder that the folder's config.json describes."""
     file = folder / "config.json"
     hf = read_json(file)
     name = hf.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
-        asked = str(name).lower()
-        near = [known for known in FAMILIES if known.startswith(asked)]
-        near += difflib.get_close_matches(asked, FAMILIES, n=3, cutoff=0.5)
+        lower = str(name).lower()
+        near = [known for known in FAMILIES if known.startswith(lower)]
+        near += difflib.get_close_matches(lower, FAMILIES, n=3, cutoff=0.5)
         hint = f"; did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
         raise MftError(
             f"{file}: model_type={name!r} is not supported; expected one of "
@@ -77,7 +78,7 @@ def hf_shape(entry: Entry, infos: ParamInfos) -> tuple[int, ...]:
 
 
 def checked_spans(folder: Path, family: Family, model_config: ModelConfig) -> dict[str, Span]:
-    """Every tensor the model needs, by HF name. One `MftError` lists all that is wrong."""
+    """The tensors that the model needs, by HF name. One `MftError` lists all faults."""
     found: dict[str, Span] = {}
     damaged: set[str] = set()
     problems: list[str] = []
@@ -98,11 +99,11 @@ def checked_spans(folder: Path, family: Family, model_config: ModelConfig) -> di
         for name, _ in entry.tensors()
     }
     readable = expected
-    if damaged:  # what lies in a file that cannot be read is not missing, too
-        places = dict.fromkeys(expected, SINGLE_FILE)
+    if damaged:  # tensors of an unreadable file are not listed as missing
+        file_of = dict.fromkeys(expected, SINGLE_FILE)
         if SINGLE_FILE not in damaged:
-            places = read_json(folder / INDEX_FILE)["weight_map"]
-        readable = {n: shape for n, shape in expected.items() if places.get(n) not in damaged}
+            file_of = read_json(folder / INDEX_FILE)["weight_map"]
+        readable = {n: shape for n, shape in expected.items() if file_of.get(n) not in damaged}
     problems += _differences(readable, found, family, model_config)
     if problems:
         shown = problems[:20] + [f"... and {len(problems) - 20} more"] * (len(problems) > 20)
@@ -122,14 +123,14 @@ def _differences(
     problems = [f"missing: {name} {shape}" for name, shape in expected.items() if name not in found]
     head, embedding = (f"{family.names[name]}.weight" for name in ("head", "embedding"))
     for name, span in found.items():
-        if name.endswith(family.ignored):  # constants that old checkpoints store
+        if name.endswith(family.ignored):  # constants in old checkpoints
             continue
         if name == head and model_config.tied_head:
             table = found.get(embedding, span)
             if {span.dtype, table.dtype} <= DTYPES.keys() and not same_values(span, table):
                 problems.append(
-                    f"{head} is not {embedding}, though config.json ties them; if the model has a "
-                    'head of its own, set "tie_word_embeddings": false'
+                    f"{head} differs from {embedding}, though config.json ties them; if the model "
+                    'has a separate head, set "tie_word_embeddings": false'
                 )
         elif name not in expected:
             problems.append(f"unexpected: {name} {span.shape}")
@@ -163,28 +164,33 @@ def load_params(
     spans: Mapping[str, Span] | None = None,
     on_bytes: OnBytes | None = None,
 ) -> Params:
-    """The checkpoint as `{path: leaf}`, stacked, frozen and placed.
+    """The checkpoint as `{path: leaf}`, with layers stacked, stored and sharded.
 
-    `store_weight(info, weight)` is the stored form of one layer's weight, traced under jit.
-    `shardings(info, leaf)` gives the `NamedSharding`s of a leaf (of shapes): it is asked for the
-    stacked leaf and for one layer's dense weight. `spans` are those of `checked_spans`, where they
-    are known already. `on_bytes` gets bytes read and bytes in all.
+    `store_weight(info, weight)` is the stored form of one layer's weight, traced under jit,
+    once for all weights of one kind, shape, stored form and sharding: a path may change nothing
+    else. `shardings(info, leaf)` gives the `NamedSharding`s of a leaf (of shapes): the stacked leaf, or
+    one layer's dense weight. `spans` is the result of `checked_spans`, if it is known already.
+    `on_bytes` is called with the bytes read and the total.
     """
     spans = checked_spans(folder, family, model_config) if spans is None else spans
     infos = param_infos(model_config)
     total = sum(span.nbytes for span in spans.values())
     entries = family.entries(model_config)
-    # All leaves are described before the first is read: a weight that cannot be quantised, or that
-    # the mesh does not divide, is found before memory is spent.
+    # All leaves are planned before the first is read: a weight that cannot be quantised, or that
+    # the mesh does not divide, is found before memory is used.
     plans = [_plan(infos[entry.path], store_weight, shardings) for entry in entries]
+    inserts: dict[Hashable, Insert] = {}  # entries that are stored alike share one compilation
     done = 0
     params: Params = {}
     for entry, plan in zip(entries, plans, strict=True):
-        leaf, insert = _leaf_builder(plan, store_weight)
+        leaf = _empty_leaf(plan)
+        if plan.signature not in inserts:
+            inserts[plan.signature] = _insert(plan, store_weight)
+        insert = inserts[plan.signature]
         for name, index in entry.tensors():
-            weight = _place(entry, plan.info, shardings, read(spans[name]))
+            weight = _to_devices(entry, plan.info, shardings, read(spans[name]))
             leaf = insert(leaf, weight, index)
-            # Wait, or the queue of dispatched tensors would hold many of them at once.
+            # Without this the queue of dispatched tensors would hold many of them at once.
             jax.block_until_ready(leaf)
             done += spans[name].nbytes
             if on_bytes is not None:
@@ -193,24 +199,33 @@ def load_params(
     return params
 
 
-def _place(entry: Entry, info: ParamInfo, shardings: Shardings, tensor: np.ndarray) -> jax.Array:
+def _to_devices(
+    entry: Entry, info: ParamInfo, shardings: Shardings, tensor: np.ndarray
+) -> jax.Array:
     """The dense weight in our layout, on its devices; each process reads only its shards."""
     weight = tensor.T if entry.layout == "transposed" else tensor
     sharding = shardings(info, jax.ShapeDtypeStruct(weight.shape, weight.dtype))
-    # A copy: the CPU backend may keep the array it is given, and the map is of a file.
+    # A copy, since the CPU backend may keep the array that it gets, here a map of a file.
     return jax.make_array_from_callback(
         weight.shape, sharding, lambda index: np.array(weight[index], order="C")
     )
 
 
 class _Plan(NamedTuple):
-    """A leaf before it is made: whether a cast is all that stores it, its shapes, its placing."""
+    """The plan of a leaf: its shapes and shardings, and whether storing it is only a `cast`."""
 
     info: ParamInfo
     cast: bool
     shapes: Any
     target: Any
     whole: NamedSharding
+
+    @property
+    def signature(self) -> Hashable:
+        """Everything that `_insert` depends on: kind, stack, stored shapes and their shardings."""
+        shapes, form = jax.tree.flatten(self.shapes)
+        shardings = jax.tree.leaves(self.target)
+        return self.info.kind, self.info.stack, self.info.struct, form, *shapes, *shardings
 
 
 def _plan(info: ParamInfo, store_weight: StoreWeight, shardings: Shardings) -> _Plan:
@@ -222,16 +237,20 @@ def _plan(info: ParamInfo, store_weight: StoreWeight, shardings: Shardings) -> _
     return _Plan(info, cast, shapes, shardings(info, shapes), whole)
 
 
-def _leaf_builder(
-    plan: _Plan, store_weight: StoreWeight
-) -> tuple[Any, Callable[[Any, jax.Array, tuple[int, ...]], Any]]:
-    """The empty leaf, and `insert(leaf, weight, index) -> leaf`, which donates the leaf."""
+def _empty_leaf(plan: _Plan) -> Any:
+    return jax.tree.map(
+        lambda x, s: jnp.zeros(x.shape, x.dtype, device=s), plan.shapes, plan.target
+    )
+
+
+def _insert(plan: _Plan, store_weight: StoreWeight) -> Insert:
+    """The compiled `insert(leaf, weight, index) -> leaf`, which donates the leaf."""
 
     def store(weight: jax.Array) -> Any:
         if plan.cast:  # elementwise, shard by shard
             return store_weight(plan.info, weight)
-        # Quantisation reduces over the weight. On the whole of it, the codes are the same on
-        # every mesh; on shards the order of the sums would move a scale by an ulp.
+        # Quantisation reduces over the weight. On the whole weight the codes are the same on
+        # every mesh; on shards the order of the sums would change a scale by an ulp.
         weight = jax.lax.with_sharding_constraint(weight, plan.whole)
         return jax.lax.with_sharding_constraint(store_weight(plan.info, weight), plan.whole)
 
@@ -244,10 +263,7 @@ def _leaf_builder(
         stored = store(weight)
         return jax.tree.map(lambda x, y: put(x, y, index), leaf, stored) if index else stored
 
-    empty = jax.tree.map(
-        lambda x, s: jnp.zeros(x.shape, x.dtype, device=s), plan.shapes, plan.target
-    )
-    return empty, jax.jit(insert, donate_argnums=0, out_shardings=plan.target)
+    return jax.jit(insert, donate_argnums=0, out_shardings=plan.target)
 
 
 def random_params(
@@ -257,7 +273,7 @@ def random_params(
     store_weight: StoreWeight,
     shardings: Shardings,
 ) -> Params:
-    """What `load_params` gives, from `init_params` instead of a file: training from scratch."""
+    """The parameters as from `load_params`, but from `init_params`, for training from scratch."""
     infos = param_infos(model_config)
 
     def make() -> Params:

@@ -1,6 +1,6 @@
-"""A fine-tuned model as an ordinary Hugging Face folder, written tensor by tensor.
+"""Export of a fine-tuned model as an ordinary Hugging Face folder, written tensor by tensor.
 
-Which weights are put together is said in `finetune.merge`.
+`finetune.merge` defines which weights are merged.
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ CONFIG_DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where one HF tensor comes from: `index` of our leaf of `entry`, stored as `kind`."""
+    """The source of one HF tensor: `index` of our leaf of `entry`, written as `kind`."""
 
     entry: Entry
     info: ParamInfo
@@ -74,10 +74,9 @@ def save_merged(
     stop_ids: tuple[int, ...] = (),
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write weights in the base checkpoint's dtype, config.json and the tokenizer's files.
+    """Write the weights in the base checkpoint's dtype, config.json and the tokenizer's files.
 
-    `stop_ids` join the end tokens of generation_config.json, which is made if the base has none.
-
+    `stop_ids` are added to the end tokens of generation_config.json, also if the base has none.
     With `dequantized` the base is the stored one (`trained.frozen`), else that of `base_folder`. A
     `full` export needs no weights in `base_folder`: then config.json names the dtype.
     One process must hold all shards of the parameters. Raises `MftError`, before anything is
@@ -87,8 +86,8 @@ def save_merged(
     adapted = {infos[path].kind for path in trained.trainable}
     if model_config.tied_head and not full and "embedding" in adapted:
         raise MftError(
-            "the adapter of an embedding that is also the head cannot be merged: it changes what "
-            "is read in, not what is put out; use --format=peft"
+            "the adapter of an embedding that is also the head cannot be merged: it changes the "
+            "embedding, but not the head; use --format=peft"
         )
     scratch = full and not has_weights(base_folder)
     spans = {} if scratch else checked_spans(base_folder, family, model_config)
@@ -100,7 +99,7 @@ def save_merged(
         hf_config["architectures"] = [family.architecture]
         (partial / "config.json").write_text(json.dumps(hf_config, indent=2) + "\n", "utf-8")
         copied = [base_folder / name for name in COPIED_FILES]
-        # Code that config.json's `auto_map` names: copied, never run.
+        # Code that config.json's `auto_map` names is copied, never run.
         for file in [*copied, *base_folder.glob("*.py")]:
             if file.is_file():
                 shutil.copyfile(file, partial / file.name)
@@ -108,7 +107,7 @@ def save_merged(
 
 
 def _stop_at(file: Path, hf_config: dict[str, Any], stop_ids: tuple[int, ...]) -> None:
-    """A base model's generation ends at its end of text, a tuned one's at its template's end."""
+    """Add `stop_ids` to the end tokens, since a tuned model ends with its template's end token."""
     settings = read_json(file) if file.is_file() else {}
     known = settings.get("eos_token_id", hf_config.get("eos_token_id"))
     known = known if isinstance(known, list) else [known] * (known is not None)
@@ -120,7 +119,7 @@ def _stop_at(file: Path, hf_config: dict[str, Any], stop_ids: tuple[int, ...]) -
 def _sources(
     base_folder: Path, spans: Mapping[str, Span], family: Family, model_config: ModelConfig
 ) -> dict[str, Source]:
-    """Every tensor to write, by HF name."""
+    """The source of every tensor to write, by HF name."""
     hf_config = read_json(base_folder / "config.json")
     named = str(hf_config.get("dtype") or hf_config.get("torch_dtype") or "float32")
     if not spans and named not in CONFIG_DTYPES:
@@ -145,7 +144,7 @@ def _merged(
     spans: Mapping[str, Span],
     dequantized: bool,
 ) -> np.ndarray:
-    """One HF tensor."""
+    """The merged weight in the layout and dtype of one HF tensor."""
     info, transposed = source.info, source.entry.layout == "transposed"
     if trained.tuning.method == "full":
         weight = trained_weight(trained, info, source.index, rounded=dequantized)
@@ -167,7 +166,7 @@ def _write_shards(
     weight: Callable[[str, Source], np.ndarray],
     max_shard_bytes: int,
 ) -> None:
-    """One file, or shards of at most `max_shard_bytes` (or of one tensor) with an index."""
+    """Write one file, or shards of at most `max_shard_bytes` (or of one tensor) with an index."""
     shards: list[dict[str, Source]] = [{}]
     filled = 0
     for name, source in sources.items():

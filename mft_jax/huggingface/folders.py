@@ -1,4 +1,4 @@
-"""Where a model lies: in the package, in a folder of the user, or on the hub."""
+"""The folder of a model: in the package, one of the user, or downloaded from the hub."""
 
 import json
 import re
@@ -22,13 +22,13 @@ DOWNLOADED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "tokenizer.model"]
 
 
 def model_folder(path: str) -> Path:
-    """The folder behind `builtin:NAME`, a local path, or a name on the hub. It has a config.json;
-    weights may be absent (training from scratch), but not in the pickle format alone."""
+    """The folder of `builtin:NAME`, of a local path, or of a name on the hub. It has a config.json;
+    weights may be absent (training from scratch), but pickles are refused as the only weights."""
     if path.startswith(BUILTIN_PREFIX):
-        shelf = Path(mft_jax.__file__).parent / "builtin"
-        folder = shelf / path.removeprefix(BUILTIN_PREFIX)
+        builtin = Path(mft_jax.__file__).parent / "builtin"
+        folder = builtin / path.removeprefix(BUILTIN_PREFIX)
         if not (folder / "config.json").is_file():
-            names = sorted(p.parent.name for p in shelf.glob("*/config.json"))
+            names = sorted(p.parent.name for p in builtin.glob("*/config.json"))
             known = ", ".join(f"{BUILTIN_PREFIX}{name}" for name in names)
             raise MftError(f"no model is called {path!r}; the package holds {known}")
         return folder
@@ -43,10 +43,10 @@ def model_folder(path: str) -> Path:
 
 
 def refuse_pickles(folder: Path, pickles: str, index: str = "") -> None:
-    """Raise `MftError` where `folder` has such files, with the command that converts them.
+    """Raise `MftError` if `folder` has such files, with the command that converts them.
 
-    It needs no modelling file. Tensors are copied, since pickles share memory between them, and
-    safetensors files do not. `index` is written beside shards.
+    The command runs no modelling code. It copies the tensors, which may share memory in pickles,
+    but not in safetensors files. It writes `index` next to shards.
     """
     pickled = sorted(folder.glob(pickles))
     if not pickled:
@@ -66,19 +66,19 @@ for old in sorted(glob.glob("{pickles}")):
         code += f"""with open("{index}", "w") as file:
     json.dump({{"metadata": {{}}, "weight_map": places}}, file)
 """
-    raise MftError(  # strings within have double quotes, for a shell's sake
+    raise MftError(  # inner strings have double quotes: the shell quotes the code with single ones
         f"{folder} has its weights as {pickled[0].name}, a pickle, which is never read; convert it "
-        "once, where torch is installed; this writes safetensors files beside it:"
+        "once, where torch is installed; this writes safetensors files next to it:"
         f"\npython -c {shlex.quote(code)}"
     )
 
 
 def _downloaded(name: str) -> Path:
-    """A model of the hub, from its cache or over the network; never its code or pickles."""
+    """The folder of a model from the hub's cache or the network, without its code and pickles."""
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         raise MftError(
-            f"model.path={name!r}: there is no such folder, and it is no name on the hub "
-            "(organisation/model) either"
+            f"model.path={name!r}: there is no such folder, and it is not a name on the hub; "
+            "expected a folder, organisation/model or builtin:NAME; correct the path"
         )
     try:
         return Path(
@@ -88,9 +88,9 @@ def _downloaded(name: str) -> Path:
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise MftError(
-            f"model.path={name!r}: there is no such folder, and the hub cannot be asked for it "
+            f"model.path={name!r}: there is no such folder, and downloading it failed "
             f"({type(error).__name__}: {str(error).splitlines()[0]}); where there is a network, "
-            f"fetch it (hf download {name} --local-dir FOLDER), and give that folder"
+            f"fetch it (hf download {name} --local-dir FOLDER), and name that folder"
         ) from error
 
 
@@ -99,6 +99,6 @@ def has_weights(folder: Path) -> bool:
 
 
 def hub_name(path: str) -> str:
-    """`path` if it names a model on the hub, else nothing."""
+    """The `path` if it names a model on the hub, else an empty string."""
     local = path.startswith(BUILTIN_PREFIX) or Path(path).expanduser().is_dir()
     return "" if local else path

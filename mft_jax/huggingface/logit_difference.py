@@ -1,4 +1,4 @@
-"""How far apart two sets of weights of one model are, on real text."""
+"""The difference between the logits of two sets of weights of one model, on real text."""
 
 import dataclasses
 import functools
@@ -16,11 +16,11 @@ from mft_jax.types import Batch, MftError, Params
 
 @dataclasses.dataclass(frozen=True)
 class LogitDifference:
-    """Two models on the same tokens, over positions that are not padding.
+    """The difference of two models on the same tokens, over positions that are not padding.
 
-    max_abs, mean_abs   of the logits
+    max_abs, mean_abs   absolute difference of the logits
     kl                  mean KL(a || b) per position, in nats
-    top1_agreement      share of positions where both prefer the same token
+    top1_agreement      share of positions where both have the same most likely token
     """
 
     max_abs: float
@@ -30,17 +30,17 @@ class LogitDifference:
 
 
 def logit_difference(
-    config: ModelConfig,
+    model_config: ModelConfig,
     params_a: Params,
     params_b: Params,
     batch: Batch,
     *,
     dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> LogitDifference:
-    """Compare row by row: `[1, L, V]` logits of both models are alive at a time."""
+    """The difference, computed row by row: only `[1, L, V]` logits of both models are kept."""
     if not np.any(np.asarray(batch.segment_ids)):
         raise MftError("nothing to compare: the batch holds padding only")
-    compare = jax.jit(functools.partial(_compare_row, config, dtype=dtype))
+    compare = jax.jit(functools.partial(_compare_row, model_config, dtype=dtype))
     rows = [
         compare(params_a, params_b, *(x[i : i + 1] for x in _inputs(batch)))
         for i in range(batch.tokens.shape[0])
@@ -50,7 +50,7 @@ def logit_difference(
     return LogitDifference(
         max_abs=float(max(maxima)),
         mean_abs=mean_abs / count,
-        kl=max(kl / count, 0.0),  # rounding may leave a hair below zero
+        kl=max(kl / count, 0.0),  # rounding may give a value just below zero
         top1_agreement=agree / count,
     )
 
@@ -60,7 +60,7 @@ def _inputs(batch: Batch) -> tuple[Any, Any, Any]:
 
 
 def _compare_row(
-    config: ModelConfig,
+    model_config: ModelConfig,
     params_a: Params,
     params_b: Params,
     tokens: Array,
@@ -69,10 +69,10 @@ def _compare_row(
     *,
     dtype: jax.typing.DTypeLike,
 ) -> tuple[Float[Array, ""], Float[Array, " 4"]]:
-    """(max |a - b|, [sum of mean |a - b| over V, sum of KL, agreements, positions])."""
+    """The max |a - b|, and [sum of mean |a - b| over V, sum of KL, agreements, positions]."""
 
     def logits(params: Params) -> Float[Array, "1 L V"]:
-        decoder = bind(config, params)
+        decoder = bind(model_config, params)
         hidden = decoder(tokens, positions, segment_ids, dtype=dtype, remat=False)
         return decoder.logit_head().logits(hidden.states)
 

@@ -1,4 +1,4 @@
-"""A folder appears whole or not at all."""
+"""Output folders that appear whole or not at all."""
 
 import contextlib
 import shutil
@@ -11,14 +11,14 @@ from mft_jax.types import MftError
 
 @contextlib.contextmanager
 def new_folder(output: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """A sibling folder to write into; it takes the name `output` when the block ends well.
+    """A temporary folder to write into, renamed to `output` when the block ends without an error.
 
         with new_folder(Path("runs/a/adapter")) as folder: ...
 
         runs/a/.adapter.partial   while the block runs; removed if it raises
         runs/a/adapter            after it
 
-    Raises `MftError` where `output` exists and is not an empty folder, at the end as at the start.
+    Raises `MftError` where `output` exists and is not an empty folder, at the start or at the end.
     With `overwrite` an existing folder stays until the new one is complete, and is then replaced.
     """
     check_free(output, overwrite=overwrite)
@@ -32,10 +32,10 @@ def new_folder(output: Path, *, overwrite: bool = False) -> Iterator[Path]:
     partial.mkdir()
     try:
         yield partial
-        check_free(output, overwrite=overwrite)  # others may have written there meanwhile
+        check_free(output, overwrite=overwrite)  # another process may have written there
         if overwrite and output.exists():
             output.rename(previous)
-        partial.rename(output)  # takes the place of an empty folder alone
+        partial.rename(output)  # replaces only an empty folder
     except BaseException:
         shutil.rmtree(partial)
         raise
@@ -44,11 +44,13 @@ def new_folder(output: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 def check_free(output: Path, *, overwrite: bool = False) -> None:
-    """Raise `MftError` unless `output` may be written: ask before the long work, not after."""
+    """Raise `MftError` unless `output` may be written. To be called before the long work."""
     output = output.resolve()
     try:
         if output.exists() and not output.is_dir():
-            raise MftError(f"{output} is a file; expected the name of a folder to write")
+            raise MftError(
+                f"{output} is a file; expected the name of a folder to write; choose another"
+            )
         if output.is_dir() and not overwrite and any(output.iterdir()):
             raise MftError(
                 f"{output} exists and is not empty; nothing is overwritten: choose another folder, "

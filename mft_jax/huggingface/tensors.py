@@ -1,4 +1,4 @@
-"""The safetensors format, read and written one tensor at a time, without torch.
+"""Reading and writing of the safetensors format, one tensor at a time and without torch.
 
 | 8 bytes: header length | header: JSON | data ...                                |
                            {"name": {"dtype": "BF16", "shape": [2, 3],
@@ -25,14 +25,14 @@ DTYPES: dict[str, np.dtype] = {
 }
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-# The format's own limit; a larger length means that the file is no safetensors file.
+# The limit of the format; a larger length means that the file is no safetensors file.
 MAX_HEADER_BYTES = 100_000_000
 COMPARED_BYTES = 1 << 24  # at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """Where a tensor lies: `offset` in bytes from the start of `file`."""
+    """The place of a tensor: `nbytes` bytes at `offset` from the start of `file`."""
 
     file: Path
     dtype: str
@@ -50,7 +50,7 @@ def read(span: Span) -> np.ndarray:
 
 
 def same_values(span: Span, other: Span) -> bool:
-    """Whether both hold the same numbers, in the coarser of their dtypes. Reads block by block."""
+    """Whether both are equal in the coarser of their dtypes. They are read block by block."""
     if span.shape != other.shape:
         return False
     dtype = min(DTYPES[span.dtype], DTYPES[other.dtype], key=lambda dtype: dtype.itemsize)
@@ -82,7 +82,7 @@ def weight_files(folder: Path) -> list[Path]:
     if not index.is_file():
         raise MftError(
             f"{folder} holds no weights: expected {SINGLE_FILE} or {INDEX_FILE}; download the "
-            "checkpoint again, or choose one that has them (pickles, .bin, are never read)"
+            "checkpoint again, or choose one with them (pickles, .bin, are never read)"
         )
     weight_map = read_json(index).get("weight_map")
     named = weight_map if isinstance(weight_map, dict) else {}
@@ -102,7 +102,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def read_spans(file: Path) -> dict[str, Span]:
-    """The tensors of one file, from its header alone. Raises `MftError` if it was cut short."""
+    """The tensors of one file, by its header. Raises `MftError` if the file is damaged."""
     if not file.is_file():
         raise MftError(f"{file} is missing; the checkpoint is incomplete, download it again")
     size = file.stat().st_size
@@ -126,7 +126,7 @@ def read_spans(file: Path) -> dict[str, Span]:
         if span.offset != expected:
             raise MftError(
                 f"{file} is damaged: {name} begins at byte {span.offset}, expected {expected} "
-                "(tensors lie end to end); download it again"
+                "(tensors follow each other without gaps); download it again"
             )
         expected += span.nbytes
     if size != expected:
@@ -140,7 +140,7 @@ def read_spans(file: Path) -> dict[str, Span]:
 def _span(file: Path, start: int, value: Mapping[str, Any]) -> Span:
     begin, end = value["data_offsets"]
     shape = tuple(value["shape"])
-    # type, not isinstance: true and false are ints in Python, but no numbers in JSON.
+    # type, not isinstance: true and false are ints in Python, but not numbers in JSON.
     if not all(type(size) is int and size >= 0 for size in (begin, end, *shape)) or begin > end:
         raise ValueError(f"data_offsets {[begin, end]}, shape {shape}: expected whole numbers")
     dtype = value["dtype"]
@@ -151,6 +151,8 @@ def _span(file: Path, start: int, value: Mapping[str, Any]) -> Span:
 
 @dataclasses.dataclass(frozen=True)
 class TensorType:
+    """The dtype and shape of a tensor in a safetensors file."""
+
     dtype: str
     shape: tuple[int, ...]
 
@@ -162,7 +164,7 @@ class TensorType:
 def write_tensors(
     file: Path, types: Mapping[str, TensorType], tensors: Iterable[tuple[str, np.ndarray]]
 ) -> None:
-    """Write `tensors`, which must come in the order of `types`, holding one at a time."""
+    """Write `tensors`, given one at a time in the order of `types`."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, kind in types.items():

@@ -16,10 +16,10 @@ SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tok
 def load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
     """The folder's fast tokenizer, with an end token and a padding token.
 
-    It is tokenizer.json itself: the classes that AutoTokenizer picks by `tokenizer_class` and
-    config.json put their own normaliser and pre-tokeniser, even tokens, in place of the file's.
+    It is read from tokenizer.json: the classes that AutoTokenizer chooses by `tokenizer_class` and
+    config.json replace the file's normaliser and pre-tokeniser, and even tokens, by other ones.
 
-    `vocab_size` is the number of rows of the embedding. A tokenizer without padding token pads
+    `vocab_size` is the number of rows of the embedding. A tokenizer without a padding token pads
     with its end token (`pad_token_id == eos_token_id`): padding carries no loss either way.
     """
     settings = [folder / name for name in SETTINGS_FILES if (folder / name).is_file()]
@@ -28,17 +28,17 @@ def load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
         raise MftError(
             f"{folder} has no {FILE}: only fast tokenizers are read; {_remedy(contents)}"
         )
-    read_json(folder / FILE)  # names the line of a mistake
+    read_json(folder / FILE)  # its error names the line
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
         )
     except BaseException as error:
-        # The tokenizers package knows no errors of its own: they are Exception itself.
+        # The tokenizers package has no error classes: it raises Exception itself.
         if type(error) is Exception or isinstance(error, (OSError, *FOREIGN_CODE_ERRORS)):
             raise MftError(
                 f"{folder}: the tokenizer cannot be loaded from {FILE} ({type(error).__name__}: "
-                f"{error}); mend that file, or download the tokenizer again"
+                f"{error}); correct that file, or download the tokenizer again"
             ) from error
         raise
     if tokenizer.eos_token_id is None:
@@ -60,9 +60,9 @@ def load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
 def _remedy(settings: Mapping[str, Mapping[str, Any]]) -> str:
     if "auto_map" in settings.get("tokenizer_config.json", {}):
         return (
-            "this one is code of its own (auto_map in tokenizer_config.json), which is never run; "
-            f"put the {FILE} of a published conversion of the same model beside it, and its "
-            "tokenizer_config.json in place of this one"
+            "this one is a program (auto_map in tokenizer_config.json), which is never run; put "
+            f"the {FILE} of a published conversion of the same model into the folder, and replace "
+            "tokenizer_config.json by that of the conversion"
         )
     return (
         "convert it once (AutoTokenizer.from_pretrained(folder).save_pretrained(folder) of "

@@ -14,13 +14,13 @@ from mft_jax.models.layers import Linear, Norm
 from mft_jax.models.rope import Rotation, rotate
 
 Backend = Callable[..., Array]
-# How attention is computed. All have the signature of the readable reference.
+# Ways to compute attention. All have the signature of the readable reference.
 BACKENDS: dict[str, Backend] = {"reference": reference}
 
 
 def alibi_slopes(num_heads: int) -> Float[np.ndarray, " H"]:
-    """ALiBi (arXiv 2108.12409): 2 ** (-8 i / n) for n heads, a power of two; further heads take
-    every other slope of twice as many."""
+    """Slopes of ALiBi (arXiv 2108.12409): 2 ** (-8 i / n) for n heads, a power of two; further
+    heads take every other slope of 2 n heads."""
     power = 2 ** math.floor(math.log2(num_heads))
     slopes = 2.0 ** (-8 * np.arange(1, power + 1) / power)
     between = 2.0 ** (-4 * np.arange(1, 2 * (num_heads - power), 2) / power)
@@ -28,7 +28,7 @@ def alibi_slopes(num_heads: int) -> Float[np.ndarray, " H"]:
 
 
 class Attention(nnx.Module):
-    """Queries share keys and values in groups (arXiv 2305.13245). `window` 0: the whole segment."""
+    """Grouped-query attention (arXiv 2305.13245). `window` 0: the whole segment."""
 
     def __init__(
         self, model_config: ModelConfig, *, window: int, stack: tuple[int, ...], rngs: nnx.Rngs

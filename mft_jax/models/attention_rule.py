@@ -1,4 +1,4 @@
-"""What a token may see, as a rule; and the readable reference that every backend is compared with.
+"""The rule of what a token sees, and the readable reference that backends are compared with.
 
 A query sees a key of the same segment that is not later and lies within the window. The rule is
 given by segment ids and positions, `[B, L]` of queries and `[B, S]` of keys: no `[B, L, S]` array
@@ -14,11 +14,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 class AttentionInputs(NamedTuple):
-    """Where queries and keys stand. In training the keys are those of the queries' tokens.
+    """Segments and positions of queries and keys. In training both are of the same tokens.
 
-    `segment_ids` 0 is padding, which sees padding only and has no loss. Positions are counted from
-    the start of a segment, 0 for padding. Every query must see at least one key, as it does where
-    its own is among them: the softmax over no key is not a number.
+    `segment_ids` 0 is padding, which sees only padding and has no loss. Positions are counted from
+    the start of a segment, 0 for padding. Every query must see at least one key, as it does if
+    its own token is one of the keys: the softmax over no keys is NaN.
     """
 
     segment_ids: Int[Array, "B L"]
@@ -28,7 +28,7 @@ class AttentionInputs(NamedTuple):
 
 
 def visible(inputs: AttentionInputs, window: int = 0) -> Bool[Array, "B L S"]:
-    """True where a query (second axis) sees a key (third axis). For the reference only.
+    """Mask, True where a query (second axis) sees a key (third axis). For the reference only.
 
     A row of two segments and padding, queries down, keys across; right with a window of 2:
 
@@ -47,7 +47,7 @@ def visible(inputs: AttentionInputs, window: int = 0) -> Bool[Array, "B L S"]:
 
 
 def _distance(inputs: AttentionInputs) -> Int[Array, "B L S"]:
-    """How far a key lies before a query, in tokens of their segment."""
+    """Distance of a key before a query, in tokens of their segment."""
     return inputs.positions[:, :, None] - inputs.key_positions[:, None, :]
 
 

@@ -1,4 +1,4 @@
-"""One layer: attention and feed-forward around the residual stream."""
+"""One layer: attention and feed-forward on the residual stream."""
 
 from flax import nnx
 from jaxtyping import Array, Float

@@ -1,7 +1,8 @@
-"""Which capabilities go together: the forms of decoder that some family has.
+"""The combinations of capabilities that some model family has.
 
-A form lists the values of a capability that its families use; one that it does not list must have
-its default. Whatever fits no form was never compared with a reference and is refused.
+A combination lists the values of a capability that its families use; a capability that it does not
+list must have its default. A decoder that fits none was never compared with a reference and is
+refused.
 """
 
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ SUPPORTED: dict[str, dict[str, tuple[Any, ...]]] = {
         "window": BOTH,
         "scaling": ("none", "linear", "wavelength", "yarn"),
     },
-    "the same with biases in every projection": {
+    "gated, root-mean-square norms, rotary, biases in every projection": {
         "qkv_bias": (True,),
         "out_bias": (True,),
         "mlp_bias": BOTH,
@@ -87,7 +88,7 @@ SUPPORTED: dict[str, dict[str, tuple[Any, ...]]] = {
         "tied_head": BOTH,
         "window": BOTH,
     },
-    "plain feed-forward beside packed attention": {
+    "plain feed-forward, packed attention": {
         "norm": ("layer",),
         "qkv": ("packed_by_head",),
         "qkv_bias": (True,),
@@ -98,7 +99,7 @@ SUPPORTED: dict[str, dict[str, tuple[Any, ...]]] = {
         "block": ("sequential", "parallel"),
         "fraction": BOTH,
     },
-    "plain feed-forward beside attention, one norm": {
+    "plain feed-forward parallel to attention, one norm": {
         "norm": ("layer",),
         "qkv_bias": (True,),
         "out_bias": (True,),
@@ -132,23 +133,26 @@ SUPPORTED: dict[str, dict[str, tuple[Any, ...]]] = {
 }
 
 
-def departures(traits: Mapping[str, Any], form: str, defaults: Mapping[str, Any]) -> list[str]:
-    """The traits of a decoder that `form` does not have."""
-    allowed = {name: (value,) for name, value in defaults.items()} | SUPPORTED[form]
+def differences(
+    capabilities: Mapping[str, Any], combination: str, defaults: Mapping[str, Any]
+) -> list[str]:
+    """The capabilities of a decoder that `combination` does not allow."""
+    allowed = {name: (value,) for name, value in defaults.items()} | SUPPORTED[combination]
     return [
         f"{name}={value!r} (expected {' or '.join(map(repr, allowed[name]))})"
-        for name, value in traits.items()
+        for name, value in capabilities.items()
         if value not in allowed[name]
     ]
 
 
-def check_combination(traits: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Raise `MftError` where no family combines these traits, naming the nearest form."""
-    found = {form: departures(traits, form, defaults) for form in SUPPORTED}
-    nearest = min(found, key=lambda form: len(found[form]))
+def check_combination(capabilities: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Raise `MftError` where no family combines these capabilities, naming the nearest one that a
+    family has."""
+    found = {name: differences(capabilities, name, defaults) for name in SUPPORTED}
+    nearest = min(found, key=lambda name: len(found[name]))
     if found[nearest]:
         raise MftError(
-            "no supported family combines these capabilities, so nothing vouches for what would "
-            f"be computed; the nearest form is '{nearest}', from which this departs: "
+            "no supported family combines these capabilities, so the result could not be compared "
+            f"with a reference; the nearest combination is '{nearest}', which differs in: "
             + "; ".join(found[nearest])
         )

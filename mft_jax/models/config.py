@@ -1,4 +1,4 @@
-"""What a decoder is made of: capabilities, never family names."""
+"""The settings of a decoder: capabilities, never family names."""
 
 import dataclasses
 from typing import Any, Literal
@@ -14,9 +14,9 @@ class Experts:
     """A feed-forward of `num` experts, of which every token uses `per_token`.
 
     The weights of a token's experts are the softmax over all of them, divided by their sum if
-    `renormalize`, times `scale`. With `groups` > 1 the experts are chosen from the best
-    `groups_per_token` groups alone. `shared_width` > 0 adds a feed-forward that every token uses,
-    behind a sigmoid gate if `shared_gate`. The first `dense_layers` layers have no experts.
+    `renormalize`, times `scale`. With `groups` > 1 the experts are chosen only from the
+    best `groups_per_token` groups. `shared_width` > 0 adds a feed-forward that every token uses,
+    times a sigmoid gate if `shared_gate`. The first `dense_layers` layers have no experts.
     """
 
     num: int
@@ -35,8 +35,8 @@ class Experts:
 class Latent:
     """Multi-head latent attention (arXiv 2405.04434, section 2.1): widths of its projections.
 
-    `q_rank` 0: queries are projected at once. A head's queries and keys have `plain_width`
-    channels without position and `rope_width` channels that are turned.
+    `q_rank` 0: queries are projected by one matrix. A head's queries and keys have `plain_width`
+    channels without position and `rope_width` rotated channels.
     """
 
     q_rank: int
@@ -49,24 +49,24 @@ class Latent:
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """A decoder of blocks of attention and feed-forward. Combinations that no family uses are
-    refused (`combinations`), since nothing could vouch for them.
+    refused (`combinations`), since there is no reference to compare them with.
 
-    Widths are in numbers of features; `head_width` is the width of one query or key/value head.
+    Widths are numbers of features; `head_width` is the width of one query or key/value head.
 
     norm_offset       a norm's scale is stored as its distance from 1
-    window            a token of a layer in `window_layers` (empty: every layer) sees that many
-                      tokens, itself among them; 0: all of its segment
+    window            number of tokens, including itself, that a token sees in the `window_layers`
+                      (empty: every layer); 0: all of its segment
     local_rope        the rotation in `window_layers`, where it differs
-    attention_scale   of the scores; 0: head_width ** -0.5
+    attention_scale   factor of the scores; 0: head_width ** -0.5
     *_softcap         c tanh(x / c) of scores or logits; 0: none
     qkv               "packed": one matrix, all q heads, then k, then v; "packed_by_head": one
                       matrix, q, k and v of the first head, then of the second, ...
     mlp               "packed_gated": gate and up in one matrix
-    block             "parallel": attention and feed-forward read the block's input, each behind
-                      its norm; "parallel_one_norm": behind the same norm
-    post_norms        a norm behind attention and feed-forward as well
+    block             "parallel": attention and feed-forward read the block's input, each after
+                      its own norm; "parallel_one_norm": after the same norm
+    post_norms        a norm after attention and feed-forward as well
     normalized_head   rows of the head are scaled to length 1
-    bounded           nothing says what the model does beyond `max_positions`
+    bounded           the model is not defined beyond `max_positions`
     """
 
     vocab_size: int
@@ -116,17 +116,17 @@ class ModelConfig:
                 f"num_heads={self.num_heads} must be a multiple of num_kv_heads="
                 f"{self.num_kv_heads}: every key/value head serves a whole group of query heads"
             )
-        if self.positions == "rotary" and self.turned_width % 2:
+        if self.positions == "rotary" and self.rotated_width % 2:
             raise MftError(
-                f"{self.turned_width} channels of a head (head_width={self.head_width}, "
-                f"rope.fraction={self.rope.fraction:g}) are turned; expected an even number: "
-                "rotary embedding turns pairs"
+                f"{self.rotated_width} channels of a head (head_width={self.head_width}, "
+                f"rope.fraction={self.rope.fraction:g}) are rotated; expected an even number: "
+                "rotary embedding rotates pairs"
             )
         factors = {len(self.rope.short_factors), len(self.rope.long_factors)}
-        if self.rope.scaling == "longrope" and factors != {self.turned_width // 2}:
+        if self.rope.scaling == "longrope" and factors != {self.rotated_width // 2}:
             raise MftError(
-                f"longrope has {sorted(factors)} factors, expected {self.turned_width // 2}: one "
-                "for every pair of channels that is turned"
+                f"longrope has {sorted(factors)} factors, expected {self.rotated_width // 2}: one "
+                "for every pair of rotated channels"
             )
         if self.window_layers and len(self.window_layers) != self.num_layers:
             raise MftError(
@@ -144,35 +144,37 @@ class ModelConfig:
             )
         if any(self.window_layers) and not self.window:
             raise MftError(
-                "window_layers names layers that look through a window, but window=0; expected its "
-                "width in tokens"
+                "window_layers names layers with a window, but window=0; expected its width in "
+                "tokens"
             )
         if self.experts and not self.experts.dense_layers < self.num_layers:
             raise MftError(
                 f"experts.dense_layers={self.experts.dense_layers} must be below num_layers="
-                f"{self.num_layers}: some layers have experts"
+                f"{self.num_layers}: some layers must have experts"
             )
-        check_combination(self.traits, DEFAULTS)
+        check_combination(self.capabilities, DEFAULTS)
 
     @property
-    def traits(self) -> dict[str, Any]:
-        """The capabilities by name, as the forms of `combinations` list them."""
-        traits = {name: _trait(getattr(self, name), value) for name, value in CAPABILITIES.items()}
-        traits |= {
-            name: _trait(getattr(self.rope, name), getattr(Rope(), name)) for name in OF_ROPE
-        }
-        traits["attention_scale"] &= self.latent is None  # there it follows from the rotation
-        return traits
+    def capabilities(self) -> dict[str, Any]:
+        """The capabilities by name, as `combinations` lists them."""
+        values = {name: getattr(self, name) for name in FIELDS}
+        values |= {name: getattr(self.rope, name) for name in ROPE_FIELDS}
+        defaults = FIELDS | ROPE_FIELDS
+        found = {name: _capability(value, defaults[name]) for name, value in values.items()}
+        # With latent attention the scale follows from the rotation.
+        found["attention_scale"] &= self.latent is None
+        return found
 
     @property
-    def turned_width(self) -> int:
-        """Channels of a head that rotary embedding turns."""
+    def rotated_width(self) -> int:
+        """Number of channels of a head that rotary embedding rotates."""
         if self.latent is not None:
             return self.latent.rope_width
         return int(self.head_width * self.rope.fraction)
 
     @property
     def score_scale(self) -> float:
+        """Factor of the products of queries and keys."""
         return self.attention_scale or self.head_width**-0.5
 
     @property
@@ -184,6 +186,7 @@ class ModelConfig:
 
     @property
     def schedule(self) -> tuple[Part, ...]:
+        """The stacks of layers and the order in which they are computed."""
         return schedule(self.layer_kinds)
 
     @property
@@ -193,19 +196,21 @@ class ModelConfig:
         return {stack.name: stack.layers for stack in stacks}
 
 
-# Fields that no form lists: their values go with every form.
+# Fields that no combination lists: their values fit every one.
 FREE = ("norm_epsilon", "rope", "window_layers", "bounded")
-OF_ROPE = {name: getattr(Rope(), name) for name in ("fraction", "interleaved", "scaling")}
-CAPABILITIES: dict[str, Any] = {
+ROPE_FIELDS: dict[str, Any] = {
+    name: getattr(Rope(), name) for name in ("fraction", "interleaved", "scaling")
+}
+FIELDS: dict[str, Any] = {
     field.name: field.default
     for field in dataclasses.fields(ModelConfig)
     if field.default is not dataclasses.MISSING and field.name not in FREE
 }
 
 
-def _trait(value: Any, default: Any) -> Any:
-    """A choice or a flag as it is; a number or a part by whether it differs from its default."""
+def _capability(value: Any, default: Any) -> Any:
+    """A choice or a flag as it is; of a number or a part, whether it differs from its default."""
     return value if isinstance(default, str | bool) else value != default
 
 
-DEFAULTS = {name: _trait(usual, usual) for name, usual in (CAPABILITIES | OF_ROPE).items()}
+DEFAULTS = {name: _capability(value, value) for name, value in (FIELDS | ROPE_FIELDS).items()}

@@ -2,7 +2,7 @@
 
 Layers of one kind are stacked (`schedule`): every parameter under `layers/` has a leading axis N,
 and the forward pass is a `lax.scan` over it with rematerialisation, so compile time and activation
-memory do not grow with depth. A weight is anything that knows `x @ w` (see `mft_jax.weights`).
+memory do not grow with depth. A weight is anything that supports `x @ w` (see `mft_jax.weights`).
 """
 
 from collections.abc import Callable
@@ -25,24 +25,24 @@ from mft_jax.types import Params, RouterSums
 
 
 class Hidden(NamedTuple):
-    """Final hidden states; `router` is summed over layers, None where none has experts."""
+    """Final hidden states, and the router's sums over layers (None if no layer has experts)."""
 
     states: Float[Array, "B L D"]
     router: RouterSums | None
 
 
 class ActivationSharding(NamedTuple):
-    """Where things lie while a layer is computed; both functions return what they are given."""
+    """Sharding of arrays while a layer is computed; each function returns its input, placed."""
 
-    rows: Callable[[Array], Array]  # activations [B, L, D]
-    weight: Callable[[str, Any], Any]  # what is stored at a path, without its layer axis
+    rows: Callable[[Array], Array]  # of activations [B, L, D]
+    weight: Callable[[str, Any], Any]  # of the stored weight of a path, without its layer axis
 
 
 UNSHARDED = ActivationSharding(lambda x: x, lambda path, leaf: leaf)
 
 
 class Decoder(nnx.Module):
-    """Tokens to final hidden states; `logit_head` turns those into logits."""
+    """Map from tokens to final hidden states; `logit_head` gives their logits."""
 
     def __init__(self, model_config: ModelConfig, *, rngs: nnx.Rngs):
         v, d = model_config.vocab_size, model_config.width
@@ -84,10 +84,10 @@ class Decoder(nnx.Module):
             graph, weights = nnx.split(getattr(self, stack.name))
 
             def layer(x: Array, weights: nnx.State) -> tuple[Array, RouterSums | None]:
-                block = nnx.merge(graph, _placed(placement, stack.name, weights))
-                # Without the barrier masks are made before the scan and kept: they need no `x`.
-                x, own_inputs = jax.lax.optimization_barrier((x, inputs))
-                x, sums = block(x, own_inputs, rotations[stack.kind.local], attend)
+                block = nnx.merge(graph, _place_weights(placement, stack.name, weights))
+                # Without the barrier, masks are computed before the scan and kept in memory.
+                x, layer_inputs = jax.lax.optimization_barrier((x, inputs))
+                x, sums = block(x, layer_inputs, rotations[stack.kind.local], attend)
                 return placement.rows(x), sums
 
             # prevent_cse=False: inside a scan nothing can be merged across iterations anyway.
@@ -108,7 +108,7 @@ class Decoder(nnx.Module):
 
 
 class Scan(NamedTuple):
-    """A stack of layers: `layer(x, weights of one) -> (x, its router sums)`, and its weights."""
+    """A stack with its weights and `layer(x, weights of a layer) -> (x, router sums of it)`."""
 
     stack: Stack
     layer: Callable[[Array, nnx.State], tuple[Array, RouterSums | None]]
@@ -118,7 +118,7 @@ class Scan(NamedTuple):
 def _compute(
     part: Part, scans: list[Scan], x: Float[Array, "B L D"]
 ) -> tuple[Float[Array, "B L D"], RouterSums | None]:
-    """One stack after the other, or period by period, the next `run` layers of each."""
+    """Output of a part: of its one stack, or of all stacks, `run` layers of each in a period."""
     if part.periods == 1:
         (scan,) = scans
         x, sums = jax.lax.scan(scan.layer, x, scan.weights)
@@ -140,7 +140,7 @@ def _compute(
 
 
 def _total(sums: RouterSums | None) -> RouterSums | None:
-    """Summed over the leading axis, the layers'."""
+    """Sums over the leading axis, layers."""
     return None if sums is None else jax.tree.map(lambda s: s.sum(axis=0), sums)
 
 
@@ -150,8 +150,8 @@ def _add(total: RouterSums | None, more: RouterSums | None) -> RouterSums | None
     return jax.tree.map(jnp.add, total, more)
 
 
-def _placed(placement: ActivationSharding, name: str, weights: nnx.State) -> nnx.State:
-    """One layer's weights, as they are multiplied."""
+def _place_weights(placement: ActivationSharding, name: str, weights: nnx.State) -> nnx.State:
+    """The weights of one layer, placed where they are multiplied."""
 
     def place(path: tuple[Any, ...], param: nnx.Variable) -> nnx.Variable:
         return param.replace(placement.weight("/".join((name, *path)), param.get_value()))
@@ -162,27 +162,27 @@ def _placed(placement: ActivationSharding, name: str, weights: nnx.State) -> nnx
 def _rotations(
     model_config: ModelConfig, positions: Int[Array, "B L"], segment_ids: Int[Array, "B L"]
 ) -> dict[bool, Rotation | None]:
-    """The rotations of layers that look through the window (True) and of the others (False)."""
+    """The rotations of layers with the window (True) and of the others (False)."""
     if model_config.positions != "rotary":
         return {True: None, False: None}
-    width, rope = model_config.turned_width, model_config.rope
+    width, rope = model_config.rotated_width, model_config.rope
     ropes = {True: model_config.local_rope or rope, False: rope}
     used = {kind.local for kind in model_config.layer_kinds}
     return {local: rotation(positions, segment_ids, ropes[local], width) for local in sorted(used)}
 
 
 def init_params(model_config: ModelConfig, seed: int) -> Params:
-    """Random parameters, normal(0, 0.02). Call under `jit` to place them as they are made."""
+    """Random parameters, normal(0, 0.02). Call it under `jit` to make them on their devices."""
     return _flatten(nnx.split(Decoder(model_config, rngs=nnx.Rngs(seed)))[1])
 
 
 def param_shapes(model_config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shape and dtype of every parameter; nothing is allocated."""
+    """Shape and dtype of every parameter, without memory."""
     return jax.eval_shape(lambda: init_params(model_config, 0))
 
 
 def bind(model_config: ModelConfig, params: Params) -> Decoder:
-    """The decoder that computes with `params`; cheap, made anew inside every trace."""
+    """The decoder with these parameters: cheap, to be made inside of every trace."""
     graph, _ = nnx.split(nnx.eval_shape(lambda: Decoder(model_config, rngs=nnx.Rngs(0))))
     flat = [(tuple(path.split("/")), nnx.Param(value)) for path, value in sorted(params.items())]
     return nnx.merge(graph, nnx.from_flat_state(flat))

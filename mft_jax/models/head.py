@@ -1,4 +1,4 @@
-"""Final hidden states to logits."""
+"""The map from final hidden states to logits."""
 
 from typing import NamedTuple
 
@@ -13,10 +13,10 @@ from mft_jax.weights.protocol import split_adapter
 
 
 class Head(NamedTuple):
-    """`logits = softcap(hidden @ table.T + bias + (dropout(hidden) @ a) @ b.T)`.
+    """Parameters of `logits = softcap(hidden @ table.T + bias + (dropout(hidden) @ a) @ b.T)`.
 
-    `table`, `bias` and `b` have a row per token of the vocabulary, so they can be cut alike; `a`
-    and `b` are an adapter's.
+    `table`, `bias` and `b` have one row per token of the vocabulary, so they can be split alike;
+    `a` and `b` are those of an adapter.
     """
 
     table: Float[Array, "V D"]
@@ -28,7 +28,7 @@ class Head(NamedTuple):
     rate: float = 0.0
 
     def low(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L R"] | None:
-        """What the adapter's rows are multiplied by."""
+        """The input of the adapter's rows, `dropout(hidden) @ a`; None without an adapter."""
         if self.a is None:
             return None
         return dropout(hidden, self.key, self.rate) @ self.a.astype(hidden.dtype)
@@ -36,7 +36,8 @@ class Head(NamedTuple):
     def logits(
         self, hidden: Float[Array, "B L D"], low: Float[Array, "B L R"] | None = None
     ) -> Float[Array, "B L V"]:
-        """In float32, or float64 where the model computes in it. `low` may be given, if known."""
+        """Logits in float32, or float64 where the model computes in it. `low` is
+        `self.low(hidden)`, if it is known."""
         dtype = jnp.promote_types(hidden.dtype, jnp.float32)
 
         def product(x: Array, rows: Array) -> Array:
@@ -52,7 +53,7 @@ class Head(NamedTuple):
 
 
 class OutputTable(nnx.Module):
-    """A head of its own, where the model does not use the embedding's table."""
+    """The head of a model that does not use the embedding's table as its head."""
 
     KINDS: Kinds = {"table": "head", "bias": "bias"}
 
@@ -61,6 +62,7 @@ class OutputTable(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((vocab_size,), jnp.float32)) if bias else None
 
     def as_head(self, model_config: ModelConfig) -> Head:
+        """The head with its adapter, and with rows of length 1 where the model asks for that."""
         table, adapter = split_adapter(self.table.get_value())
         bias = None if self.bias is None else self.bias.get_value()
         head = Head(table, bias, softcap=model_config.final_softcap)

@@ -13,6 +13,8 @@ from mft_jax.models.rope import Rotation, rotate
 
 
 class LatentAttention(nnx.Module):
+    """Multi-head latent attention. `window` 0: the whole segment."""
+
     def __init__(
         self,
         model_config: ModelConfig,
@@ -56,8 +58,8 @@ class LatentAttention(nnx.Module):
         kv = self.kv_up(self.kv_down_norm(narrow[..., : latent.kv_rank])).reshape(heads)
         shared = jnp.broadcast_to(shared, (*kv.shape[:3], latent.rope_width))
         split = latent.plain_width
-        turned = rotate(q[..., split:], rotation, interleaved=interleaved)
-        q = jnp.concatenate([q[..., :split], turned], axis=-1)
+        rotated = rotate(q[..., split:], rotation, interleaved=interleaved)
+        q = jnp.concatenate([q[..., :split], rotated], axis=-1)
         k = jnp.concatenate([kv[..., :split], shared], axis=-1)
         scale = self.config.score_scale
         y = attend(q, k, kv[..., split:], inputs, window=self.window, scale=scale)

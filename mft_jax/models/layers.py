@@ -1,4 +1,4 @@
-"""The small layers. `stack` puts a layer axis (or a layer and an expert axis) in front."""
+"""The small layers. `stack` adds a leading layer axis (or a layer and an expert axis)."""
 
 import functools
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from mft_jax.weights.protocol import split_adapter
 
 INIT = nnx.initializers.normal(0.02)
 
-# Every layer that holds parameters says in `KINDS` what they are, by attribute (`models.params`).
+# `KINDS` of a layer is the kind of each of its parameters, by attribute (see `models.params`).
 ParamKind = Literal[
     "matrix", "expert_matrix", "embedding", "head", "table", "norm", "norm_bias", "bias"
 ]
@@ -28,6 +28,8 @@ ACTIVATIONS = {
 
 
 class Linear(nnx.Module):
+    """`x @ kernel + bias`."""
+
     KINDS: Kinds = {"kernel": "matrix", "bias": "bias"}
 
     def __init__(
@@ -69,6 +71,8 @@ class Norm(nnx.Module):
 
 
 class Embedding(nnx.Module):
+    """A table with one row for each token."""
+
     KINDS: Kinds = {"table": "embedding"}
 
     def __init__(self, rows: int, width: int, *, rngs: nnx.Rngs):
@@ -80,16 +84,16 @@ class Embedding(nnx.Module):
         return self.table.get_value().take(tokens, axis=0).astype(dtype)
 
     def base_table(self) -> Float[Array, "V D"]:
-        """Without its adapter, which changes what is read in, not what a tied head puts out."""
+        """The table without its adapter, which changes the input of the model, not a tied head."""
         return split_adapter(self.table.get_value())[0]
 
 
 class PositionTable(Embedding):
-    """Learned positions: small, never adapted."""
+    """A table of learned positions: small, never adapted."""
 
     KINDS = {"table": "table"}
 
 
 def as_row(vector: Float[Array, " D"], like: Array) -> Array:
-    """`[D]` with leading axes of length 1: explicit, because rank promotion raises in the tests."""
+    """The vector with leading axes of length 1: implicit rank promotion is an error in tests."""
     return vector.reshape((1,) * (like.ndim - 1) + vector.shape)

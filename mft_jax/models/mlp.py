@@ -9,19 +9,20 @@ from mft_jax.models.layers import ACTIVATIONS, Linear
 
 
 class Mlp(nnx.Module):
-    """down(act(gate(x)) * up(x)); packed: gate and up in one matrix; plain: down(act(up(x)))."""
+    """`down(act(gate(x)) * up(x))`, packed with gate and up in one matrix; or plain,
+    `down(act(up(x)))`."""
 
     def __init__(
         self, model_config: ModelConfig, *, width: int = 0, stack: tuple[int, ...], rngs: nnx.Rngs
     ):
-        d, f, form = model_config.width, width or model_config.mlp_width, model_config.mlp
+        d, f, kind = model_config.width, width or model_config.mlp_width, model_config.mlp
 
         def linear(d_in: int, d_out: int) -> Linear:
             return Linear(d_in, d_out, bias=model_config.mlp_bias, stack=stack, rngs=rngs)
 
-        self.gate = linear(d, f) if form == "gated" else None
-        self.gate_up = linear(d, 2 * f) if form == "packed_gated" else None
-        self.up = linear(d, f) if form != "packed_gated" else None
+        self.gate = linear(d, f) if kind == "gated" else None
+        self.gate_up = linear(d, 2 * f) if kind == "packed_gated" else None
+        self.up = linear(d, f) if kind != "packed_gated" else None
         self.down = linear(f, d)
         self.activation = model_config.activation
 

@@ -1,6 +1,6 @@
-"""Feed-forwards of which every token uses a few (sparse mixture of experts, arXiv 1701.06538).
+"""A sparse mixture of experts (arXiv 1701.06538): every token uses a few of many feed-forwards.
 
-Tokens are sorted by expert, so that each expert multiplies one contiguous run of them:
+Tokens are sorted by expert, so that each expert multiplies one contiguous range of them:
 
     token      0 0 1 1 2 2      sorted by expert   0 2 | 0 1 1 | 2
     expert     0 1 1 1 2 0      group sizes          2     3     1
@@ -21,13 +21,13 @@ from mft_jax.weights.protocol import ragged_matmul
 def choose(
     probability: Float[Array, "B L E"], experts: Experts
 ) -> tuple[Float[Array, "B L k"], Int[Array, "B L k"]]:
-    """Weight and number of each token's experts."""
+    """Weights and numbers of each token's experts."""
     allowed = probability
     if experts.groups > 1:
         grouped = probability.reshape(*probability.shape[:-1], experts.groups, -1)
         best = jax.lax.top_k(grouped.max(axis=-1), experts.groups_per_token)[1]
-        among = jax.nn.one_hot(best, experts.groups).sum(axis=-2)[..., None]
-        allowed = (grouped * among).reshape(probability.shape)
+        mask = jax.nn.one_hot(best, experts.groups).sum(axis=-2)[..., None]
+        allowed = (grouped * mask).reshape(probability.shape)
     weight, index = jax.lax.top_k(allowed, experts.per_token)
     if experts.renormalize:
         weight /= weight.sum(axis=-1, keepdims=True)
@@ -47,7 +47,7 @@ class ExpertLayer(nnx.Module):
 
 
 class Table(nnx.Module):
-    """Scores by rows: small, never quantised, computed in at least float32."""
+    """A small table whose rows give scores: never quantised, computed in at least float32."""
 
     KINDS: Kinds = {"table": "table"}
 
@@ -62,7 +62,7 @@ class Table(nnx.Module):
 
 
 class ExpertMlp(nnx.Module):
-    """Returns its output and `RouterSums` of the tokens in `real`."""
+    """Routed and shared experts; returns the output and the `RouterSums` of tokens in `real`."""
 
     def __init__(
         self, model_config: ModelConfig, experts: Experts, *, stack: tuple[int, ...], rngs: nnx.Rngs
@@ -88,12 +88,12 @@ class ExpertMlp(nnx.Module):
             if self.shared_gate is not None:
                 shared *= jax.nn.sigmoid(self.shared_gate(x)).astype(x.dtype)
             y += shared
-        weigh = real.astype(probability.dtype)[..., None]
+        counted = real.astype(probability.dtype)[..., None]
         chosen = jax.nn.one_hot(index, self.experts.num, dtype=probability.dtype).sum(axis=-2)
         sums = RouterSums(
-            jnp.sum(chosen * weigh, axis=(0, 1)),
-            jnp.sum(probability * weigh, axis=(0, 1)),
-            weigh.sum(),
+            jnp.sum(chosen * counted, axis=(0, 1)),
+            jnp.sum(probability * counted, axis=(0, 1)),
+            counted.sum(),
         )
         return y, sums
 
@@ -106,6 +106,6 @@ class ExpertMlp(nnx.Module):
         sorted_x = x.reshape(-1, width)[order // per_token]
         act = ACTIVATIONS[self.activation]
         y = self.down(act(self.gate(sorted_x, sizes)) * self.up(sorted_x, sizes), sizes)
-        back = jnp.argsort(order)
-        y = y[back].reshape(*index.shape, width)
+        inverse = jnp.argsort(order)
+        y = y[inverse].reshape(*index.shape, width)
         return jnp.sum(y * weight[..., None], axis=-2)

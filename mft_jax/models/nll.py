@@ -1,4 +1,4 @@
-"""Next-token nll without logits in memory."""
+"""Negative log-likelihood of the next token, without all logits in memory."""
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,9 @@ def next_token_nll(
     *,
     vocab_chunk: int,
 ) -> Float[Array, "B L"]:
-    """-log softmax(logits)[target], `vocab_chunk` columns of logits at a time.
+    """`-log softmax(logits)[target]`, with `vocab_chunk` columns of logits at a time.
 
-    In float32, or float64 where the model computes in it.
+    It is in float32, or in float64 where the model computes in it.
 
     Chunk c holds the tokens v with v % num_chunks == c, so a vocabulary sharded over the mesh
     stays sharded inside every chunk. Logits are recomputed in the backward pass.

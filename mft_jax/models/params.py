@@ -1,7 +1,7 @@
-"""What every parameter of a decoder is: one table, made from the layers that hold them.
+"""A description of every parameter of a decoder, made from the layers that hold them.
 
-Nothing else in the package reads a path: rooms that treat embeddings, experts or norms differently
-ask the parameter's `ParamInfo`.
+No other module reads a path: code that treats embeddings, experts or norms differently asks the
+parameter's `ParamInfo`.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ class ParamInfo:
              norm (its scale), norm_bias, bias
     layer    the name that `finetune.targets` match: "attention/q", "mlp/down", "embedding"
     axes     logical axes of one layer's parameter; `shape` has those of the stack in front
-    layers   numbers of the stacked layers, in order; empty for what stands outside them
+    layers   numbers of the stacked layers, in order; empty for parameters outside of them
     """
 
     path: str
@@ -58,10 +58,12 @@ class ParamInfo:
 
     @property
     def struct(self) -> jax.ShapeDtypeStruct:
+        """Shape and dtype, with the stack."""
         return jax.ShapeDtypeStruct(self.shape, self.dtype)
 
     @property
     def quantizable(self) -> bool:
+        """Whether quantisation may store it as codes and scales."""
         return self.kind in ("matrix", "expert_matrix")
 
     @property
@@ -71,12 +73,17 @@ class ParamInfo:
 
     @property
     def is_table(self) -> bool:
-        """Whether its adapter is one of rows: the embedding's and the head's."""
+        """Whether it is the embedding's table or the head's, with one row for each token."""
         return self.kind in ("embedding", "head")
 
     @property
+    def is_bias(self) -> bool:
+        """Whether it is a bias, of a product or of a norm."""
+        return self.kind in ("norm_bias", "bias")
+
+    @property
     def is_vector(self) -> bool:
-        """Norms and biases: kept in float32, spared by weight decay."""
+        """Whether it is a norm or a bias: kept in float32, without weight decay."""
         return self.kind in ("norm", "norm_bias", "bias")
 
     @property
@@ -86,7 +93,7 @@ class ParamInfo:
 
     @property
     def product_widths(self) -> tuple[int, int]:
-        """(in, out) of an adapter, as `product_axes`."""
+        """Lengths of `product_axes`, (in, out)."""
         first, last = self.shape[-2:]
         return (last, first) if self.kind == "head" else (first, last)
 
@@ -96,7 +103,7 @@ ParamInfos = Mapping[str, ParamInfo]
 
 @functools.lru_cache(maxsize=64)
 def param_infos(model_config: ModelConfig) -> ParamInfos:
-    """Every parameter by its path, in the order of `param_shapes`. Nothing is allocated.
+    """Description of every parameter by its path, in the order of `param_shapes`, without memory.
 
     >>> from mft_jax.models.config import ModelConfig
     >>> infos = param_infos(ModelConfig(98, 64, 128, 2, 4, 2, 16, 64))

@@ -1,7 +1,7 @@
-"""Rotary position embedding (arXiv 2104.09864) and the ways in which it is stretched.
+"""Rotary position embedding (arXiv 2104.09864) and its scalings for longer contexts.
 
-half-split   turns the pairs (x[i], x[i + C/2]), the order of most HF checkpoints
-interleaved  turns the pairs (x[2i], x[2i + 1])
+half-split   rotates the pairs (x[i], x[i + C/2]), the order of most HF checkpoints
+interleaved  rotates the pairs (x[2i], x[2i + 1])
 """
 
 import dataclasses
@@ -18,15 +18,15 @@ from mft_jax.types import MftError
 
 @dataclasses.dataclass(frozen=True)
 class Rope:
-    """`fraction` of a head's channels, the first ones, are turned; `theta` is the base.
+    """Settings of the rotation, with base `theta`, of the first `fraction` of a head's channels.
 
     scaling
       linear      all frequencies divided by `factor` (arXiv 2306.15595)
-      wavelength  long waves divided by `factor`, short ones kept, a ramp between, by their number
-                  of turns within `original_positions`
+      wavelength  low frequencies divided by `factor`, high ones kept, with a ramp between them, by
+                  their number of turns within `original_positions`
       yarn        the same, with a ramp over the numbers of the pairs (arXiv 2309.00071)
-      longrope    channel by channel: `short_factors` in segments of up to `original_positions`
-                  tokens, `long_factors` in longer ones (arXiv 2402.13753)
+      longrope    each frequency divided by its own factor: of `short_factors` in segments of up to
+                  `original_positions` tokens, of `long_factors` in longer ones (arXiv 2402.13753)
     amplitude multiplies cos and sin (yarn, longrope).
     """
 
@@ -46,19 +46,23 @@ class Rope:
 
     def __post_init__(self) -> None:
         if self.theta <= 1:
-            raise MftError(f"rope.theta={self.theta:g}; expected a base above 1: angles fall by it")
+            raise MftError(
+                f"rope.theta={self.theta:g}; expected a base above 1: frequencies are its powers"
+            )
         if not 0 < self.fraction <= 1:
-            raise MftError(f"rope.fraction={self.fraction:g}; expected a share of at most 1")
+            raise MftError(
+                f"rope.fraction={self.fraction:g}; expected a share above 0 and of at most 1"
+            )
         low, high = self.low_frequency_factor, self.high_frequency_factor
         if not low < high:
             raise MftError(
                 f"rope.low_frequency_factor={low:g}; expected less than high_frequency_factor="
-                f"{high:g}: the ramp goes from one to the other"
+                f"{high:g}: the ramp is between them"
             )
 
 
 def frequencies(rope: Rope, width: int) -> Float[np.ndarray, "tables half"]:
-    """Angle per position of every pair of `width` channels; two rows for longrope, else one."""
+    """Angle per position of each pair of `width` channels; two rows for longrope, one otherwise."""
     plain = rope.theta ** (-np.arange(0, width, 2) / width)
     match rope.scaling:
         case "none":
@@ -66,13 +70,13 @@ def frequencies(rope: Rope, width: int) -> Float[np.ndarray, "tables half"]:
         case "linear":
             scaled = plain[None] / rope.factor
         case "wavelength":
-            # 0 where less than `low` turns fit into the original context, 1 where `high` do.
+            # 0 for less than `low` turns within the original context, 1 for more than `high`.
             low, high = rope.low_frequency_factor, rope.high_frequency_factor
             turns = rope.original_positions * plain / (2 * math.pi)
             scaled = _blend(plain, rope.factor, np.clip((turns - low) / (high - low), 0, 1))
         case "yarn":
             first, last = (
-                _pair_that_turns(rope, width, n) for n in (rope.beta_fast, rope.beta_slow)
+                _pair_with_turns(rope, width, n) for n in (rope.beta_fast, rope.beta_slow)
             )
             first, last = max(math.floor(first), 0), min(math.ceil(last), width - 1)
             steps = (last - first) or 0.001
@@ -87,14 +91,14 @@ def _blend(plain: np.ndarray, factor: float, kept: np.ndarray) -> np.ndarray:
     return (plain * kept + plain / factor * (1 - kept))[None]
 
 
-def _pair_that_turns(rope: Rope, width: int, times: float) -> float:
-    """The (fractional) number of the pair that turns so often within the original context."""
-    longest = rope.original_positions / (times * 2 * math.pi)
+def _pair_with_turns(rope: Rope, width: int, turns: float) -> float:
+    """The (fractional) number of the pair that makes `turns` turns within the original context."""
+    longest = rope.original_positions / (turns * 2 * math.pi)
     return width * math.log(longest) / (2 * math.log(rope.theta))
 
 
 class Rotation(NamedTuple):
-    """cos and sin of the angle by which each pair of channels is turned, in float32."""
+    """cos and sin of the angle of each pair of channels, in float32."""
 
     cos: Float[Array, "B L half"]
     sin: Float[Array, "B L half"]
@@ -103,9 +107,9 @@ class Rotation(NamedTuple):
 def rotation(
     positions: Int[Array, "B L"], segment_ids: Int[Array, "B L"], rope: Rope, width: int
 ) -> Rotation:
-    """The angle is `position * frequency`; cos and sin are multiplied by the amplitude.
+    """The rotation by `position * frequency`; cos and sin are multiplied by the amplitude.
 
-    Segment ids of a row lie between 0 and its length.
+    Segment ids of a row are between 0 and its length.
     """
     table = jnp.asarray(frequencies(rope, width))
     angle = positions[..., None].astype(jnp.float32) * table[:1][None]
@@ -132,19 +136,19 @@ def last_positions(
 def rotate(
     x: Float[Array, "B L H C"], rotation: Rotation, *, interleaved: bool = False
 ) -> Float[Array, "B L H C"]:
-    """Turn the pairs of the first channels by their position's angles; the others stay."""
+    """The channels of `x`, the first ones rotated in pairs by the angles of their position."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     width = 2 * rotation.cos.shape[-1]
-    turned, rest = x[..., :width].astype(dtype), x[..., width:]
-    cos, sin = (turn[:, :, None, :].astype(dtype) for turn in rotation)
+    rotated, rest = x[..., :width].astype(dtype), x[..., width:]
+    cos, sin = (part[:, :, None, :].astype(dtype) for part in rotation)
     if interleaved:
-        first, second = turned[..., 0::2], turned[..., 1::2]
+        first, second = rotated[..., 0::2], rotated[..., 1::2]
     else:
-        first, second = jnp.split(turned, 2, axis=-1)
+        first, second = jnp.split(rotated, 2, axis=-1)
     pairs = [first * cos - second * sin, second * cos + first * sin]
     if interleaved:
-        turned = jnp.stack(pairs, axis=-1).reshape(turned.shape)
+        rotated = jnp.stack(pairs, axis=-1).reshape(rotated.shape)
     else:
-        turned = jnp.concatenate(pairs, axis=-1)
-    turned = turned.astype(x.dtype)
-    return jnp.concatenate([turned, rest], axis=-1) if rest.shape[-1] else turned
+        rotated = jnp.concatenate(pairs, axis=-1)
+    rotated = rotated.astype(x.dtype)
+    return jnp.concatenate([rotated, rest], axis=-1) if rest.shape[-1] else rotated

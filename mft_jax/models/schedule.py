@@ -1,10 +1,10 @@
 """The stacks of a decoder's layers and the order in which they are computed.
 
-Layers of one kind are stacked, so that what makes up the kind (the window, the rotation, whether
-there are experts) is static while `lax.scan` goes over a stack. Kinds that take turns are scanned
-together, period by period, so that compile time does not grow with depth:
+Layers of one kind are stacked, so that the properties of the kind (the window, the rotation,
+whether there are experts) are static while `lax.scan` runs over a stack. Kinds that alternate are
+scanned together, period by period, so that compile time does not grow with depth:
 
-    layers      l l l l l G l l l l l G l l     l: local (through the window), G: global
+    layers      l l l l l G l l l l l G l l     l: local (with the window), G: global
     parts       [ l l l l l G ] x 2     [ l l ] x 1
     stacks      local_layers [10], global_layers [2]; layers [2]
 """
@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 
 class LayerKind(NamedTuple):
-    """What a layer is beyond its model's settings.
+    """Properties in which layers of a model may differ.
 
-    local   its tokens look through the window, and are turned by `local_rope` where there is one
-    sparse  it has experts in place of the feed-forward
+    local   whether the layer uses the window, and `local_rope` where there is one
+    sparse  whether it has experts in place of the feed-forward
     """
 
     local: bool
@@ -28,7 +28,7 @@ class LayerKind(NamedTuple):
 
 class Stack(NamedTuple):
     """Layers of one kind whose parameters share a leading axis, by their numbers in the model.
-    `run` of them follow each other in a period."""
+    In a period, `run` of them follow each other."""
 
     name: str
     kind: LayerKind
@@ -37,8 +37,8 @@ class Stack(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Stacks that take turns: the next `run` layers of each, `periods` times. One stack that
-    follows no pattern is a part of one period."""
+    """Stacks that alternate: the next `run` layers of each, `periods` times. A stack without a
+    pattern is a part of one period."""
 
     stacks: tuple[Stack, ...]
     periods: int
@@ -74,7 +74,7 @@ def schedule(kinds: tuple[LayerKind, ...]) -> tuple[Part, ...]:
 
 def _longest_pattern(runs: Sequence[tuple[LayerKind, int]]) -> tuple[int, int]:
     """(length, repetitions) of the pattern at the start of `runs` that covers most of them; one
-    run by itself where nothing is repeated."""
+    run where nothing is repeated."""
     best = (1, 1)
     for length in range(2, len(runs) // 2 + 1):
         periods = 1

@@ -13,9 +13,9 @@ from mft_jax.record.header import RunHeader
 class Series:
     """Columns over recorded steps: `scalar[name]` is `[S]`, `task[name]` is `[S, T]`."""
 
-    step: Int[np.ndarray, " S"]
-    scalar: dict[str, Float[np.ndarray, " S"]]
-    task: dict[str, Float[np.ndarray, "S T"]]
+    step: Int[np.ndarray, " steps"]
+    scalar: dict[str, Float[np.ndarray, " steps"]]
+    task: dict[str, Float[np.ndarray, "steps T"]]
 
     def __len__(self) -> int:
         return len(self.step)
@@ -25,9 +25,9 @@ class Series:
 class Conflicts:
     """NaN where a task was absent from the batch."""
 
-    step: Int[np.ndarray, " S"]
-    cosine: Float[np.ndarray, "S T T"]
-    norm: Float[np.ndarray, "S T"]
+    step: Int[np.ndarray, " steps"]
+    cosine: Float[np.ndarray, "steps T T"]
+    norm: Float[np.ndarray, "steps T"]
 
     def __len__(self) -> int:
         return len(self.step)

@@ -58,6 +58,6 @@ def mean_and_worst(ratios: Sequence[float]) -> tuple[float, float]:
     return (float(np.mean(known)), max(known)) if known else (math.nan, math.nan)
 
 
-def _last_known(values: Float[np.ndarray, " S"]) -> float:
+def _last_known(values: Float[np.ndarray, " steps"]) -> float:
     known = values[np.isfinite(values)]
     return float(known[-1]) if len(known) else math.nan

@@ -34,11 +34,11 @@ class Frame:
     percent: bool
     y_ticks: tuple[tuple[float, str], ...]
 
-    def x(self, values: Float[np.ndarray, " P"]) -> Float[np.ndarray, " P"]:
+    def x(self, values: Float[np.ndarray, " points"]) -> Float[np.ndarray, " points"]:
         low, high = self.x_range
         return self.left + (values - low) / (high - low) * (self.right - self.left)
 
-    def y(self, values: Float[np.ndarray, " P"]) -> Float[np.ndarray, " P"]:
+    def y(self, values: Float[np.ndarray, " points"]) -> Float[np.ndarray, " points"]:
         low, high = self.y_range
         return BASE - (values - low) / (high - low) * (BASE - TOP)
 
@@ -104,7 +104,7 @@ def text(x: float, y: float, words: str, anchor: str, attributes: str = "") -> s
     return f"<text {where}{attributes}>{escape(words)}</text>"
 
 
-def points(x: Float[np.ndarray, " P"], y: Float[np.ndarray, " P"]) -> str:
+def points(x: Float[np.ndarray, " points"], y: Float[np.ndarray, " points"]) -> str:
     return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
 
 

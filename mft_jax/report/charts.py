@@ -21,8 +21,8 @@ COLORS, DASHES = 8, 5
 class Line:
     name: str
     task: int | None  # decides the look; None: the figure's only quantity
-    x: Num[np.ndarray, " S"]
-    y: Float[np.ndarray, " S"]  # NaN: no observation
+    x: Num[np.ndarray, " steps"]
+    y: Float[np.ndarray, " steps"]  # NaN: no observation
     faint: bool = False  # the raw data behind a smoothed line
 
 
@@ -70,7 +70,7 @@ def line_chart(chart: Chart) -> str:
     return figure(chart.title, chart.note, axes.wrap(frame, spoken, parts))
 
 
-def share_chart(chart: Chart, edges: Float[np.ndarray, " E"]) -> str:
+def share_chart(chart: Chart, edges: Float[np.ndarray, " edges"]) -> str:
     """Stacked columns. A line holds its task's share in each of the E - 1 intervals of `edges`."""
     frame = axes.fit(
         chart.steps,

@@ -102,7 +102,9 @@ def _speed_and_optimiser(record: RunRecord) -> list[str]:
     ]  # fmt: skip
 
 
-def token_shares(train: Series) -> tuple[Float[np.ndarray, " E"], Float[np.ndarray, "E-1 T"]]:
+def token_shares(
+    train: Series,
+) -> tuple[Float[np.ndarray, " edges"], Float[np.ndarray, "edges-1 T"]]:
     """Column edges in steps and every task's share of the tokens in the column."""
     columns = min(len(train), SHARE_COLUMNS)
     cuts = np.linspace(0, len(train), columns + 1).astype(int)[:-1]
@@ -119,7 +121,7 @@ def _steps(record: RunRecord) -> tuple[float, float]:
 def _per_task(
     record: RunRecord,
     columns: Series,
-    values: Float[np.ndarray, "S T"],
+    values: Float[np.ndarray, "steps T"],
     quantity: Quantity,
     *,
     smoothed: bool = False,
@@ -151,12 +153,12 @@ def _per_task(
 
 def _single(
     record: RunRecord,
-    values: Float[np.ndarray, " S"],
+    values: Float[np.ndarray, " steps"],
     quantity: Quantity,
     *,
     smoothed: bool = True,
     percent: bool = False,
-    steps: Int[np.ndarray, " S"] | None = None,
+    steps: Int[np.ndarray, " steps"] | None = None,
 ) -> str:
     """One line over `steps`, those of training if not given."""
     x, y = series.finite(record.train.step if steps is None else steps, values)

@@ -9,14 +9,14 @@ SMOOTH_MIN_POINTS = 24  # below this the observations themselves are the curve
 
 
 def finite(
-    x: Num[np.ndarray, " S"], y: Float[np.ndarray, " S"]
-) -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:
+    x: Num[np.ndarray, " steps"], y: Float[np.ndarray, " steps"]
+) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
     """The observations alone: points where y is a number."""
-    known: Bool[np.ndarray, " S"] = np.isfinite(y)
+    known: Bool[np.ndarray, " steps"] = np.isfinite(y)
     return x[known].astype(float), y[known]
 
 
-def smooth(y: Float[np.ndarray, " P"]) -> Float[np.ndarray, " P"]:
+def smooth(y: Float[np.ndarray, " points"]) -> Float[np.ndarray, " points"]:
     """Centred moving mean over a thirtieth of the points. It does not lag behind the curve.
 
     At the start the window shrinks on both sides, so the curve begins at its true first value; at
@@ -33,8 +33,8 @@ def smooth(y: Float[np.ndarray, " P"]) -> Float[np.ndarray, " P"]:
 
 
 def thin(
-    x: Float[np.ndarray, " P"], y: Float[np.ndarray, " P"], limit: int
-) -> tuple[Float[np.ndarray, " Q"], Float[np.ndarray, " Q"]]:
+    x: Float[np.ndarray, " points"], y: Float[np.ndarray, " points"], limit: int
+) -> tuple[Float[np.ndarray, " kept"], Float[np.ndarray, " kept"]]:
     """At most `limit` points: means over equal buckets, between the exact first and last point."""
     if len(y) <= limit:
         return x, y
@@ -46,8 +46,8 @@ def thin(
 
 
 def envelope(
-    x: Float[np.ndarray, " P"], y: Float[np.ndarray, " P"], limit: int
-) -> tuple[Float[np.ndarray, " Q"], Float[np.ndarray, " Q"]]:
+    x: Float[np.ndarray, " points"], y: Float[np.ndarray, " points"], limit: int
+) -> tuple[Float[np.ndarray, " kept"], Float[np.ndarray, " kept"]]:
     """At most `limit` points that keep the spread: lowest and highest of each bucket, in order."""
     if len(y) <= limit:
         return x, y

@@ -102,7 +102,7 @@ def _duration_tile(record: RunRecord) -> list[tuple[str, str, str]]:
     return [("speed", rate, "median")] if rate else []
 
 
-def row_means(values: Float[np.ndarray, "S T"]) -> Float[np.ndarray, " S"]:
+def row_means(values: Float[np.ndarray, "steps T"]) -> Float[np.ndarray, " steps"]:
     """Mean over the tasks present; NaN where there is none."""
     known = np.isfinite(values)
     total, number = np.where(known, values, 0.0).sum(axis=1), known.sum(axis=1)

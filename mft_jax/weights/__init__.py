@@ -1,1 +1,1 @@
-"""Weights that know how they are multiplied: `x @ w` is all a model ever says."""
+"""Weights in every form of storage: for all of them a model writes only `x @ w`."""

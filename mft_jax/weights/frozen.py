@@ -1,9 +1,9 @@
 """Frozen weights stored as codes: products that never keep the dense weight.
 
-`QuantizedArray` is what a storage type inherits. It says how one layer's codes become a dense
-matrix (`dequantize`) and where its parts lie (`shardings`); products, stacks and gathering are
-here. A new storage type is one file with such a class, a function that quantises and one that
-counts bits, and a line in `weights.storage`.
+`QuantizedArray` is the base class of storage types. A storage type defines how one layer's codes
+become a dense matrix (`dequantize`) and how its parts are sharded (`shardings`); products, stacks
+and gathering are defined here. A new storage type is one file with such a class, a function that
+quantises and one that counts bits, and a line in `weights.storage`.
 """
 
 import abc
@@ -22,8 +22,8 @@ GROUP_SIZE = 64
 
 
 class QuantizedArray(Weight):
-    """A frozen matrix [*N, in, out] as codes; axes of a stack stand in front of every leaf, and
-    `lax.scan` takes them off again."""
+    """A frozen matrix [*N, in, out] as codes. Every leaf begins with the axes of the stack, over
+    which `lax.scan` runs."""
 
     @abc.abstractmethod
     def dequantize(self, dtype: jax.typing.DTypeLike) -> Float[Array, "in out"]:
@@ -44,10 +44,16 @@ class QuantizedArray(Weight):
 
 @jax.custom_vjp
 def frozen_matmul(x: Float[Array, "*B in"], w: QuantizedArray) -> Float[Array, "*B out"]:
-    """`x @ w` for a quantised weight that is never trained: `w` has no cotangent.
+    """The product `x @ w` with a quantised weight that is never trained: `w` has no cotangent.
 
-    The dense weight lives only inside the product. Without the barriers XLA merges the two
+    The dense weight exists only inside the product. Without the barriers XLA merges the two
     dequantisations (forward, backward) and keeps the dense weight alive between them.
+
+    >>> import jax.numpy as jnp
+    >>> from mft_jax.weights import integer
+    >>> w = integer.quantize(jnp.ones((64, 2)), jnp.int8)
+    >>> frozen_matmul(jnp.ones((1, 64)), w).round(1).tolist()
+    [[64.0, 64.0]]
     """
     return x @ jax.lax.optimization_barrier(w).dequantize(x.dtype)
 
@@ -68,7 +74,7 @@ frozen_matmul.defvjp(_frozen_matmul_fwd, _frozen_matmul_bwd)
 def _frozen_ragged_matmul(
     x: Float[Array, "M in"], w: QuantizedArray, sizes: Int[Array, " E"]
 ) -> Float[Array, "M out"]:
-    """As `frozen_matmul`: the residual is the codes, never the dense weights."""
+    """The product by expert. As in `frozen_matmul`, the residual is the codes, never dense."""
     return jax.lax.ragged_dot(x, jax.lax.optimization_barrier(w).dense(x.dtype), sizes)
 
 
@@ -89,7 +95,11 @@ _frozen_ragged_matmul.defvjp(_ragged_fwd, _ragged_bwd)
 def in_groups(w: Float[Array, "in out"]) -> Float[Array, "G 64 out"]:
     """The matrix in float32, cut along `in` into groups that share a scale.
 
-    Raises `MftError` when `in` is no multiple of 64.
+    Raises `MftError` where `in` is not a multiple of 64.
+
+    >>> import jax.numpy as jnp
+    >>> in_groups(jnp.ones((128, 3))).shape
+    (2, 64, 3)
     """
     if w.shape[-2] % GROUP_SIZE:
         raise MftError(
@@ -100,6 +110,11 @@ def in_groups(w: Float[Array, "in out"]) -> Float[Array, "G 64 out"]:
 
 
 def scale_groups(levels: Float[Array, "in out"], scales: Float[Array, "G out"]) -> Array:
-    """Every group of rows times its scale, [in, out]."""
+    """The matrix [in, out] whose every group of rows is multiplied by its scale.
+
+    >>> import jax.numpy as jnp
+    >>> scale_groups(jnp.ones((4, 1)), jnp.array([[2.0], [3.0]])).ravel().tolist()
+    [2.0, 2.0, 3.0, 3.0]
+    """
     groups, out = scales.shape
     return (levels.reshape(groups, -1, out) * scales[:, None, :]).reshape(-1, out)

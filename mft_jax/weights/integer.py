@@ -27,7 +27,13 @@ from mft_jax.weights.protocol import Axes, ShardingOf
 @typing.no_type_check
 @dataclasses.dataclass(frozen=True)
 class IntArray(QuantizedArray):
-    """Symmetric int4 or int8 codes, one bfloat16 scale per group: 4.25 or 8.25 bits per weight."""
+    """Symmetric int4 or int8 codes, one bfloat16 scale per group: 4.25 or 8.25 bits per weight.
+
+    >>> import jax.numpy as jnp
+    >>> w = IntArray(jnp.full((64, 1), 3, jnp.int8), jnp.full((1, 1), 0.5, jnp.bfloat16))
+    >>> (jnp.ones((1, 64)) @ w).tolist()
+    [[96.0]]
+    """
 
     codes: Int[Array, "*N in out"]
     group_scales: Float[Array, "*N G out"]
@@ -51,7 +57,13 @@ class IntArray(QuantizedArray):
 
 
 def quantize(w: Float[Array, "in out"], dtype: jax.typing.DTypeLike) -> IntArray:
-    """Codes of one layer's matrix; `in` must be a multiple of 64."""
+    """The codes of one layer's matrix, whose `in` must be a multiple of 64.
+
+    >>> import jax.numpy as jnp
+    >>> w = jnp.tile(jnp.array([-1.0, 0.0, 0.5, 1.0]), 16)[:, None]
+    >>> quantize(w, jnp.int4).codes[:4].ravel().tolist()
+    [-7, 0, 4, 7]
+    """
     grouped = in_groups(w)
     absmax = jnp.max(jnp.abs(grouped), axis=1)
     least, largest = int(jnp.iinfo(dtype).min), int(jnp.iinfo(dtype).max)
@@ -62,7 +74,12 @@ def quantize(w: Float[Array, "in out"], dtype: jax.typing.DTypeLike) -> IntArray
 
 
 def stored_bits(shape: tuple[int, ...], dtype: jax.typing.DTypeLike) -> int:
-    """Bits that a weight of `shape` [..., in, out] occupies on an accelerator."""
+    """Bits that a weight of `shape` [..., in, out] occupies on an accelerator.
+
+    >>> import jax.numpy as jnp
+    >>> stored_bits((4096, 4096), jnp.int4) / 4096**2
+    4.25
+    """
     *stack, d_in, out = shape
     one = jnp.iinfo(dtype).bits * d_in * out + 16 * (d_in // GROUP_SIZE) * out
     return math.prod(stack) * one

@@ -28,7 +28,8 @@ Frozen = Array | QuantizedArray
 
 
 class Adapter(Weight):
-    """A weight around another, its `base`: an adapter travels as it is, its base as bases do."""
+    """A weight that puts an adapter around another weight, its `base`. Only the base is gathered:
+    the adapter is plain arrays, which the compiler gathers."""
 
     base: Any
 
@@ -44,15 +45,27 @@ class Adapter(Weight):
 
 
 def adapter_shardings(parts: Params, axes: Axes, sharding_of: ShardingOf) -> Params:
-    """Of `a`, `b` and the magnitude of an adapter around a matrix with the logical axes (in, out):
-    each lies as its weight along the axis they share."""
+    """The shardings of `a`, `b` and the magnitude of an adapter around a matrix with the logical
+    axes (in, out): each part is sharded as the matrix along the axis that they share.
+
+    >>> import jax.numpy as jnp
+    >>> parts = {"a": jnp.ones((4, 1)), "b": jnp.ones((1, 8))}
+    >>> adapter_shardings(parts, ("embed", "mlp"), lambda array, axes: axes)
+    {'a': ('embed', None), 'b': (None, 'mlp')}
+    """
     first, last = axes
     of_part: dict[str, Axes] = {"a": (first, None), "b": (None, last), "magnitude": (last,)}
     return {name: sharding_of(part, of_part[name]) for name, part in parts.items()}
 
 
 def dropout(x: Float[Array, "*B in"], key: Key[Array, ""] | None, rate: float) -> Array:
-    """Inverted dropout: what is kept is divided by the share kept. No key, no dropout."""
+    """Inverted dropout: kept entries are divided by the share that is kept. No key, no dropout.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> sorted(set(dropout(jnp.ones(100), jax.random.key(0), rate=0.75).tolist()))
+    [0.0, 4.0]
+    """
     if key is None or rate == 0.0:
         return x
     kept = jax.random.bernoulli(key, 1.0 - rate, x.shape)
@@ -69,7 +82,7 @@ def dropout(x: Float[Array, "*B in"], key: Key[Array, ""] | None, rate: float) -
 class LoraArray(Adapter):
     """`x @ w = x @ base + scale * (dropout(x) @ a) @ b` (LoRA, arXiv 2106.09685, Eq. 3).
 
-    `base` is whatever knows `x @ base`: QLoRA is `LoraArray(NF4Array, a, b, scale)`. With a
+    `base` is any weight with a product: QLoRA is `LoraArray(NF4Array, a, b, scale)`. With a
     `magnitude` the columns of `base + scale * a @ b` are scaled to it (DoRA, arXiv 2402.09353,
     Eq. 5), their norm taken as a constant in the backward pass (section 4.3).
     As a pytree it may hold shapes or shardings in place of arrays (`no_type_check`).
@@ -111,13 +124,13 @@ class LoraArray(Adapter):
         return ragged_matmul(x, self.base, sizes) + update
 
     def shardings(self, axes: Axes, sharding_of: ShardingOf) -> Any:
-        """Of the stored rest of a weight and the start that follows from it."""
+        """The shardings of a stored rest and of the initial adapter that follows from it."""
         parts = adapter_shardings({"a": self.a, "b": self.b}, axes, sharding_of)
         base = shardings(self.base, axes, sharding_of)
         return LoraArray(base, **parts, scale=self.scale)
 
     def dense(self, dtype: jax.typing.DTypeLike) -> Float[Array, "*N in out"]:
-        """The base and the update together."""
+        """The base plus the update, with its columns scaled to the magnitude if there is one."""
         merged = dense(self.base, dtype) + self.delta()
         if self.magnitude is None:
             return merged
@@ -133,10 +146,10 @@ class LoraArray(Adapter):
 @typing.no_type_check
 @dataclasses.dataclass(frozen=True)
 class LoraTable(Adapter):
-    """The table of an embedding, whose rows are taken, or of a head, whose rows make logits.
+    """The table of an embedding, whose rows are looked up, or of a head, whose rows make logits.
 
     embedding   a [V, R], b [R, D]   table + scale * a @ b
-    head        a [D, R], b [R, V]   table + scale * (a @ b).T, put together in `models.head`
+    head        a [D, R], b [R, V]   table + scale * (a @ b).T, computed in `models.head`
 
     >>> import jax.numpy as jnp
     >>> table = LoraTable(jnp.zeros((3, 2)), a=jnp.eye(3, 1), b=jnp.ones((1, 2)), scale=2.0)
@@ -167,9 +180,17 @@ class TaskLoraArray(Adapter):
     """`LoraArray` whose backward pass returns the gradient of its adapter for every task.
 
     Segments are isolated by attention and every position belongs to one task, so the cotangent of
-    an activation is its own task's already; only the sum over positions that makes a weight's
-    gradient has to be kept apart by task. `a`, `b` and `magnitude` are repeated T times (the
-    forward pass reads the first), which gives their gradients room.
+    an activation already belongs to one task; only the sum over positions, a weight's gradient,
+    must be taken per task. `a`, `b` and `magnitude` are repeated T times (the forward pass reads
+    the first), so that their gradients have an axis T.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> x, task_ids = jnp.ones((1, 3, 1)), jnp.array([[0, 1, 1]])
+    >>> a, b = jnp.ones((2, 1, 1)), jnp.ones((2, 1, 1))
+    >>> loss = lambda a: (x @ TaskLoraArray(jnp.eye(1), a, b, task_ids, scale=1.0)).sum()
+    >>> jax.grad(loss)(a).ravel().tolist()
+    [1.0, 2.0]
     """
 
     base: Frozen
@@ -196,10 +217,10 @@ class TaskLoraArray(Adapter):
 def column_norm(
     base: Frozen, a: Float[Array, "in R"], b: Float[Array, "R out"], scale: float
 ) -> Float[Array, " out"]:
-    """Norm of every column of `base + scale * a @ b`, a constant for differentiation.
+    """The norm of every column of `base + scale * a @ b`, a constant for differentiation.
 
-    |w + s a b|^2 = |w|^2 + 2 s (a.T w) . b + s^2 b . (a.T a) b needs no dense sum. Never zero: it
-    divides, and a column of zeros is no mistake.
+    |w + s a b|^2 = |w|^2 + 2 s (a.T w) . b + s^2 b . (a.T a) b needs no dense sum. The norm is
+    never zero, since it is a divisor and a column of zeros is allowed.
 
     >>> import jax.numpy as jnp
     >>> w, a, b = jnp.diag(jnp.array([3.0, 4.0])), jnp.zeros((2, 1)), jnp.zeros((1, 2))

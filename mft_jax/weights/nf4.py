@@ -66,6 +66,11 @@ class NF4Array(QuantizedArray):
     code over runs of 256 of the flattened tensor; here their logarithms are spaced evenly between
     the least and the largest of 256 neighbours along `out`, which keeps scales sharded like the
     codes and every scale precise, however large an outlier next to it.
+
+    >>> import jax.numpy as jnp
+    >>> w = quantize(jnp.ones((64, 2)))
+    >>> (jnp.ones((1, 64)) @ w).tolist()
+    [[64.0, 64.0]]
     """
 
     codes: UInt4[Array, "*N in out"]
@@ -100,7 +105,13 @@ class NF4Array(QuantizedArray):
 
 
 def quantize(w: Float[Array, "in out"]) -> NF4Array:
-    """Codes of one layer's matrix; `in` must be a multiple of 64."""
+    """The codes of one layer's matrix, whose `in` must be a multiple of 64.
+
+    >>> import jax.numpy as jnp
+    >>> w = jnp.tile(jnp.array([-1.0, 0.0, 0.5, 1.0]), 16)[:, None]
+    >>> quantize(w).codes[:4].ravel().tolist()
+    [0, 7, 12, 15]
+    """
     grouped = in_groups(w)
     absmax = jnp.max(jnp.abs(grouped), axis=1)
     inverse = jnp.where(absmax > 0, 1.0 / absmax, 0.0)
@@ -118,7 +129,7 @@ def quantize(w: Float[Array, "in out"]) -> NF4Array:
 
 
 def _quantize_scales(scales: Float[Array, "G out"]) -> tuple[Array, Array, Array]:
-    """(scale_codes, scale_min, scale_step) of non-negative scales; code 0 stands for zero."""
+    """(scale_codes, scale_min, scale_step) of non-negative scales; code 0 means zero."""
     groups, out = scales.shape
     runs = jnp.pad(scales, ((0, 0), (0, -out % SCALE_GROUP_SIZE)))
     runs = runs.reshape(groups, -1, SCALE_GROUP_SIZE)
@@ -140,7 +151,11 @@ def _per_column(runs: Float[Array, "*N G _"], out: int) -> Float[Array, "*N G ou
 
 
 def stored_bits(shape: tuple[int, ...]) -> int:
-    """Bits that a weight of `shape` [..., in, out] occupies on an accelerator."""
+    """Bits that a weight of `shape` [..., in, out] occupies on an accelerator.
+
+    >>> round(stored_bits((4096, 4096)) / 4096**2, 3)
+    4.129
+    """
     *stack, d_in, out = shape
     groups, runs = d_in // GROUP_SIZE, -(-out // SCALE_GROUP_SIZE)
     one = 4 * d_in * out + 8 * groups * out + 64 * groups * runs

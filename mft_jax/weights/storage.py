@@ -1,4 +1,4 @@
-"""The registry of storage types: how a frozen matrix may be stored, by the name in the settings."""
+"""The registry of storage types of a frozen matrix, by their names in the settings."""
 
 import functools
 from collections.abc import Callable
@@ -14,7 +14,8 @@ QuantizedDtype = Literal["nf4", "int4", "int8"]
 
 
 class Storage(NamedTuple):
-    """`quantize` one layer's matrix [in, out]; `stored_bits` of a shape [..., in, out]."""
+    """A storage type: `quantize` of one layer's matrix [in, out], `stored_bits` of a shape
+    [..., in, out]."""
 
     quantize: Callable[[Array], QuantizedArray]
     stored_bits: Callable[[tuple[int, ...]], int]
@@ -35,7 +36,7 @@ STORAGE: dict[str, Storage] = {
 
 
 def quantize(w: Float[Array, "in out"], dtype: QuantizedDtype) -> QuantizedArray:
-    """One layer's weight as codes. Call it under `jit`: eager temporaries are many times `w`.
+    """One layer's weight as codes. Call it under `jit`: without, temporaries are many times `w`.
 
     Raises `MftError` where the type cannot store this shape.
 

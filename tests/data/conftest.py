@@ -31,7 +31,7 @@ def byte_level(merges=(), chat_template=None):
 
 
 def sentencepiece(*, legacy):
-    """A space before the text: as Llama 2 writes it (`legacy`: before every plain part too)."""
+    """A tokenizer that puts a space before the text (`legacy`: before every plain part)."""
     characters = ["▁", "\n", *map(chr, range(33, 127))]
     merges = [("▁", "H"), ("▁", "a")]
     tokens = characters + [a + b for a, b in merges]
@@ -71,7 +71,7 @@ ROW = 32
 
 
 def make_task(task_id, lengths):
-    """Token `1000 * (task + 1) + sample` throughout a sample, so a token tells whose it is."""
+    """Token `1000 * (task + 1) + sample` throughout a sample, so that a token identifies it."""
     tokens = np.repeat(1000 * (task_id + 1) + np.arange(len(lengths)), lengths).astype(np.int32)
     offsets = np.cumsum([0, *lengths])
     weights = np.ones(len(tokens), np.float32)
@@ -122,7 +122,7 @@ def digest(batches):
 
 @pytest.fixture(scope="session")
 def corpus():
-    """Tasks of numbered samples, and what reads them back out of batches."""
+    """Tasks of numbered samples, and functions that find them again in batches."""
     return SimpleNamespace(
         row_length=ROW, make_task=make_task, make_tasks=make_tasks, segments=segments,
         all_samples=all_samples, equal=equal, digest=digest,

@@ -32,7 +32,7 @@ def test_a_special_token_in_a_plain_piece_is_spelt_out(byte_tokenizer):
     assert byte_tokenizer.decode(tokens) == "a<|endoftext|><s>b"
 
 
-def test_no_token_reaches_from_the_prompt_into_the_answer(make_tokenizer):
+def test_no_token_crosses_from_the_prompt_into_the_answer(make_tokenizer):
     tokenizer = make_tokenizer(merges=[("Ċ", "Ġ")])  # a newline and a space are one token
     whole = tokenizer("bot\n  x", add_special_tokens=False).input_ids
     tokens, weights = encoded([Piece("bot\n", False), Piece("  x", True)], tokenizer)
@@ -42,7 +42,7 @@ def test_no_token_reaches_from_the_prompt_into_the_answer(make_tokenizer):
 
 
 @pytest.mark.parametrize("legacy", [True, False])
-def test_spaces_before_a_text_stand_where_the_tokenizer_puts_them(make_sentencepiece, legacy):
+def test_spaces_before_a_text_are_where_the_tokenizer_puts_them(make_sentencepiece, legacy):
     tokenizer = make_sentencepiece(legacy=legacy)
     for parts in (["Hi a"], ["<s>", "Hi a", "<|im_end|>", "a"], ["a", "<s>", "\n", "<s>", "Hi"]):
         whole = tokenizer("".join(parts), add_special_tokens=False).input_ids
@@ -50,14 +50,14 @@ def test_spaces_before_a_text_stand_where_the_tokenizer_puts_them(make_sentencep
 
 
 @pytest.mark.parametrize("legacy", [True, False])
-def test_an_answer_goes_on_without_a_space_of_its_own(make_sentencepiece, legacy):
+def test_an_answer_continues_without_a_space(make_sentencepiece, legacy):
     tokenizer = make_sentencepiece(legacy=legacy)
     tokens, _ = encoded([Piece("bot\n", False), Piece("Hi", True)], tokenizer)
     assert tokenizer.convert_ids_to_tokens(tokens) == ["▁", "b", "o", "t", "\n", "H", "i"]
 
 
 @given(st.lists(st.text(max_size=12).filter(lambda text: text.strip("<")), max_size=5))
-def test_bytes_come_back_whatever_the_text(byte_tokenizer, texts):
+def test_bytes_are_restored_for_any_text(byte_tokenizer, texts):
     tokens, weights = encoded([Piece(text, False) for text in texts], byte_tokenizer)
     assert byte_tokenizer.decode(tokens) == "".join(texts)
     assert weights == [0] * len(tokens)
@@ -67,11 +67,11 @@ def test_many_samples_at_once_are_the_same_as_one_by_one(byte_tokenizer):
     encoder = build_encoder(byte_tokenizer, chat_tokenizer(byte_tokenizer))
     samples = [told("<s>", "a", "b", "<s>"), told("c", "<s>", "d"), [], told("<s>", "e")]
     for sample, together in zip(samples, encode(samples, encoder), strict=True):
-        for alone, joined in zip(encode([sample], encoder)[0], together, strict=True):
-            np.testing.assert_array_equal(alone, joined)
+        for single, joined in zip(encode([sample], encoder)[0], together, strict=True):
+            np.testing.assert_array_equal(single, joined)
 
 
-def test_the_tokenizer_given_stays_as_it_is(byte_tokenizer):
+def test_the_given_tokenizer_is_not_changed(byte_tokenizer):
     encoded(told("a"), byte_tokenizer)
     end = byte_tokenizer.eos_token_id
     assert byte_tokenizer("<|endoftext|>", add_special_tokens=False).input_ids == [end]

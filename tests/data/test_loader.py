@@ -22,7 +22,7 @@ def loader(tasks, rows_per_batch=12, num_batches=6, seed=3, mixture=None, **batc
 
 
 def shares(rows, processes):
-    """Places of the rows of a micro-batch that each of `processes` equal processes provides."""
+    """The places in a micro-batch of the rows of each of `processes` equal processes."""
     per_process = rows // processes
     return [tuple(range(p * per_process, (p + 1) * per_process)) for p in range(processes)]
 
@@ -63,7 +63,7 @@ def test_micro_batches_cut_a_step_without_changing_it(corpus):
 
 
 @pytest.mark.parametrize("step", [0, 1, 4, 6])
-def test_resuming_at_a_step_equals_going_through(corpus, step):
+def test_resuming_at_a_step_equals_reading_up_to_it(corpus, step):
     tasks = corpus.make_tasks()
     through = loader(tasks)
     for _ in range(step):
@@ -89,7 +89,7 @@ def test_a_cursor_that_no_loader_wrote_is_refused(corpus, cursor):
 
 
 def test_batches_are_those_that_were_recorded(corpus):
-    """Checksums taken when the loader still built its rows itself."""
+    """Checksums of an earlier version, in which the loader built its rows itself."""
     tasks = corpus.make_tasks()
     assert corpus.digest(loader(tasks)) == 964266485
     assert corpus.digest(loader(tasks, num_batches=20, micro_batches=3)) == 3821998492
@@ -117,7 +117,7 @@ def test_a_full_pass_holds_every_sample_once_in_batches_of_one_shape(
     assert sum(b.loss_weights.sum() for b in batches) == sum(t.loss_weights.sum() for t in tasks)
 
 
-def test_a_full_pass_is_walked_again_and_holds_no_batch(corpus, monkeypatch):
+def test_a_full_pass_is_iterated_again_and_keeps_no_batch(corpus, monkeypatch):
     rows, asked = packed_rows(corpus.make_tasks(), ROW, seed=0), []
     numbered = type(rows)(rows.rows_per_epoch, lambda g: asked.append(g) or rows.row(g))
     full_pass = FullPass(numbered, BatchRows(6))

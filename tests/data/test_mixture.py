@@ -1,4 +1,4 @@
-"""Shares of tasks in an epoch, which samples they take, and what a batch holds on the mean."""
+"""Shares and samples of the tasks in an epoch, and their average number in a batch."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_largest_remainders_add_up_and_miss_their_share_by_less_than_one():
         assert counts.sum() == 101 and np.all(np.abs(counts - 101 * shares) < 1)
 
 
-def test_every_sample_comes_before_any_comes_again_and_epochs_go_on_where_the_last_stopped():
+def test_epochs_continue_and_repeat_no_sample_before_all_were_drawn():
     made = mixture("rates", big=1, small=1, rare=2)
     for task, (size, count) in enumerate(zip(made.sizes, made.counts, strict=True)):
         drawn = np.concatenate([made.epoch_samples(task, epoch, 5) for epoch in range(12)])
@@ -62,7 +62,7 @@ def test_every_sample_comes_before_any_comes_again_and_epochs_go_on_where_the_la
             assert set(drawn[start : start + size]) == set(range(size))
 
 
-def test_an_epoch_can_be_asked_for_directly():
+def test_an_epoch_can_be_read_directly():
     made = mixture("temperature")
     for task in range(3):
         np.testing.assert_array_equal(
@@ -76,7 +76,7 @@ def batches(made, num_batches, local_rows=None):
     return list(train_loader(rows, BatchRows(4, 1, local_rows), num_batches))
 
 
-def test_batches_follow_from_the_step_alone_for_any_process_count():
+def test_batches_depend_only_on_the_step_for_any_process_count():
     made = mixture("rates", big=1, small=1, rare=2)
     whole, loader = (
         batches(made, 40),

@@ -15,7 +15,7 @@ def rng(seed=0):
 
 
 @given(some_lengths, st.integers(0, 5))
-def test_every_sample_stands_in_exactly_one_row_and_no_row_overflows(lengths, seed):
+def test_every_sample_is_in_exactly_one_row_and_no_row_overflows(lengths, seed):
     rows = pack(lengths, 64, rng(seed))
     assert sorted(np.concatenate([[], *rows])) == list(range(len(lengths)))
     assert all(len(row) and lengths[row].sum() <= 64 for row in rows)
@@ -44,7 +44,7 @@ def test_the_same_rng_gives_the_same_rows_and_another_one_others():
     assert not all(map(np.array_equal, same, other))
 
 
-def test_log_normal_lengths_fill_ninety_seven_percent_of_the_positions_in_a_second():
+def test_log_normal_lengths_fill_97_percent_of_positions_quickly():
     lengths = np.clip(rng().lognormal(5, 0.9, 60_000).astype(int), 2, 2048)
     start = time.perf_counter()
     rows = pack(lengths, 2048, rng())
@@ -102,7 +102,7 @@ def test_segments_that_do_not_fit_are_an_error():
         fill_row([np.arange(9)], [np.zeros(9)], [0], 8)
 
 
-def test_empty_rows_are_padding_alone():
+def test_empty_rows_are_only_padding():
     rows = empty_rows((2, 3))
     assert all(leaf.shape == (2, 3) and not leaf.any() for leaf in rows)
 

@@ -1,4 +1,4 @@
-"""Bytecode listings are the same in every process and say what the source said."""
+"""Bytecode listings are the same in every process and describe the source."""
 
 import os
 import re

@@ -52,14 +52,14 @@ def test_validation_has_at_least_ten_records_of_every_task(task):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_split_leaves_about_a_tenth_of_functions_and_of_examples_for_validation(seed):
+def test_validation_gets_about_a_tenth_of_functions_and_examples(seed):
     for task, low, high in (("completion", 0.05, 0.25), ("unit_test", 0.05, 0.25)):
         train, valid = (python_records(f"stdlib:{task}", s, seed) for s in ("train", "valid"))
         assert low < len(valid) / (len(train) + len(valid)) < high
         assert len(valid) >= 10
 
 
-def test_a_module_is_on_one_side_in_every_task_and_no_function_is_on_both():
+def test_modules_and_functions_are_on_one_side_of_the_split():
     sides = {"train": set(), "valid": set()}
     codes = {"train": set(), "valid": set()}
     for split in sides:

@@ -68,7 +68,7 @@ def test_one_liners_empty_and_nested_functions_are_left_out():
     assert set(found(SOURCE)) == {"Stack.top", "Stack.Inner.deep", "form_feed"}
 
 
-def test_lines_end_at_newlines_alone():
+def test_lines_end_only_at_newlines():
     assert found(SOURCE)["form_feed"].body == '    y = "a\x0cb"\n    return x\n'
 
 

@@ -10,7 +10,7 @@ from mft_jax.data.rows import BatchRows, NumberedRows, stack
 from mft_jax.types import MftError
 
 
-def test_micro_batches_follow_one_another_and_a_process_has_its_places_in_each():
+def test_a_process_has_its_places_in_every_micro_batch():
     np.testing.assert_array_equal(BatchRows(6, 2).numbers(1), [[6, 7, 8], [9, 10, 11]])
     rows = BatchRows(8, 2, local_rows=(0, 1))
     np.testing.assert_array_equal(rows.numbers(1), [[8, 9], [12, 13]])
@@ -44,7 +44,7 @@ def test_rows_may_be_as_long_as_the_longest_of_their_batch():
 
 
 class Streamed(grain.DatasetIterator):
-    """Rows of a text that is read once, of a size nobody knows; the place in it is a character."""
+    """Rows of a text of unknown size that is read once; the cursor is a number of characters."""
 
     def __init__(self, text, rows, num_batches):
         super().__init__()
@@ -80,7 +80,7 @@ class StreamedRows:
         return Dataset()
 
 
-def test_rows_may_be_a_stream_that_keeps_a_place_of_its_own():
+def test_rows_may_be_a_stream_that_keeps_its_own_position():
     through = train_loader(StreamedRows(), BatchRows(2), 3)
     first = next(through)
     cursor = through.state()

@@ -45,7 +45,7 @@ def test_text_is_a_document():
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (rounds(("human", "a"), ("robot", "b")), "round 2 of .* unknown role 'robot'"),
         (rounds(("human", "a"), ("human", "b")), "round 2 .* out of order: role 'human' after"),
@@ -60,9 +60,9 @@ def test_text_is_a_document():
         ({"chat_rounds": []}, "expected a list"),
         ({"chat_rounds": "hello"}, "expected a list"),
         ({"chat_rounds": [{"from": "human", "value": "a"}]}, 'expected {"role": ..., "content"'),
-        ({"prompt": "P"}, "no answer, the record has `prompt` alone"),
+        ({"prompt": "P"}, "no answer, the record has only `prompt`; expected also one of `answer`"),
         ({"prompt": "P", "answer": None}, "no answer"),
-        ({"answer": "A"}, "no prompt, the record has `answer` alone"),
+        ({"answer": "A"}, "no prompt, the record has only `answer`; expected also one of `prompt`"),
         ({"prompt": "P", "answer": ""}, "the answer `answer` is empty"),
         ({"prompt": ["P"], "answer": "A"}, "`prompt` is .*; expected a string"),
         ({"prompt": "P", "answer": "A", "system": 1}, "`system` is 1; expected a string"),
@@ -72,8 +72,8 @@ def test_text_is_a_document():
         ({}, r"no known form, the record has the fields \(none\)"),
     ],
 )
-def test_a_record_that_cannot_be_read_says_where_and_why(data, said):
-    with pytest.raises(MftError, match=f"^f.jsonl:7.*{said}"):
+def test_a_record_that_cannot_be_read_says_where_and_why(data, message):
+    with pytest.raises(MftError, match=f"^f.jsonl:7.*{message}"):
         read(data)
 
 

@@ -41,14 +41,14 @@ def test_parquet_rows_are_records_with_their_number(tmp_path):
     assert next(read_records(str(path))).where == f"{path} row 1"
 
 
-def test_a_zst_file_may_hold_several_frames_and_a_gz_file_several_members(tmp_path):
+def test_several_zst_frames_and_gz_members_are_read(tmp_path):
     for compress, name in ((zstandard.compress, "a.jsonl.zst"), (gzip.compress, "a.jsonl.gz")):
         path = tmp_path / name
         path.write_bytes(compress(JSONL[:20]) + compress(JSONL[20:]))
         assert data_of(path) == RECORDS
 
 
-def test_a_folder_and_a_pattern_are_read_in_the_order_of_file_names(tmp_path):
+def test_folders_and_patterns_are_read_in_order_of_file_names(tmp_path):
     for name in ("b", "a", "c"):
         write(tmp_path / f"{name}.jsonl", json.dumps({"text": name}).encode())
     (tmp_path / "README.md").write_text("no data")
@@ -56,13 +56,13 @@ def test_a_folder_and_a_pattern_are_read_in_the_order_of_file_names(tmp_path):
     assert [r["text"] for r in data_of(tmp_path / "[bc].jsonl")] == ["b", "c"]
 
 
-def test_blank_lines_are_passed_over_and_still_counted(tmp_path):
+def test_blank_lines_are_skipped_and_counted(tmp_path):
     path = write(tmp_path / "a.jsonl", b'\n{"text": "x"}\r\n  \n{"text": "y"}')
     assert [r.where[-2:] for r in read_records(str(path))] == [":2", ":4"]
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "said"),
+    ("name", "data", "message"),
     [
         ("a.jsonl", b'{"text": "x"}\n{"text": \n', "a.jsonl:2: invalid JSON"),
         ("a.jsonl", b'{"text": "x"}\n{"text": "\xff"}\n', r"a.jsonl:2: invalid UTF-8 at byte 11"),
@@ -72,9 +72,9 @@ def test_blank_lines_are_passed_over_and_still_counted(tmp_path):
         ("a.parquet", b"", "a.parquet: not a readable Parquet file"),
     ],
 )
-def test_bad_data_is_named_by_file_and_line(tmp_path, name, data, said):
+def test_bad_data_is_named_by_file_and_line(tmp_path, name, data, message):
     path = write(tmp_path / name, data)
-    with pytest.raises(MftError, match=said):
+    with pytest.raises(MftError, match=message):
         data_of(path)
 
 

@@ -26,7 +26,7 @@ def load(folder, seed=0, path="many.jsonl", **options):
     return texts(train), texts(valid)
 
 
-def test_a_split_shares_nothing_loses_nothing_and_depends_on_the_seed_alone(folder):
+def test_a_split_shares_and_loses_nothing_and_follows_the_seed(folder):
     train, valid = load(folder, valid_fraction=0.1)
     assert (len(train), len(valid)) == (180, 20)
     assert sorted(train + valid) == sorted(f"many {i}" for i in range(200))
@@ -53,7 +53,7 @@ def test_max_samples_takes_a_seeded_subset_and_not_the_head(folder):
     assert load(folder, seed=1, **limits)[0] != train
 
 
-def test_installed_code_brings_its_own_split():
+def test_installed_code_has_its_own_split():
     train, valid = load_splits(
         TaskConfig("t", "packages:ml_collections:text", max_samples=5), seed=0
     )
@@ -63,7 +63,7 @@ def test_installed_code_brings_its_own_split():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"path": "none.jsonl"}, "'t' is empty"),
         ({"path": "one.jsonl"}, "'t' has one record .* cannot be split"),
@@ -75,11 +75,11 @@ def test_installed_code_brings_its_own_split():
         ({"max_valid_samples": -1}, "max_valid_samples=-1"),
     ],
 )
-def test_a_task_that_cannot_be_trained_and_validated_is_an_error(folder, options, said):
-    with pytest.raises(MftError, match=said):
+def test_a_task_that_cannot_be_trained_and_validated_is_an_error(folder, options, message):
+    with pytest.raises(MftError, match=message):
         load(folder, **options)
 
 
-def test_a_valid_path_beside_a_source_with_its_own_split_is_an_error():
-    with pytest.raises(MftError, match="brings its own validation split"):
+def test_a_valid_path_for_a_source_with_a_split_is_an_error():
+    with pytest.raises(MftError, match="has its own validation split; remove valid_path"):
         load_splits(TaskConfig("t", "stdlib:comment", "x.jsonl"), seed=0)

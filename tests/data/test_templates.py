@@ -14,7 +14,7 @@ def chat(*turns):
 
 
 def picture(sample, tokenizer):
-    """The whole text, with what is trained on in brackets and special tokens in guillemets."""
+    """The whole text, with trained parts in brackets and special tokens in guillemets."""
     shown, trained = "", False
     for piece in render(sample, chat_tokenizer(tokenizer)):
         if piece.trained != trained:
@@ -31,7 +31,7 @@ def test_without_a_template_the_form_is_mftcoders(byte_tokenizer):
     )
 
 
-def test_a_chat_template_is_trained_on_answers_and_their_end_token_alone(chatml_tokenizer):
+def test_a_chat_template_trains_only_answers_and_their_end_token(chatml_tokenizer):
     start, end = "«<|im_start|>»", "«<|im_end|>»"
     assert picture(chat(*TWO_ROUNDS), chatml_tokenizer) == (
         f"{start}system\nBe brief.{end}\n{start}user\nHi{end}\n{start}assistant\n[Hello{end}]\n"
@@ -62,7 +62,7 @@ def test_the_longest_special_token_wins(make_tokenizer):
     assert "<s>x" in chat_tokenizer(tokenizer).special.findall("<s>x<s>y")
 
 
-def test_white_space_that_a_special_token_swallows_is_left_out(make_tokenizer):
+def test_white_space_that_a_special_token_removes_is_left_out(make_tokenizer):
     template = "<|u|>\n {{ messages[0].content }}<|e|>\n<|a|>\n"
     template += "{% if messages|length > 1 %}{{ messages[1].content }} <|e|>{% endif %}"
     tokenizer = make_tokenizer(chat_template=template)
@@ -82,7 +82,7 @@ def test_an_answer_is_trained_on_as_given_where_the_template_trims_it(make_token
     assert shown.endswith("user\nHi«<|im_end|>»«<|im_start|>»assistant\n[    x\n«<|im_end|>»]")
 
 
-def test_what_a_template_puts_between_prompt_and_answer_is_the_models_to_say(make_tokenizer):
+def test_text_of_the_template_before_an_answer_is_trained(make_tokenizer):
     template = (
         "Q{{ messages[0].content }}{% if messages|length > 1 %}<think></think>"
         "{{ messages[1].content }}<|im_end|>\n{% endif %}"
@@ -93,7 +93,7 @@ def test_what_a_template_puts_between_prompt_and_answer_is_the_models_to_say(mak
 
 
 @pytest.mark.parametrize(
-    ("template", "said"),
+    ("template", "fault"),
     [
         ("{% for m in messages %}{{ m.content }}\n{% endfor %}", "puts no end token"),
         ("{{ messages[0].content }}<|im_end|>", "drops or changes the answer"),
@@ -109,9 +109,9 @@ def test_what_a_template_puts_between_prompt_and_answer_is_the_models_to_say(mak
         ("{{ raise_exception('no system role') }}", r"refuses the record \(no system role\)"),
     ],
 )
-def test_a_template_that_could_not_be_learnt_from_is_refused(make_tokenizer, template, said):
+def test_a_template_that_could_not_be_learnt_from_is_refused(make_tokenizer, template, fault):
     tokenizer = make_tokenizer(chat_template=template)
-    with pytest.raises(MftError, match=f"^f.jsonl:3: the chat template .*({said})"):
+    with pytest.raises(MftError, match=f"^f.jsonl:3: the chat template .*({fault})"):
         picture(chat(("U", "Hi"), ("A", "Hello")), tokenizer)
 
 
@@ -123,6 +123,6 @@ def test_a_tokenizer_without_an_end_token_is_refused(make_tokenizer):
 
 
 def test_text_full_of_noncharacters_is_refused(byte_tokenizer):
-    form = chat_tokenizer(byte_tokenizer)
+    chat = chat_tokenizer(byte_tokenizer)
     with pytest.raises(MftError, match="f:1: the sample holds 32 of the 32 noncharacters"):
-        render(Document("".join(GUARDS), "f:1"), form)
+        render(Document("".join(GUARDS), "f:1"), chat)

@@ -20,7 +20,7 @@ FRAME = len("_human\n" + "\n_bot\n" + "\n_")  # _ for a special token
 TAIL = len("\n") + 1  # newline and end token, trained
 
 
-def test_samples_lie_flat_one_after_the_other(byte_tokenizer):
+def test_samples_are_flat_one_after_the_other(byte_tokenizer):
     samples = [pair("ab", "xyz"), Document("hello", "f:2")]
     task, stats = tokenize(samples, byte_tokenizer, 64, "drop", "training set")
     first, second = sample_tokens(task)
@@ -73,8 +73,8 @@ def test_split_trains_every_target_exactly_once(byte_tokenizer, prompt, answer, 
     assert stats.kept == len(lengths)
 
 
-def test_a_sample_without_a_target_is_counted_and_a_task_without_one_is_an_error(byte_tokenizer):
-    empty = Document("", "f:1")  # its end token is its first: nothing stands before it
+def test_samples_without_a_target_are_counted_unless_all_are(byte_tokenizer):
+    empty = Document("", "f:1")  # its end token is its first token, so it is never a target
     _, stats = tokenize([SHORT, empty], byte_tokenizer, 64, "drop", "training set")
     assert (stats.kept, stats.untrainable) == (1, 1)
     with pytest.raises(MftError, match="training set of 'x' has no token to train on.* 1 have"):

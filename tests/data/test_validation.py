@@ -32,12 +32,12 @@ def rows_of(samples, num_rows, rng, shuffled_whole=SHUFFLED_WHOLE):
     return random_rows(samples.lengths, queues, ROW, num_rows, rng)
 
 
-# Of a set that is shuffled whole, and of one of which only what is taken is shuffled.
+# Draws of a set that is shuffled whole, and of one of which only a part is shuffled.
 either_way = pytest.mark.parametrize("shuffled_whole", [SHUFFLED_WHOLE, 0])
 
 
 @either_way
-def test_every_task_is_in_every_micro_batch_if_there_are_rows_for_it(corpus, shuffled_whole):
+def test_with_enough_rows_every_task_is_in_every_micro_batch(corpus, shuffled_whole):
     samples = join_tasks(corpus.make_tasks())
     for step in range(20):
         rows = rows_of(samples, 3, np.random.default_rng([0, step]), shuffled_whole)
@@ -77,7 +77,7 @@ def test_a_set_that_fits_is_used_whole(corpus, shuffled_whole):
     assert sorted(index for row in rows for index in row) == [0, 1, 2]
 
 
-def test_micro_batches_follow_from_the_step_and_are_shared_out_by_rows(corpus):
+def test_micro_batches_depend_on_the_step_and_are_shared_by_rows(corpus):
     tasks = corpus.make_tasks()
     whole, again = draws(tasks), draws(tasks)
     parts = [draws(tasks, local_rows=(row,)) for row in range(3)]
@@ -121,7 +121,7 @@ def test_every_random_order_is_equally_likely():
 
 
 class CountingRng(np.random.Generator):
-    """Counts the numbers drawn."""
+    """A generator that counts the numbers drawn."""
 
     drawn = 0
 
@@ -135,7 +135,7 @@ class CountingRng(np.random.Generator):
 
 
 class CountingLengths(np.ndarray):
-    """Counts the lengths read."""
+    """An array that counts the lengths read."""
 
     read = 0
 

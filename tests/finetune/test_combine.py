@@ -104,8 +104,8 @@ COMPOSITIONS = {
     "qlora int4": {"quantization": "int4"},
     "qlora int8": {"quantization": "int8"},
     "embedding and head": {"targets": TABLES},
-    "embedding alone": {"method": "lora", "targets": ("embedding",)},
-    "head alone": {"method": "lora", "targets": ("head",)},
+    "only embedding": {"method": "lora", "targets": ("embedding",)},
+    "only head": {"method": "lora", "targets": ("head",)},
     "rslora": {"method": "lora", "rslora": True, "targets": TABLES},
     "dora": {"dora": True},
     "dora on pissa": {"dora": True, "init": "pissa"},
@@ -167,7 +167,7 @@ def test_loftq_and_pissa_start_nearer_to_the_base_than_rounding(quantization, ba
 
 
 @pytest.mark.parametrize("init", ["pissa", "loftq"])
-def test_a_start_comes_back_beside_what_is_stored(init, base):
+def test_initial_adapters_are_split_from_stored_weights(init, base):
     config = FinetuneConfig(rank=4, init=init, targets=("attention/q", "mlp/*", "head"))
     params, start = stored(config, base)
     paths = adapted_paths(config, INFOS)

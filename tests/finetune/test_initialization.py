@@ -1,4 +1,4 @@
-"""PiSSA splits a weight without loss; LoftQ loses less than quantisation alone."""
+"""PiSSA splits a weight without loss; LoftQ loses less than plain quantisation."""
 
 import functools
 

@@ -49,7 +49,7 @@ def run(params):
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
-def test_the_trainable_tree_is_the_adapters_alone(method, base):
+def test_the_trainable_tree_holds_only_the_adapters(method, base):
     trainable, frozen = split(FinetuneConfig(method=method, rank=4), base)
     assert sorted(trainable) == LINEAR and set(frozen) == set(INFOS)
     for path, adapter in trainable.items():

@@ -69,7 +69,7 @@ def one_device() -> jax.sharding.Mesh:
 def base(
     transformers_model: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], tuple[Path, Any]]:
-    """`base(family) -> (folder, transformers' model)`; the model is to be copied."""
+    """`base(family) -> (folder, transformers' model)`; copy the model before changing it."""
     shelf = tmp_path_factory.mktemp("bases")
 
     @functools.cache

@@ -65,7 +65,7 @@ def test_a_sharded_adapter_is_saved_whole(adapter, tmp_path):
     assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "eight" / name).read_bytes()
 
 
-def test_an_existing_adapter_is_replaced_only_when_told(adapter, tmp_path):
+def test_an_existing_adapter_is_replaced_only_with_overwrite(adapter, tmp_path):
     save_adapter(tmp_path / "adapter", **adapter)
     before = (tmp_path / "adapter" / "adapter_model.safetensors").read_bytes()
     nothing = jax.tree.map(jnp.zeros_like, adapter["trained"].trainable)
@@ -85,7 +85,7 @@ def test_a_full_fine_tune_has_no_adapter(adapter, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-def test_base_weights_that_came_along_must_be_the_bases(adapter, tmp_path):
+def test_base_weights_in_the_file_must_be_the_bases(adapter, tmp_path):
     folder, kept = Path(adapter["base_model"]), tmp_path / "adapter"
     save_adapter(kept, **adapter)
     family, config = adapter["family"], adapter["model_config"]
@@ -98,6 +98,6 @@ def test_base_weights_that_came_along_must_be_the_bases(adapter, tmp_path):
         save_file(tensors, kept / "adapter_model.safetensors")
         read_adapter(kept, adapter["trained"].tuning, family, config).check_base(spans)
 
-    read_with(table.astype(np.float16))  # in a coarser dtype it is still the same
+    read_with(table.astype(np.float16))  # equal in the coarser dtype
     with pytest.raises(MftError, match="base weights that are not .*model.embed_tokens.weight"):
         read_with(table + 1)

@@ -1,4 +1,4 @@
-"""What was saved is read again exactly, what peft wrote computes the same, the rest is refused."""
+"""Saved adapters are read again exactly, peft's compute the same, all others are refused."""
 
 import dataclasses
 import functools
@@ -85,10 +85,10 @@ def test_what_was_saved_is_read_again(case, model, tmp_path):
     other = FinetuneConfig("qlora", rank=7, alpha=1.0, targets=("attention/q",), dropout=0.1)
     found = reading(model, name, tmp_path / "adapter", other)
     assert (found.tuning.rank, found.tuning.dora) == (settings.rank, settings.dora)
-    assert not found.tuning.rslora  # its scale is written as a plain one
+    assert not found.tuning.rslora  # the scale is written as that of plain lora
     assert found.tuning.scale == pytest.approx(settings.scale, rel=1e-6)
     assert found.base_model == "the/base"
-    # What the adapter does not say stays as the run has it.
+    # Settings that the adapter does not have are the run's.
     assert (found.tuning.method, found.tuning.dropout) == ("qlora", 0.1)
     infos = param_infos(model(name)[2])
     assert adapted_paths(found.tuning, infos) == sorted(trainable)
@@ -100,7 +100,7 @@ def test_what_was_saved_is_read_again(case, model, tmp_path):
 
 @pytest.mark.parametrize("rslora", [False, True])
 def test_a_start_is_taken_off_with_twice_the_rank(rslora, model, tmp_path):
-    """Targets without a start grow as well: the folder names one rank for all."""
+    """Targets without a start get twice the rank, too: the folder names one rank for all."""
     settings = dataclasses.replace(NORMAL, rslora=rslora, init="pissa", targets=TABLES)
     infos = param_infos(model("llama")[2])
     start = add_noise(init_trainable(settings, {}, infos, 3), 0.1, seed=4)
@@ -149,7 +149,7 @@ def edit_weights(folder, change):
 
 
 def test_ranks_and_alphas_by_module_compute_the_same_function(folder, model):
-    """What is smaller than the largest rank is filled with zeros; b takes up the alphas."""
+    """Smaller ranks are filled with zeros; b is scaled by the alphas."""
     q, v = Q0, Q0.replace("q_proj", "v_proj")
     rng = np.random.default_rng(0)
     edit_weights(
@@ -178,7 +178,7 @@ def test_ranks_and_alphas_by_module_compute_the_same_function(folder, model):
     assert not small["a"][..., 3:].any() and not small["b"][..., 3:, :].any()
 
 
-def test_layers_that_are_not_adapted_are_zeros_that_stay(folder, model):
+def test_layers_that_are_not_adapted_get_zeros(folder, model):
     edit_weights(folder, lambda t: [t.pop(n) for n in list(t) if ".layers.1." in n])
     loaded = reading(model, "llama", folder).load()
     for part in loaded.values():
@@ -267,7 +267,7 @@ def test_an_empty_file_holds_no_adapter(folder, model):
 
 
 def test_a_dora_adapter_of_some_layers_is_refused(model, tmp_path):
-    """Magnitudes of zero in the others would switch their weights off."""
+    """Magnitudes of 0 in the other layers would switch their weights off."""
     saved(model, "llama", dataclasses.replace(NORMAL, dora=True), tmp_path / "a")
     edit_weights(tmp_path / "a", lambda t: [t.pop(n) for n in list(t) if "layers.1.mlp.up" in n])
     assert "model.layers.1.mlp.up_proj is not adapted" in raised(model, tmp_path / "a")

@@ -77,6 +77,25 @@ def test_qlora_holds_the_codes_of_each_layer(write_checkpoint, one_device):
         equal_trees(jax.tree.map(lambda x: x[layer], kernel), expected)  # noqa: B023
 
 
+def test_weights_that_are_stored_alike_share_one_compilation(write_checkpoint, one_device):
+    folder, _ = write_checkpoint()
+    family, config = read_model(folder)
+    traced = []
+
+    def store(info, weight):
+        traced.append(info.path)
+        return store_weight(FinetuneConfig("qlora"), info, weight, jnp.float32)
+
+    placed = functools.partial(leaf_shardings, one_device)
+    params = load_params(folder, family, config, store_weight=store, shardings=placed)
+    inserts = [path for path in params if traced.count(path) == 2]  # the first is for its shapes
+    infos = param_infos(config)
+    alike = {path: (info.kind, info.axes, info.shape) for path, info in infos.items()}
+    assert len(traced) == len(params) + len(inserts)
+    assert len(inserts) == len(set(alike.values())) < len(params)
+    assert {alike[path] for path in inserts} == set(alike.values())
+
+
 def test_shards_with_an_index_are_one_checkpoint(write_checkpoint, one_device):
     folder, tensors = write_checkpoint()
     whole = load(folder, one_device)
@@ -107,13 +126,15 @@ def test_constants_and_a_tied_head_are_ignored(write_checkpoint, one_device):
     assert "head/table" not in load(folder, one_device)
 
 
-def test_a_head_of_its_own_is_not_taken_for_a_tied_one(write_checkpoint, one_device):
+def test_a_separate_head_is_not_taken_for_a_tied_one(write_checkpoint, one_device):
     def edit(tensors):
         tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
         tensors["lm_head.weight"][-1, -1] += 1
 
     folder, _ = write_checkpoint("llama", edit=edit, tie_word_embeddings=True)
-    with pytest.raises(MftError, match='lm_head.weight is not model.embed_tokens.weight.*": false'):
+    with pytest.raises(
+        MftError, match='lm_head.weight differs from model.embed_tokens.weight.*": false'
+    ):
         load(folder, one_device)
 
 
@@ -191,7 +212,7 @@ def test_a_folder_without_weights_says_so(write_checkpoint, one_device):
 
 
 def test_model_folder_names_the_remedy(tmp_path, monkeypatch):
-    with pytest.raises(MftError, match="no such folder, and it is no name on the hub"):
+    with pytest.raises(MftError, match="no such folder, and it is not a name on the hub"):
         model_folder(str(tmp_path / "elsewhere"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(MftError, match="hf download org/some-model --local-dir"):

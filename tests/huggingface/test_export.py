@@ -55,7 +55,7 @@ def test_export_of_an_import_is_value_equal(
 ):
     folder, tensors = write_checkpoint(family, dtype, tie_word_embeddings=tied)
     model = loaded(folder, one_device, FinetuneConfig("full"))
-    # config.json names no dtype: it is that of the base weights.
+    # config.json names no dtype, so it is that of the base weights.
     save_merged(tmp_path / "out", **model, dequantized=False)
     hf_config = json.loads((folder / "config.json").read_text())
     exported = load_file(tmp_path / "out" / "model.safetensors")
@@ -166,7 +166,7 @@ def test_logit_difference_is_zero_for_the_same_model(write_checkpoint, batch):
 def test_logit_difference_measures_and_ignores_padding(write_checkpoint, batch):
     _, config = read_model(write_checkpoint()[0])
     params = init_params(config, 0)
-    # A head of zeros gives equal logits: KL(uniform || p) and |0 - logits| can be told by hand.
+    # A head of zeros gives equal logits: KL(uniform || p) and |0 - logits| are known by hand.
     flat = {**params, "head/table": jnp.zeros_like(params["head/table"])}
     difference = logit_difference(config, flat, params, batch)
     padded = batch._replace(tokens=np.where(batch.segment_ids > 0, batch.tokens, 5))
@@ -181,7 +181,7 @@ def test_logit_difference_measures_and_ignores_padding(write_checkpoint, batch):
     assert twice.top1_agreement == 1.0
 
 
-def test_logit_difference_of_padding_alone_is_refused(write_checkpoint, batch):
+def test_logit_difference_of_only_padding_is_refused(write_checkpoint, batch):
     _, config = read_model(write_checkpoint()[0])
     params = init_params(config, 0)
     with pytest.raises(MftError, match="padding only"):

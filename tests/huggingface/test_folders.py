@@ -1,4 +1,4 @@
-"""Where a model lies; the rest of `model_folder` is in test_checkpoint."""
+"""Folders of models; the rest of `model_folder` is tested in test_base_weights."""
 
 import json
 import shlex
@@ -17,8 +17,8 @@ from mft_jax.types import MftError
 
 @pytest.mark.parity
 @pytest.mark.parametrize("shards", [1, 2])
-@pytest.mark.parametrize("family", ["gemma", "baichuan"])  # with a tied head; with code of its own
-def test_the_conversion_of_pickles_that_is_named_works(tmp_path, monkeypatch, family, shards):
+@pytest.mark.parametrize("family", ["gemma", "baichuan"])  # with a tied head; with modelling code
+def test_the_named_conversion_of_pickles_works(tmp_path, monkeypatch, family, shards):
     torch = pytest.importorskip("torch", reason="needs the extra `parity` (torch)")
     monkeypatch.chdir(tmp_path)  # the conversion changes it
     folder = tiny_checkpoint(tmp_path / "it's a model", family)
@@ -40,11 +40,11 @@ def test_the_conversion_of_pickles_that_is_named_works(tmp_path, monkeypatch, fa
     assert model_folder(str(folder)) == folder
     for name, span in checked_spans(folder, kind, config).items():
         np.testing.assert_array_equal(read(span), expected[name])
-    if kind.reference != "numpy":  # transformers reads it, too
+    if kind.reference != "numpy":  # transformers reads the result, too
         assert transformers_logits(folder, np.arange(3, dtype=np.int32)).shape[0] == 3
 
 
-def test_a_pickle_without_weights_is_no_matter(tmp_path):
+def test_a_pickle_without_weights_is_ignored(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({}))
     (tmp_path / "training_args.bin").touch()
     assert model_folder(str(tmp_path)) == tmp_path

@@ -22,10 +22,10 @@ def test_a_failure_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_folder_is_kept_unless_told(tmp_path):
+def test_an_existing_folder_is_kept_without_overwrite(tmp_path):
     output = tmp_path / "a"
     output.mkdir()
-    with new_folder(output) as partial:  # an empty one is free
+    with new_folder(output) as partial:  # an empty folder may be written
         (partial / "old").touch()
     with pytest.raises(MftError, match="is not empty; nothing is overwritten"), new_folder(output):
         pass
@@ -38,7 +38,7 @@ def test_an_existing_folder_is_kept_unless_told(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_file_is_no_folder(tmp_path):
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "a").touch()
     with pytest.raises(MftError, match="is a file"), new_folder(tmp_path / "a", overwrite=True):
         pass
@@ -64,7 +64,7 @@ def test_the_current_folder_is_not_replaced(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
-def test_what_others_wrote_meanwhile_is_kept(tmp_path):
+def test_files_that_others_wrote_meanwhile_are_kept(tmp_path):
     output = tmp_path / "a"
     with pytest.raises(MftError, match="is not empty"), new_folder(output) as partial:
         (partial / "mine").touch()
@@ -73,7 +73,7 @@ def test_what_others_wrote_meanwhile_is_kept(tmp_path):
     assert [p.name for p in tmp_path.rglob("*")] == ["a", "theirs"]
 
 
-def test_what_a_killed_process_left_is_swept_away(tmp_path):
+def test_partial_folders_of_a_killed_process_are_removed(tmp_path):
     (tmp_path / ".a.partial").mkdir()
     (tmp_path / ".a.partial" / "half").touch()
     with new_folder(tmp_path / "a") as partial:

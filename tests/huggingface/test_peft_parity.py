@@ -1,4 +1,4 @@
-"""Adapters train and compute as peft's, in every family of transformers; QLoRA as bitsandbytes."""
+"""Adapters train and compute like peft's in every family, and QLoRA like bitsandbytes."""
 
 import copy
 import dataclasses
@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.parity,
     # peft reads an attribute that the newest transformers deprecates.
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
-    # An adapter of a tied embedding changes what is read in alone, with peft as with us.
+    # An adapter of a tied embedding changes the embedding, but not the head, in peft as here.
     pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning"),
 ]
 
@@ -84,7 +84,7 @@ def their_logits(model, ids):
 
 
 def their_loss(model, ids):
-    """Of the logits alone: models with experts add their router's loss to `.loss`."""
+    """The loss of the logits only: models with experts add their router's loss to `.loss`."""
     out = model(input_ids=torch.from_numpy(ids)).logits[:, :-1].float()
     return torch.nn.functional.cross_entropy(
         out.reshape(-1, out.shape[-1]), torch.from_numpy(ids)[:, 1:].reshape(-1)
@@ -92,20 +92,20 @@ def their_loss(model, ids):
 
 
 def wrapped(name, base, folder, trainable, settings, start=None, renamed=True):
-    """peft's model with our adapter, through the folder that we write."""
+    """The model of peft with our adapter, loaded from the folder that we write."""
     path, model = base(name)
     family, config = read_model(path)
     trained = TrainedWeights(settings, trainable, start or {})
     save_adapter(folder, trained=trained, family=family, model_config=config, base_model=str(path))
     model = copy.deepcopy(model)
     if name == "deepseek_v2" and renamed:
-        # By this name peft 0.21 takes shared experts for the routed ones, which it cannot load.
+        # Under this name peft 0.21 takes shared experts for the routed ones, which it cannot load.
         model.config.model_type = "deepseek_v2 of transformers 4"
     return peft.PeftModel.from_pretrained(model, str(folder), is_trainable=True).eval()
 
 
 def their_gradients(model, trainable, family, config):
-    """peft's gradients in our tree."""
+    """The gradients of peft in our tree."""
     named = {
         name.replace(".default", ""): parameter.grad.numpy()
         for name, parameter in model.named_parameters()
@@ -131,7 +131,7 @@ STEPS = [(name, {"targets": TABLES, "rslora": True}) for name in NAMES] + [
 
 @pytest.mark.parametrize(("name", "options"), STEPS)
 def test_a_step_of_lora_is_pefts(name, options, base, tmp_path):
-    """Loss and the gradient of every adapter, from the same random A and B."""
+    """The loss and the gradient of every adapter are equal for the same random A and B."""
     settings = dataclasses.replace(NORMAL, **options)
     family, config, params, _ = load(base(name)[0], settings)
     if config.tied_head:
@@ -159,7 +159,7 @@ EXPORTS = {
 
 
 @pytest.mark.parametrize("case", EXPORTS)
-def test_peft_computes_with_the_original_weights_what_started_from_them(case, base, tmp_path):
+def test_peft_computes_the_same_from_the_original_weights(case, base, tmp_path):
     name, options = EXPORTS[case]
     settings = dataclasses.replace(NORMAL, **options)
     adapted = adapted_paths(settings, param_infos(read_model(base(name)[0])[1]))
@@ -205,7 +205,7 @@ WRITTEN = {
     "all linear": ("phi3", {"target_modules": "all-linear"}),
     "tables": ("gpt_neox", {"target_modules": ["embed_in", "lm_head", "query_key_value"]}),
     "tables and what they are of": ("phi", {"target_modules": ["embed_tokens", "lm_head"]}),
-    "experts beside": ("mixtral", {"target_modules": ["q_proj", "o_proj"]}),
+    "experts not adapted": ("mixtral", {"target_modules": ["q_proj", "o_proj"]}),
 }
 
 
@@ -220,7 +220,7 @@ def test_what_peft_wrote_computes_the_same(case, base, tmp_path):
         for parameter in theirs.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.05 * torch.randn_like(parameter))
-    carried = "what they are of" in case  # as peft does unless told otherwise
+    carried = "what they are of" in case  # as peft does by default
     theirs.save_pretrained(tmp_path / "adapter", save_embedding_layers=carried)
     family, config, params, _ = load(folder, NORMAL)
     found = read_adapter(tmp_path / "adapter", NORMAL, family, config)
@@ -233,7 +233,7 @@ def test_what_peft_wrote_computes_the_same(case, base, tmp_path):
     np.testing.assert_allclose(ours, want, rtol=0, atol=1e-4)
 
 
-# Transformers holds experts as 3-D parameters, which bitsandbytes leaves as they are.
+# Transformers keeps experts as 3-D parameters, which bitsandbytes does not quantise.
 QUANTIZED = [name for name in NAMES if "num_experts_per_tok" not in FAMILIES[name].tiny_config()]
 STEPS_OF_QLORA, RATE = 20, 5e-3
 
@@ -264,7 +264,7 @@ def their_losses(folder, adapter, batches):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:bitsandbytes")
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_qlora_follows_bitsandbytes(name, base, tmp_path):
-    """From the same A and B, over the same steps, each with its own rounding to four bits."""
+    """The start and the steps are the same; each library has its own rounding to four bits."""
     pytest.importorskip("bitsandbytes", reason="parity needs the extra `parity` (bitsandbytes)")
     settings = FinetuneConfig("qlora", rank=8, alpha=16.0)
     folder, _ = base(name)

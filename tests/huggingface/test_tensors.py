@@ -20,7 +20,7 @@ TYPES = {
 }
 
 
-def test_what_is_written_the_safetensors_library_reads(tmp_path):
+def test_the_safetensors_library_reads_what_is_written(tmp_path):
     write_tensors(tmp_path / "x", TYPES, TENSORS.items())
     loaded = load_file(tmp_path / "x")
     assert loaded.keys() == TENSORS.keys()
@@ -45,7 +45,7 @@ def test_a_transposed_view_is_written_in_its_own_order(tmp_path):
     np.testing.assert_array_equal(load_file(tmp_path / "x")["b"], view)
 
 
-def test_a_tensor_that_was_not_announced_is_refused(tmp_path):
+def test_a_tensor_that_was_not_declared_is_refused(tmp_path):
     with pytest.raises(ValueError, match="announced b"):
         write_tensors(tmp_path / "x", {"b": TYPES["b"]}, [("b", TENSORS["b"].T)])
 

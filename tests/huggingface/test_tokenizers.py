@@ -73,7 +73,7 @@ def test_neither_config_nor_the_class_of_the_tokenizer_matters(folder):
     assert found.special_tokens_map == expected.special_tokens_map
 
 
-def test_a_file_beside_holds_the_chat_template(folder):
+def test_a_separate_file_may_hold_the_chat_template(folder):
     edit_settings(folder, chat_template="old")
     assert load_tokenizer(folder, 3).chat_template == "old"
     (folder / "chat_template.jinja").write_text("new")
@@ -81,7 +81,7 @@ def test_a_file_beside_holds_the_chat_template(folder):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("tokenizer.json", "{", r"tokenizer\.json:1: invalid JSON"),
         ("tokenizer.json", "{}", r"cannot be loaded from tokenizer\.json"),
@@ -92,7 +92,7 @@ def test_a_file_beside_holds_the_chat_template(folder):
         ("special_tokens_map.json", "[]", r"special_tokens_map\.json: expected a JSON object"),
     ],
 )
-def test_a_damaged_tokenizer_is_refused(folder, name, content, said):
+def test_a_damaged_tokenizer_is_refused(folder, name, content, message):
     (folder / name).write_text(content)
-    with pytest.raises(MftError, match=said):
+    with pytest.raises(MftError, match=message):
         load_tokenizer(folder, 3)

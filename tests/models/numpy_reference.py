@@ -143,13 +143,13 @@ def rotate(x: np.ndarray, pairs: list[tuple[int, int]], theta: float) -> np.ndar
 
 
 def half_split_pairs(rotary_width: int) -> list[tuple[int, int]]:
-    """Channel n turns with channel n + half; channels from `rotary_width` on are left alone."""
+    """Channel n turns with channel n + half; channels from `rotary_width` on are not changed."""
     half = rotary_width // 2
     return [(n, n + half) for n in range(half)]
 
 
 def interleaved_pairs(rotary_width: int) -> list[tuple[int, int]]:
-    """Channel 2n turns with channel 2n + 1; channels from `rotary_width` on are left alone."""
+    """Channel 2n turns with channel 2n + 1; channels from `rotary_width` on are not changed."""
     return [(2 * n, 2 * n + 1) for n in range(rotary_width // 2)]
 
 

@@ -94,11 +94,11 @@ def test_a_later_token_leaves_earlier_ones_exactly_as_they_were(hidden):
     assert np.all(np.abs(before[12:20] - after[12:20]).max(-1) > 1e-4)
 
 
-def test_a_packed_row_is_its_documents_alone(hidden):
+def test_a_packed_row_equals_its_separate_documents(hidden):
     documents = [document(4, 5), document(5, 8), document(6, 7)]
     packed = hidden(row_of(*documents))
-    alone = np.concatenate([hidden(row_of(d))[: len(d)] for d in documents])
-    np.testing.assert_allclose(packed[:20], alone, rtol=1e-5, atol=1e-5)
+    separate = np.concatenate([hidden(row_of(d))[: len(d)] for d in documents])
+    np.testing.assert_allclose(packed[:20], separate, rtol=1e-5, atol=1e-5)
 
 
 def test_padding_is_finite(hidden):
@@ -235,7 +235,7 @@ def test_logits_of_mixed_windows_are_those_of_layer_after_layer(remat):
     params, row = wide_params(MIXED), row_of(document(0, 9), document(1, 11))
     parts = (jnp.asarray(part[None]) for part in (row.tokens, row.positions, row.segment_ids))
     tokens, positions, segments = parts
-    turned = rotation(positions, segments, MIXED.rope, MIXED.turned_width)
+    turned = rotation(positions, segments, MIXED.rope, MIXED.rotated_width)
     x = params["embedding/table"][tokens]
     for number, local in enumerate(MIXED.window_layers):
         stack = next(name for name, layers in MIXED.stacks.items() if number in layers)

@@ -1,10 +1,10 @@
-"""A decoder that no family has is refused with the reason; every form that is allowed is had."""
+"""A combination that no family has is refused with the reason; each allowed one is in use."""
 
 import dataclasses
 
 import pytest
 
-from mft_jax.models.combinations import SUPPORTED, departures
+from mft_jax.models.combinations import SUPPORTED, differences
 from mft_jax.models.config import DEFAULTS, Experts, ModelConfig
 from mft_jax.models.families import FAMILIES
 from mft_jax.models.rope import Rope
@@ -18,24 +18,24 @@ CONFIGS = [
 ]
 
 
-@pytest.mark.parametrize("form", SUPPORTED)
-def test_every_value_that_a_form_allows_is_one_that_a_family_has(form):
-    traits = [config.traits for config in CONFIGS]
-    members = [trait for trait in traits if not departures(trait, form, DEFAULTS)]
-    for name, values in SUPPORTED[form].items():
-        had = {member[name] for member in members}
-        assert had == set(values), f"{name}: {set(values) - had} is had by none"
+@pytest.mark.parametrize("combination", SUPPORTED)
+def test_every_allowed_value_is_used_by_a_family(combination):
+    of_families = [model_config.capabilities for model_config in CONFIGS]
+    members = [found for found in of_families if not differences(found, combination, DEFAULTS)]
+    for name, values in SUPPORTED[combination].items():
+        used = {member[name] for member in members}
+        assert used == set(values), f"{name}: no family has {set(values) - used}"
 
 
-def test_every_capability_is_spoken_of():
-    spoken = set(DEFAULTS) | {name for form in SUPPORTED.values() for name in form}
+def test_every_capability_is_listed():
+    listed = set(DEFAULTS) | {name for values in SUPPORTED.values() for name in values}
     sizes = {
         *("vocab_size", "width", "mlp_width", "num_layers", "num_heads", "num_kv_heads"),
         *("head_width", "max_positions", "norm_epsilon", "rope", "window_layers", "bounded"),
     }
     fields = {field.name for field in dataclasses.fields(ModelConfig)}
-    assert fields - sizes <= spoken
-    assert spoken - fields == {"fraction", "interleaved", "scaling"}  # of the rotation
+    assert fields - sizes <= listed
+    assert listed - fields == {"fraction", "interleaved", "scaling"}  # of the rotation
 
 
 EXPERTS = Experts(num=4, per_token=2, width=64)
@@ -63,7 +63,7 @@ EXPERTS = Experts(num=4, per_token=2, width=64)
 def test_what_no_family_combines_is_refused_with_the_reason(changes, said):
     with pytest.raises(MftError, match="no supported family combines") as caught:
         dataclasses.replace(PLAIN, **changes)
-    assert "the nearest form is '" in str(caught.value)
+    assert "the nearest combination is '" in str(caught.value)
     assert said in str(caught.value)
 
 

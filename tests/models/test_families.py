@@ -1,7 +1,7 @@
 """Every family computes what its reference computes, on tiny random checkpoints in float32.
 
 One forward pass of three rows holds all cases: lengths from 1 to 100, padding, several documents in
-a row. The reference reads every document alone.
+a row. The reference reads every document separately.
 """
 
 import copy

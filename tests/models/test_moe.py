@@ -105,7 +105,7 @@ def test_a_sparse_feed_forward_is_the_weighted_sum_of_its_experts(shared):
     np.testing.assert_allclose(sums.probability.sum(), 12, rtol=1e-6)
 
 
-def test_experts_are_chosen_from_the_best_groups_alone():
+def test_experts_are_chosen_only_from_the_best_groups():
     probability = jnp.array([[[0.1, 0.3, 0.25, 0.05, 0.2, 0.1]]])
     weight, index = choose(probability, Experts(6, 2, 8, groups=3, groups_per_token=1))
     assert index.tolist() == [[[1, 0]]]

@@ -77,7 +77,7 @@ def moved(config, to: Path):
     config = config.copy_and_resolve_references()
     shutil.copytree(Path(config.model.path), to / "model")
     config.model.path = str(to / "model")
-    tasks = [task.to_dict() for task in config.data.tasks]
+    tasks = [dict(task) for task in config.data.tasks]
     for task in tasks:
         task["path"] = shutil.copy(task["path"], to)
     config.data.tasks = tuple(tasks)

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from mft_jax.run.checkpoints import Checkpoints, EvalProgress, abstract
+from mft_jax.run.checkpoints import Checkpoints, EvalProgress, placed_shapes
 from mft_jax.train_state import TrainState
 from mft_jax.types import MftError
 
@@ -52,7 +52,8 @@ def saved(written, tmp_path) -> Path:
 def restore(workdir: Path, like: TrainState, balancer=BALANCER):
     checkpoints = Checkpoints(workdir, read_only=True)
     try:
-        return checkpoints.restore(STEP, abstract(like), balancer)
+        shapes = placed_shapes(like, jax.tree.map(lambda leaf: leaf.sharding, like))
+        return checkpoints.restore(STEP, shapes, balancer)
     finally:
         checkpoints.close()
 

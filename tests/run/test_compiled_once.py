@@ -1,34 +1,35 @@
 """The real step of a run is compiled once: what it returns has the types that it was given."""
 
-import io
-
 import jax
 import numpy as np
 import pytest
-from rich.console import Console
 
 from mft_jax import testing
 from mft_jax.config import resolve
-from mft_jax.run import parts
-from mft_jax.run.base_model import load_model, prepare
+from mft_jax.run import batches, parts
+from mft_jax.run.base_model import load_untrained, prepare
+from mft_jax.run.console import no_progress, quiet
 from mft_jax.sharding import make_mesh
 from mft_jax.types import TaskSums
+
+pytestmark = pytest.mark.usefixtures("single_device")
 
 
 @pytest.mark.parametrize("name", ["uniform", "coba", "famo", "gradnorm"])
 def test_two_steps_are_one_entry_in_the_cache_of_compiled_steps(name, tmp_path):
     raw = testing.toy_config(tmp_path, steps=4)
     raw.balancer.name = name
-    config, console = resolve(raw), Console(file=io.StringIO())
+    config = resolve(raw)
     mesh = make_mesh(config.mesh)
-    model = load_model(config, prepare(config, console), mesh, console)
-    data = parts.build_data(config, model, console)
-    functions = parts.build_step_functions(config, model, mesh, data)
-    initial = TaskSums(*(np.ones(len(data.tokenized.tasks)) for _ in range(2)))
-    state = functions.init_state(model.trainable, initial)
-    state = state._replace(balancer=functions.init_balancer(initial))
-    for _ in range(2):
-        batch, valid = (parts.place_batch(next(rows), mesh) for rows in (data.train, data.valid))
-        state, _ = functions.step(state, model.frozen, batch, valid)
+    base = prepare(config, quiet)
+    weights, trainable = load_untrained(config, base, mesh, no_progress)
+    data = batches.build_data(config, base, mesh, quiet)
+    functions = parts.build_step_functions(config, base, mesh, data.tasks)
+    ones = (np.ones(len(data.tasks.table), np.float32) for _ in range(2))
+    state = functions.init_state(trainable, TaskSums(*ones))
+    valid_batches = batches.BalancerBatches(data.valid, functions.balancer, mesh)
+    for step in range(2):
+        batch = batches.place_batch(next(data.train), mesh)
+        state, _ = functions.step(state, weights.frozen, batch, valid_batches.of_step(step))
     assert functions.step._cache_size() == 1
     assert not any(leaf.weak_type for leaf in jax.tree.leaves(state.balancer))

@@ -1,4 +1,4 @@
-"""Writes `bitsandbytes_nf4.npz`, what bitsandbytes makes of a few matrices in NF4.
+"""Writer of `bitsandbytes_nf4.npz`: a few matrices in NF4 as bitsandbytes quantises them.
 
     pip install -e '.[parity]' && python tests/weights/make_bitsandbytes_goldens.py
 
@@ -49,7 +49,7 @@ def matrix(recipe: dict) -> np.ndarray:
 
 
 def unpack(packed: torch.Tensor, rows: int) -> np.ndarray:
-    """Bytes of a stored [out, in] weight -> codes [in, out]; `rows` is `in`."""
+    """The codes [in, out] from the bytes of a stored [out, in] weight; `rows` is `in`."""
     data = packed.numpy().reshape(-1)
     return np.stack([data >> 4, data & 15], axis=-1).reshape(-1, rows).T.copy()
 

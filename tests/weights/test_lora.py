@@ -64,7 +64,7 @@ def test_delta_is_the_dense_update_of_every_layer_of_a_stack():
 
 
 def dense_dora_loss(parts, x, dense, g):
-    """DoRA as it is written (arXiv 2402.09353, Eq. 5 and section 4.3)."""
+    """DoRA as in the paper (arXiv 2402.09353, Eq. 5 and section 4.3)."""
     whole = dense + SCALE * parts["a"] @ parts["b"]
     norm = jax.lax.stop_gradient(jnp.linalg.norm(whole, axis=0))
     columns = parts["magnitude"][None] * whole / norm[None]
@@ -76,7 +76,7 @@ def dora_loss(parts, x, stored, g):
 
 
 def dora_case(base: str):
-    """`case` with weights so small that tanh is not flat, and magnitudes of its own."""
+    """A `case` with weights so small that tanh is not flat, and with magnitudes."""
     x, stored, dense, a, b, g = case(base)
     parts = {"a": a, "b": b, "magnitude": 0.3 + jnp.abs(normal(5, 96))}
     return 0.1 * x, stored, dense, parts, g
@@ -118,7 +118,7 @@ def test_column_norm_is_that_of_the_dense_sum(base):
     np.testing.assert_allclose(halved, want, rtol=0.02)
 
 
-def test_dora_bears_a_column_of_zeros():
+def test_dora_with_a_column_of_zeros_is_finite():
     x, _, dense, parts, g = dora_case("dense")
     dense = dense.at[:, 3].set(0.0)
     start = {**parts, "b": jnp.zeros_like(parts["b"])}
@@ -152,7 +152,7 @@ def test_dropout_keeps_its_share_and_scales_what_it_keeps(rate):
     deviation = np.sqrt(rate * (1 - rate) / x.size)
     assert abs(survivors.mean() - (1 - rate)) < 5 * deviation
     np.testing.assert_allclose(np.asarray(kept)[survivors], (x / (1 - rate))[survivors], rtol=1e-6)
-    # Features and tokens drop out by themselves, not by rows or columns.
+    # Entries are dropped one by one, not by rows or columns.
     for axis in (0, 1):
         assert survivors.any(axis).all() and not survivors.all(axis).any()
 

@@ -92,7 +92,7 @@ def test_an_adapter_over_codes_costs_no_dense_layer():
 
 
 def tpu_growths() -> dict[str, float]:
-    """Run in a process of its own, with libtpu: the same on one chip of a TPU."""
+    """The same on one chip of a TPU, in a new process with libtpu."""
     from jax.experimental import topologies
     from jax.sharding import SingleDeviceSharding
 

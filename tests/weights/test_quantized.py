@@ -66,17 +66,17 @@ def test_double_quantised_error_is_at_most_that_of_bitsandbytes(name):
     assert error.max() <= largest * 1.001
 
 
-def test_an_outlier_leaves_the_scales_beside_it_precise():
+def test_an_outlier_leaves_neighbouring_scales_precise():
     values = np.asarray(normal(7, 64, 256)).copy()
-    alone = np.asarray(quantized(values, "nf4").dequantize(jnp.float32))[:, :-2]
+    without = np.asarray(quantized(values, "nf4").dequantize(jnp.float32))[:, :-2]
     values[0, -1] = 300.0
     values[:, -2] *= 1e-9
-    beside = np.asarray(quantized(values, "nf4").dequantize(jnp.float32))[:, :-2]
-    np.testing.assert_allclose(beside, alone, rtol=0.02)
+    with_outlier = np.asarray(quantized(values, "nf4").dequantize(jnp.float32))[:, :-2]
+    np.testing.assert_allclose(with_outlier, without, rtol=0.02)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_block_of_zeros_and_a_matrix_of_zeros_are_restored_without_nan(dtype):
+def test_blocks_and_matrices_of_zeros_are_restored_without_nan(dtype):
     values = np.asarray(normal(3, 128, 8)).copy()
     values[64:, 2] = 0.0
     restored = quantized(values, dtype).dequantize(jnp.float32)
@@ -89,7 +89,7 @@ def test_int4_is_within_half_a_step_of_its_group():
     values = np.asarray(normal(4, 128, 8))
     w = quantized(values, "int4")
     error = np.abs(np.asarray(w.dequantize(jnp.float32)) - values).reshape(2, 64, 8)
-    # A bfloat16 scale may be 2^-9 too small, which the largest code (7) feels in full.
+    # A bfloat16 scale may be 2^-9 too small, an error that the largest code (7) multiplies.
     assert np.all(error <= (0.5 + 7 * 2.0**-8) * np.asarray(w.scales())[:, None, :])
 
 
@@ -107,7 +107,7 @@ def test_storage_is_what_stored_bits_says(dtype, limit):
     bits = sum(leaf.size * jax.dtypes.itemsize_bits(leaf.dtype) for leaf in leaves)
     assert bits == stored_bits(shape, dtype)
     assert bits / (shape[0] * shape[1]) <= limit
-    # What the compiler itself counts, with codes packed two to a byte.
+    # The size by the compiler, with two codes to a byte.
     arguments = probe.lower(w).compile().memory_analysis().argument_size_in_bytes
     assert arguments == bits // 8
 

@@ -1,4 +1,4 @@
-"""A storage type is one class and one line of the registry: a new one trains, is placed, merged."""
+"""A new storage type is one class and one line of the registry: it trains, is sharded, merged."""
 
 import dataclasses
 import functools
@@ -27,7 +27,7 @@ from mft_jax.weights.storage import STORAGE, QuantizedDtype, Storage, quantize, 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["codes", "step"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class ColumnArray(QuantizedArray):
-    """A toy: eight bits, one float32 scale per column, no groups."""
+    """A toy storage type: eight bits, one float32 scale per column, no groups."""
 
     codes: typing.Any
     step: typing.Any
@@ -63,7 +63,7 @@ TOKENS = jax.random.randint(jax.random.key(9), (8, 12), 0, 98)
 
 @pytest.fixture
 def toy(monkeypatch):
-    """Registered in place of int8: its line in the registry is all that binds a name to a class."""
+    """The toy, registered in place of int8 by the one line that maps a name to a class."""
     monkeypatch.setitem(STORAGE, "int8", Storage(by_column, column_bits))
 
 
@@ -72,7 +72,7 @@ def test_every_name_has_a_storage():
 
 
 def started(**options):
-    """(tuning, trainable, frozen); adapters that are not nothing."""
+    """(tuning, trainable, frozen), with adapters that are not zero."""
     tuning = FinetuneConfig("qlora", "int8", rank=4, targets=TARGETS, **options)
     adapted = adapted_paths(tuning, INFOS)
     how = {"dtype": jnp.float32, "adapted": adapted}
@@ -143,7 +143,7 @@ def test_a_new_type_is_counted_and_starts_from_what_it_loses(toy):
     assert jnp.abs(start.dense(jnp.float32) - w).mean() < plain
 
 
-def test_the_shardings_of_a_new_type_are_its_own(toy):
+def test_a_new_type_defines_its_shardings(toy):
     mesh = make_mesh(MeshConfig(1, 4, 2))
     info = INFOS["layers/attention/o/kernel"]
     one = functools.partial(quantize, dtype="int8")

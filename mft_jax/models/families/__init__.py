@@ -1,17 +1,19 @@
-"""Families are data: an HF config read as capabilities, and one weight table read both ways.
+"""Model families as data: how an HF config is read as capabilities, and one table of weight names
+for import and export.
 
 A new family takes one file here and one line below:
 
 1. Find its `config.json`, its tensors' names and its published forward pass.
-2. `read(keys)` returns the keyword arguments of `ModelConfig`: `keys.size` for what must be there,
-   `keys.get` for what may be, `keys.otherwise` for what transformers takes instead,
-   `keys.refuse` for every setting that would be computed wrongly.
-3. `NAMES` maps our modules to HF's, `{layer}` and `{expert}` standing for numbers. Start from
-   `GATED_NAMES`; whatever the config asks for must have a name.
-4. A capability that is missing goes into `ModelConfig`, its combinations into `combinations`.
-5. `tiny` holds small configs, one for each form that real checkpoints have; they are compared
-   with the reference, packed, trained, exported and read again by the tests as they stand.
-6. Without a modelling file in transformers write the reference in `tests/models`, and say so.
+2. `read(reader)` returns the keyword arguments of `ModelConfig`: `reader.size` for what must be
+   there, `reader.get` for what may be, `reader.with_defaults` for the values that transformers
+   takes for absent keys, `reader.allow_only` for every setting that would be computed wrongly.
+3. `names` maps our modules to HF's; `{layer}` and `{expert}` stand for numbers. Start from
+   `GATED_NAMES`; every module that the config asks for must have a name.
+4. A missing capability goes into `ModelConfig`, its combinations into `combinations`.
+5. `tiny` holds small configs, one for each combination that real checkpoints have. The tests
+   compare each with the reference, pack, train, export and read it again.
+6. Without a modelling file in transformers, write the reference in `tests/models` and set
+   `reference="numpy"`.
 """
 
 from mft_jax.models.families.baichuan import BAICHUAN

@@ -8,15 +8,15 @@ from mft_jax.models.families.gated import GATED_NAMES, LAYER, SIZES, read_gated
 BAICHUAN2_VOCAB = 125696
 
 
-def _read(keys: ConfigReader) -> dict[str, Any]:
-    # The 13B models have no rotary embedding; their configs name their length otherwise.
-    rotary = "max_position_embeddings" in keys.hf
+def _read(reader: ConfigReader) -> dict[str, Any]:
+    # The 13B models have no rotary embedding; and another key for their length.
+    rotary = "max_position_embeddings" in reader.hf
     length = "max_position_embeddings" if rotary else "model_max_length"
-    second = "z_loss_weight" in keys.hf or keys.hf.get("vocab_size") == BAICHUAN2_VOCAB
-    keys.refuse("rope_scaling", (None,), "the published model has none")
-    positions = keys.size(length)
+    second = "z_loss_weight" in reader.hf or reader.hf.get("vocab_size") == BAICHUAN2_VOCAB
+    reader.allow_only("rope_scaling", (None,), "the published model does not scale its positions")
+    positions = reader.size(length)
     return {
-        **read_gated(keys.replace(max_position_embeddings=positions)),
+        **read_gated(reader.replace(max_position_embeddings=positions)),
         "positions": "rotary" if rotary else "alibi",
         "qkv": "packed",
         "normalized_head": second,

@@ -6,32 +6,38 @@ from mft_jax.models.families.base import ConfigReader, Family
 from mft_jax.models.families.rotary import rope
 
 
-def _read(keys: ConfigReader) -> dict[str, Any]:
-    keys.refuse("rmsnorm", (None, True), "norms are root-mean-square")
-    keys.refuse("add_bias_linear", (None, False), "biases are in queries, keys and values alone")
-    keys.refuse("post_layer_norm", (None, True), "the last layer is followed by a norm")
-    keys.refuse("apply_residual_connection_post_layernorm", (None, False), "pre-norm blocks")
-    if keys.get("rope_ratio", 1) == 16:
-        keys.problems.append(
-            "rope_ratio=16: ChatGLM2-6B-32K divides positions by it, where all later models "
-            "multiply the base; it is not supported"
+def _read(reader: ConfigReader) -> dict[str, Any]:
+    reader.allow_only("rmsnorm", (None, True), "only root-mean-square norms are computed")
+    reader.allow_only(
+        "add_bias_linear", (None, False), "only queries, keys and values may have biases"
+    )
+    reader.allow_only("post_layer_norm", (None, True), "a norm must follow the last layer")
+    reader.allow_only(
+        "apply_residual_connection_post_layernorm",
+        (None, False),
+        "only pre-norm blocks are computed",
+    )
+    if reader.get("rope_ratio", 1) == 16:
+        reader.problems.append(
+            "rope_ratio=16: ChatGLM2-6B-32K divides positions by it, but all later models multiply "
+            "the base; expected another checkpoint, ChatGLM2-6B-32K is not supported"
         )
-    num_heads = keys.size("num_attention_heads")
-    grouped = keys.flag("multi_query_attention", False)
-    theta = 10000.0 * keys.number("rope_ratio", 1.0)
+    num_heads = reader.size("num_attention_heads")
+    grouped = reader.flag("multi_query_attention", False)
+    theta = 10000.0 * reader.number("rope_ratio", 1.0)
     return {
-        "vocab_size": keys.size("padded_vocab_size"),
-        "width": keys.size("hidden_size"),
-        "mlp_width": keys.size("ffn_hidden_size"),
-        "num_layers": keys.size("num_layers"),
+        "vocab_size": reader.size("padded_vocab_size"),
+        "width": reader.size("hidden_size"),
+        "mlp_width": reader.size("ffn_hidden_size"),
+        "num_layers": reader.size("num_layers"),
         "num_heads": num_heads,
-        "num_kv_heads": keys.size("multi_query_group_num") if grouped else num_heads,
-        "head_width": keys.size("kv_channels"),
-        "max_positions": keys.size("seq_length"),
-        "norm_epsilon": keys.number("layernorm_epsilon", 1e-5),
-        "rope": rope(keys, theta=theta, fraction=0.5, interleaved=True),
+        "num_kv_heads": reader.size("multi_query_group_num") if grouped else num_heads,
+        "head_width": reader.size("kv_channels"),
+        "max_positions": reader.size("seq_length"),
+        "norm_epsilon": reader.number("layernorm_epsilon", 1e-5),
+        "rope": rope(reader, theta=theta, fraction=0.5, interleaved=True),
         "qkv": "packed",
-        "qkv_bias": keys.flag("add_qkv_bias", False),
+        "qkv_bias": reader.flag("add_qkv_bias", False),
         "mlp": "packed_gated",
     }
 

@@ -8,38 +8,42 @@ from mft_jax.models.families.gated import GATED_NAMES, LAYER, SIZES, read_gated
 from mft_jax.models.families.rotary import read_rope, rope_part, yarn_magnitude
 
 
-def _read(keys: ConfigReader) -> dict[str, Any]:
-    keys = keys.with_defaults(max_position_embeddings=2048)
-    keys.refuse("attention_bias", (None, False), "biases in attention")
-    keys.refuse("mlp_bias", (None, False), "biases in the feed-forward")
-    keys.refuse("norm_topk_prob", (None, False), "weights of experts are not renormalised")
-    keys.refuse("scoring_func", (None, "softmax"), "experts are chosen by softmax")
-    keys.refuse("moe_layer_freq", (None, 1), "every layer after the first has experts")
-    methods = {"greedy": "1", "group_limited_greedy": "n_group"}
-    grouped = keys.choose("topk_method", methods, "greedy") == "n_group"
-    latent = Latent(
-        q_rank=keys.unless_null("q_lora_rank", 1536),
-        kv_rank=keys.size("kv_lora_rank"),
-        plain_width=keys.size("qk_nope_head_dim"),
-        rope_width=keys.size("qk_rope_head_dim"),
-        v_width=keys.size("v_head_dim"),
+def _read(reader: ConfigReader) -> dict[str, Any]:
+    reader = reader.with_defaults(max_position_embeddings=2048)
+    reader.allow_only("attention_bias", (None, False), "biases in attention are not computed")
+    reader.allow_only("mlp_bias", (None, False), "biases in the feed-forward are not computed")
+    reader.allow_only(
+        "norm_topk_prob", (None, False), "renormalised weights of experts are not computed"
     )
-    width = keys.size("moe_intermediate_size")
+    reader.allow_only("scoring_func", (None, "softmax"), "experts must be chosen by softmax")
+    reader.allow_only(
+        "moe_layer_freq", (None, 1), "every layer after the dense ones must have experts"
+    )
+    methods = {"greedy": "1", "group_limited_greedy": "n_group"}
+    grouped = reader.choose("topk_method", methods, "greedy") == "n_group"
+    latent = Latent(
+        q_rank=reader.optional_size("q_lora_rank", 1536),
+        kv_rank=reader.size("kv_lora_rank"),
+        plain_width=reader.size("qk_nope_head_dim"),
+        rope_width=reader.size("qk_rope_head_dim"),
+        v_width=reader.size("v_head_dim"),
+    )
+    width = reader.size("moe_intermediate_size")
     experts = Experts(
-        num=keys.size("n_routed_experts"),
-        per_token=keys.size("num_experts_per_tok"),
+        num=reader.size("n_routed_experts"),
+        per_token=reader.size("num_experts_per_tok"),
         width=width,
-        scale=keys.number("routed_scaling_factor", 1.0),
-        groups=keys.size("n_group") if grouped else 1,
-        groups_per_token=keys.size("topk_group") if grouped else 1,
-        shared_width=width * keys.unless_null("n_shared_experts", 2),
-        dense_layers=keys.count("first_k_dense_replace", 0),
+        scale=reader.number("routed_scaling_factor", 1.0),
+        groups=reader.size("n_group") if grouped else 1,
+        groups_per_token=reader.size("topk_group") if grouped else 1,
+        shared_width=width * reader.optional_size("n_shared_experts", 2),
+        dense_layers=reader.count("first_k_dense_replace", 0),
     )
     head_width = latent.plain_width + latent.rope_width
-    rope, nested = read_rope(keys, interleaved=True), rope_part(keys)
+    rope, nested = read_rope(reader, interleaved=True), rope_part(reader)
     weight = nested.number("mscale_all_dim", 1.0) if nested.get("mscale_all_dim", 0) else 0.0
     growth = yarn_magnitude(rope.factor, weight)
-    settings = read_gated(keys.replace(head_dim=head_width))
+    settings = read_gated(reader.replace(head_dim=head_width))
     return {
         **settings,
         "num_kv_heads": settings["num_heads"],

@@ -1,4 +1,4 @@
-"""What the gated decoders with root-mean-square norms share: names, sizes, how they are read."""
+"""Names, sizes and settings that the gated decoders with root-mean-square norms share."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -35,7 +35,7 @@ GATED_NAMES: Mapping[str, str] = {
 }
 
 
-# Of the Qwen decoders with experts.
+# Names and sizes of the Qwen decoders with experts.
 EXPERT = f"{LAYER}.mlp.experts.{{expert}}"
 EXPERT_NAMES = {
     **GATED_NAMES,
@@ -52,54 +52,59 @@ EXPERT_SIZES = {
 }
 
 
-def read_gated(keys: ConfigReader, *, epsilon: float = 1e-6, tied: bool = False) -> dict[str, Any]:
-    """The settings that these families share. The defaults are those that transformers' config
-    class of the family has for a key that is absent or null; `keys` brings those of keys whose null
-    means something else."""
-    keys.refuse("hidden_act", ("silu",), "the feed-forward is gated by silu")
-    num_heads, width = keys.size("num_attention_heads"), keys.size("hidden_size")
+def read_gated(
+    reader: ConfigReader, *, epsilon: float = 1e-6, tied: bool = False
+) -> dict[str, Any]:
+    """The settings that these families share.
+
+    The defaults are those of transformers' config class of the family for a key that is absent or
+    null. For a key whose null has another meaning, `reader` must hold the default.
+    """
+    reader.allow_only("hidden_act", ("silu",), "the feed-forward must be gated by silu")
+    num_heads, width = reader.size("num_attention_heads"), reader.size("hidden_size")
     return {
-        "vocab_size": keys.size("vocab_size"),
+        "vocab_size": reader.size("vocab_size"),
         "width": width,
-        "mlp_width": keys.size("intermediate_size"),
-        "num_layers": keys.size("num_hidden_layers"),
+        "mlp_width": reader.size("intermediate_size"),
+        "num_layers": reader.size("num_hidden_layers"),
         "num_heads": num_heads,
-        "num_kv_heads": keys.count("num_key_value_heads", num_heads, least=1),
-        "head_width": keys.count("head_dim", max(width // num_heads, 1), least=1),
-        "max_positions": keys.size("max_position_embeddings"),
-        "norm_epsilon": keys.number("rms_norm_eps", epsilon),
-        "tied_head": keys.flag("tie_word_embeddings", tied),
+        "num_kv_heads": reader.count("num_key_value_heads", num_heads, least=1),
+        "head_width": reader.count("head_dim", max(width // num_heads, 1), least=1),
+        "max_positions": reader.size("max_position_embeddings"),
+        "norm_epsilon": reader.number("rms_norm_eps", epsilon),
+        "tied_head": reader.flag("tie_word_embeddings", tied),
     }
 
 
-def read_window(keys: ConfigReader, num_layers: int) -> dict[str, Any]:
-    """`use_sliding_window`: the layers from `max_window_layers` on, or those in `layer_types`."""
-    used = keys.flag("use_sliding_window", False)
-    window = keys.unless_null("sliding_window", 4096) if used else 0
-    first = keys.count("max_window_layers", 28)
-    local = read_layer_types(keys, [window > 0 and layer >= first for layer in range(num_layers)])
+def read_window(reader: ConfigReader, num_layers: int) -> dict[str, Any]:
+    """Window and its layers where `use_sliding_window` is set: the layers from `max_window_layers`
+    on, or those in `layer_types`."""
+    used = reader.flag("use_sliding_window", False)
+    window = reader.optional_size("sliding_window", 4096) if used else 0
+    first = reader.count("max_window_layers", 28)
+    local = read_layer_types(reader, [window > 0 and layer >= first for layer in range(num_layers)])
     if any(local) and not window:
-        keys.problems.append(
+        reader.problems.append(
             "layer_types names 'sliding_attention', but there is no window; expected "
             "use_sliding_window=True and a sliding_window"
         )
     return {"window": window, "window_layers": local} if any(local) else {}
 
 
-def read_layer_types(keys: ConfigReader, otherwise: list[bool]) -> tuple[bool, ...]:
-    """Which layers look through the window: by `layer_types`, or else `otherwise`."""
+def read_layer_types(reader: ConfigReader, default: list[bool]) -> tuple[bool, ...]:
+    """Whether each layer uses the window: by `layer_types`, or `default` where it is absent."""
     local, everywhere = kinds = ("sliding_attention", "full_attention")
-    types = keys.get("layer_types", [local if window else everywhere for window in otherwise])
-    fits = isinstance(types, list) and len(types) == len(otherwise)
+    types = reader.get("layer_types", [local if window else everywhere for window in default])
+    fits = isinstance(types, list) and len(types) == len(default)
     if not fits or any(kind not in kinds for kind in types):
-        keys.problems.append(
+        reader.problems.append(
             f"layer_types={types!r}; expected one of {', '.join(kinds)} for each layer"
         )
-        return tuple(otherwise)
+        return tuple(default)
     return tuple(kind == local for kind in types)
 
 
-def every_layer_sparse(keys: ConfigReader) -> None:
+def every_layer_sparse(reader: ConfigReader) -> None:
     """Refuse a config whose layers differ in whether they have experts."""
-    keys.refuse("mlp_only_layers", (None, []), "every layer must have experts")
-    keys.refuse("decoder_sparse_step", (None, 1), "every layer must have experts")
+    reader.allow_only("mlp_only_layers", (None, []), "every layer must have experts")
+    reader.allow_only("decoder_sparse_step", (None, 1), "every layer must have experts")

@@ -9,77 +9,79 @@ from mft_jax.models.families.rotary import read_rope
 TANH = (None, *(name for name, meaning in ACTIVATIONS.items() if meaning == "gelu_tanh"))
 
 
-def _read(keys: ConfigReader, theta: float = 10000.0) -> dict[str, Any]:
-    keys = keys.with_defaults(max_position_embeddings=8192, num_key_value_heads=16, head_dim=256)
-    keys.refuse("attention_bias", (None, False), "biases in attention")
-    keys.refuse("use_bidirectional_attention", (None, False), "attention is causal")
-    # Checkpoints of Gemma 1 say "gelu" in `hidden_act` and mean the tanh form.
-    keys.refuse("hidden_act", (*TANH, "gelu"), "the feed-forward is gated by GELU's tanh form")
-    keys.refuse("hidden_activation", TANH, "the feed-forward is gated by GELU's tanh form")
-    settings = read_gated(keys.replace(hidden_act="silu"), tied=True)
+def _read(reader: ConfigReader, theta: float = 10000.0) -> dict[str, Any]:
+    reader = reader.with_defaults(
+        max_position_embeddings=8192, num_key_value_heads=16, head_dim=256
+    )
+    reader.allow_only("attention_bias", (None, False), "biases in attention are not computed")
+    reader.allow_only("use_bidirectional_attention", (None, False), "attention must be causal")
+    # In checkpoints of Gemma 1, "gelu" in `hidden_act` means the tanh approximation.
+    reader.allow_only("hidden_act", (*TANH, "gelu"), "the feed-forward must be gated by tanh GELU")
+    reader.allow_only("hidden_activation", TANH, "the feed-forward must be gated by tanh GELU")
+    settings = read_gated(reader.replace(hidden_act="silu"), tied=True)
     return {
         **settings,
-        "head_width": keys.size("head_dim"),
-        "rope": read_rope(keys, theta=theta),
+        "head_width": reader.size("head_dim"),
+        "rope": read_rope(reader, theta=theta),
         "norm_offset": True,
         "activation": "gelu_tanh",
         "embedding_scale": settings["width"] ** 0.5,
     }
 
 
-def _softcap(keys: ConfigReader, key: str, default: float) -> float:
-    off = key in keys.hf and keys.hf[key] is None
-    return 0.0 if off or not (default or key in keys.hf) else keys.number(key, default)
+def _softcap(reader: ConfigReader, key: str, default: float) -> float:
+    off = key in reader.hf and reader.hf[key] is None
+    return 0.0 if off or not (default or key in reader.hf) else reader.number(key, default)
 
 
 def _read2(
-    keys: ConfigReader, softcaps: tuple[float, float] = (50.0, 30.0), theta: float = 10000.0
+    reader: ConfigReader, softcaps: tuple[float, float] = (50.0, 30.0), theta: float = 10000.0
 ) -> dict[str, Any]:
-    # Null is refused, as in transformers: some layers always look through a window.
-    keys = keys.with_defaults(num_key_value_heads=4, sliding_window=4096)
-    settings = _read(keys, theta)
+    # Null is refused, as in transformers: some layers always use a window.
+    reader = reader.with_defaults(num_key_value_heads=4, sliding_window=4096)
+    settings = _read(reader, theta)
     every_other = [not layer % 2 for layer in range(settings["num_layers"])]
     return {
         **settings,
         "post_norms": True,
-        "attention_scale": keys.number("query_pre_attn_scalar", 256.0) ** -0.5,
-        "attention_softcap": _softcap(keys, "attn_logit_softcapping", softcaps[0]),
-        "final_softcap": _softcap(keys, "final_logit_softcapping", softcaps[1]),
-        "window": keys.size("sliding_window"),
-        "window_layers": read_layer_types(keys, every_other),
+        "attention_scale": reader.number("query_pre_attn_scalar", 256.0) ** -0.5,
+        "attention_softcap": _softcap(reader, "attn_logit_softcapping", softcaps[0]),
+        "final_softcap": _softcap(reader, "final_logit_softcapping", softcaps[1]),
+        "window": reader.size("sliding_window"),
+        "window_layers": read_layer_types(reader, every_other),
     }
 
 
 KINDS = ("full_attention", "sliding_attention")
 
 
-def _by_kind(keys: ConfigReader) -> tuple[ConfigReader, ConfigReader]:
-    """The config for full and for local layers. `rope_scaling` speaks of the full ones, on top of
+def _by_kind(reader: ConfigReader) -> tuple[ConfigReader, ConfigReader]:
+    """The config for full and for local layers. `rope_scaling` is for the full ones, and overrides
     their part of `rope_parameters`."""
-    parts = keys.part("rope_parameters")
+    parts = reader.part("rope_parameters")
     if stray := sorted(parts.hf.keys() - KINDS):
-        keys.problems.append(
-            f"rope_parameters names {', '.join(stray)}; expected nothing but {', '.join(KINDS)}: "
-            "each kind of layers has its own rotation"
+        reader.problems.append(
+            f"rope_parameters names {', '.join(stray)}; expected only {', '.join(KINDS)}: "
+            "each kind of layer has its own rotation"
         )
     full, local = (parts.mapping(kind) for kind in KINDS)
-    scaling = keys.part("rope_scaling")
-    why = "transformers knows it by `rope_type` alone"
-    scaling.refuse("type", (scaling.get("rope_type", None),), why)
-    base = keys.get("rope_local_base_freq", None)
+    scaling = reader.part("rope_scaling")
+    why = "transformers reads it only by `rope_type`"
+    scaling.allow_only("type", (scaling.get("rope_type", None),), why)
+    base = reader.get("rope_local_base_freq", None)
     return (
-        keys.replace(rope_parameters={**full, **scaling.hf}, rope_scaling=None),
-        keys.replace(rope_parameters=local, rope_scaling=None, rope_theta=base),
+        reader.replace(rope_parameters={**full, **scaling.hf}, rope_scaling=None),
+        reader.replace(rope_parameters=local, rope_scaling=None, rope_theta=base),
     )
 
 
-def _read3(keys: ConfigReader) -> dict[str, Any]:
-    keys, local = _by_kind(keys.with_defaults(max_position_embeddings=131072))
-    keys.refuse("attn_logit_softcapping", (None,), "scores are not capped")
-    settings = _read2(keys, softcaps=(0.0, 0.0), theta=1e6)
-    every = keys.count("sliding_window_pattern", 6, least=1)
+def _read3(reader: ConfigReader) -> dict[str, Any]:
+    reader, local = _by_kind(reader.with_defaults(max_position_embeddings=131072))
+    reader.allow_only("attn_logit_softcapping", (None,), "scores are not capped in this family")
+    settings = _read2(reader, softcaps=(0.0, 0.0), theta=1e6)
+    every = reader.count("sliding_window_pattern", 6, least=1)
     five_of_six = [bool((layer + 1) % every) for layer in range(settings["num_layers"])]
-    settings["window_layers"] = read_layer_types(keys, five_of_six)
+    settings["window_layers"] = read_layer_types(reader, five_of_six)
     return {**settings, "qk_norm": True, "local_rope": read_rope(local)}
 
 

@@ -5,32 +5,36 @@ from typing import Any
 from mft_jax.models.families.base import ACTIVATIONS, ConfigReader, Family
 
 
-def _read(keys: ConfigReader) -> dict[str, Any]:
-    keys = keys.with_defaults(n_positions=1024)
-    keys.refuse("scale_attn_weights", (None, True), "scores are divided by sqrt(head width)")
-    keys.refuse("add_cross_attention", (None, False), "this is a decoder alone")
-    width, num_heads = keys.size("n_embd"), keys.size("n_head")
-    one_head = keys.flag("multi_query", True)
+def _read(reader: ConfigReader) -> dict[str, Any]:
+    reader = reader.with_defaults(n_positions=1024)
+    reader.allow_only(
+        "scale_attn_weights", (None, True), "scores must be divided by sqrt(head width)"
+    )
+    reader.allow_only(
+        "add_cross_attention", (None, False), "only decoders without an encoder are computed"
+    )
+    width, num_heads = reader.size("n_embd"), reader.size("n_head")
+    one_head = reader.flag("multi_query", True)
     return {
-        "vocab_size": keys.size("vocab_size"),
+        "vocab_size": reader.size("vocab_size"),
         "width": width,
-        "mlp_width": keys.count("n_inner", 4 * width, least=1),
-        "num_layers": keys.size("n_layer"),
+        "mlp_width": reader.count("n_inner", 4 * width, least=1),
+        "num_layers": reader.size("n_layer"),
         "num_heads": num_heads,
         "num_kv_heads": 1 if one_head else num_heads,
         "head_width": max(width // num_heads, 1),
-        "max_positions": keys.size("n_positions"),
+        "max_positions": reader.size("n_positions"),
         "norm": "layer",
-        "norm_epsilon": keys.number("layer_norm_epsilon", 1e-5),
+        "norm_epsilon": reader.number("layer_norm_epsilon", 1e-5),
         "positions": "learned",
         "bounded": True,
         "qkv": "packed" if one_head else "packed_by_head",
         "qkv_bias": True,
         "out_bias": True,
         "mlp": "plain",
-        "activation": keys.choose("activation_function", ACTIVATIONS, "gelu_pytorch_tanh"),
+        "activation": reader.choose("activation_function", ACTIVATIONS, "gelu_pytorch_tanh"),
         "mlp_bias": True,
-        "tied_head": keys.flag("tie_word_embeddings", True),
+        "tied_head": reader.flag("tie_word_embeddings", True),
     }
 
 

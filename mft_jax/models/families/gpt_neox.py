@@ -7,40 +7,42 @@ from mft_jax.models.families.gated import SIZES
 from mft_jax.models.families.rotary import read_rope
 
 
-def _read(keys: ConfigReader) -> dict[str, Any]:
-    keys = keys.with_defaults(max_position_embeddings=2048)
-    width, num_heads = keys.size("hidden_size"), keys.size("num_attention_heads")
-    biases = keys.flag("attention_bias", True)
+def _read(reader: ConfigReader) -> dict[str, Any]:
+    reader = reader.with_defaults(max_position_embeddings=2048)
+    width, num_heads = reader.size("hidden_size"), reader.size("num_attention_heads")
+    biases = reader.flag("attention_bias", True)
     head_width = max(width // num_heads, 1)
-    # The names of other families are known to transformers inside of `rope_parameters` alone.
+    # transformers reads the keys of other families only inside of `rope_parameters`.
     rope = read_rope(
-        keys.replace(rope_theta=None, partial_rotary_factor=None),
-        theta=keys.number("rotary_emb_base", 10000.0),
-        turned=keys.number("rotary_pct", 0.25),
+        reader.replace(rope_theta=None, partial_rotary_factor=None),
+        theta=reader.number("rotary_emb_base", 10000.0),
+        fraction=reader.number("rotary_pct", 0.25),
     )
-    keys.refuse("rope_theta", (None, rope.theta), "the base is `rotary_emb_base`")
-    keys.refuse("partial_rotary_factor", (None, rope.fraction), "the share is `rotary_pct`")
-    keys.refuse("head_dim", (None, head_width), "a head has its share of `hidden_size`")
+    reader.allow_only("rope_theta", (None, rope.theta), "the base is `rotary_emb_base`")
+    reader.allow_only("partial_rotary_factor", (None, rope.fraction), "the share is `rotary_pct`")
+    reader.allow_only(
+        "head_dim", (None, head_width), "the width of a head must be its share of `hidden_size`"
+    )
     return {
-        "vocab_size": keys.size("vocab_size"),
+        "vocab_size": reader.size("vocab_size"),
         "width": width,
-        "mlp_width": keys.size("intermediate_size"),
-        "num_layers": keys.size("num_hidden_layers"),
+        "mlp_width": reader.size("intermediate_size"),
+        "num_layers": reader.size("num_hidden_layers"),
         "num_heads": num_heads,
         "num_kv_heads": num_heads,
         "head_width": head_width,
-        "max_positions": keys.size("max_position_embeddings"),
+        "max_positions": reader.size("max_position_embeddings"),
         "norm": "layer",
-        "norm_epsilon": keys.number("layer_norm_eps", 1e-5),
+        "norm_epsilon": reader.number("layer_norm_eps", 1e-5),
         "rope": rope,
         "qkv": "packed_by_head",
         "qkv_bias": biases,
         "out_bias": biases,
         "mlp": "plain",
-        "activation": keys.choose("hidden_act", ACTIVATIONS, "gelu"),
+        "activation": reader.choose("hidden_act", ACTIVATIONS, "gelu"),
         "mlp_bias": True,
-        "block": "parallel" if keys.flag("use_parallel_residual", True) else "sequential",
-        "tied_head": keys.flag("tie_word_embeddings", False),
+        "block": "parallel" if reader.flag("use_parallel_residual", True) else "sequential",
+        "tied_head": reader.flag("tie_word_embeddings", False),
     }
 
 

@@ -7,15 +7,15 @@ from mft_jax.models.families.gated import GATED_NAMES, SIZES, read_gated
 from mft_jax.models.families.rotary import read_rope
 
 
-def _read(keys: ConfigReader) -> dict[str, Any]:
-    keys = keys.with_defaults(max_position_embeddings=2048)
-    biases = keys.flag("attention_bias", False)
+def _read(reader: ConfigReader) -> dict[str, Any]:
+    reader = reader.with_defaults(max_position_embeddings=2048)
+    biases = reader.flag("attention_bias", False)
     return {
-        **read_gated(keys),
-        "rope": read_rope(keys),
+        **read_gated(reader),
+        "rope": read_rope(reader),
         "qkv_bias": biases,
         "out_bias": biases,
-        "mlp_bias": keys.flag("mlp_bias", False),
+        "mlp_bias": reader.flag("mlp_bias", False),
     }
 
 

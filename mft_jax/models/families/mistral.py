@@ -7,23 +7,23 @@ from mft_jax.models.families.base import ConfigReader, Family
 from mft_jax.models.families.gated import GATED_NAMES, LAYER, SIZES, read_gated
 from mft_jax.models.families.rotary import read_rope
 
-ABSENT = {"max_position_embeddings": 131072, "num_key_value_heads": 8}
+DEFAULTS = {"max_position_embeddings": 131072, "num_key_value_heads": 8}
 
 
-def _read(keys: ConfigReader) -> dict[str, Any]:
-    keys = keys.with_defaults(**ABSENT)
-    window = keys.unless_null("sliding_window", 4096)
-    return {**read_gated(keys), "rope": read_rope(keys), "window": window}
+def _read(reader: ConfigReader) -> dict[str, Any]:
+    reader = reader.with_defaults(**DEFAULTS)
+    window = reader.optional_size("sliding_window", 4096)
+    return {**read_gated(reader), "rope": read_rope(reader), "window": window}
 
 
-def _read_experts(keys: ConfigReader) -> dict[str, Any]:
-    keys = keys.with_defaults(**ABSENT)
-    settings = read_gated(keys, epsilon=1e-5)
-    settings["rope"] = read_rope(keys, theta=1e6)
-    settings["window"] = keys.unless_null("sliding_window", 0)
+def _read_experts(reader: ConfigReader) -> dict[str, Any]:
+    reader = reader.with_defaults(**DEFAULTS)
+    settings = read_gated(reader, epsilon=1e-5)
+    settings["rope"] = read_rope(reader, theta=1e6)
+    settings["window"] = reader.optional_size("sliding_window", 0)
     experts = Experts(
-        num=keys.size("num_local_experts"),
-        per_token=keys.size("num_experts_per_tok"),
+        num=reader.size("num_local_experts"),
+        per_token=reader.size("num_experts_per_tok"),
         width=settings["mlp_width"],
         renormalize=True,
     )

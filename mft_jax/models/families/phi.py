@@ -1,4 +1,4 @@
-"""Phi-1, Phi-1.5 and Phi-2: attention and feed-forward beside each other behind one norm."""
+"""Phi-1, Phi-1.5 and Phi-2: attention and feed-forward in parallel after one norm."""
 
 from typing import Any
 
@@ -7,15 +7,17 @@ from mft_jax.models.families.gated import GATED_NAMES, LAYER, SIZES, read_gated
 from mft_jax.models.families.rotary import read_rope
 
 
-def _read(keys: ConfigReader) -> dict[str, Any]:
-    keys = keys.with_defaults(max_position_embeddings=2048)
-    keys.refuse("qk_layernorm", (None, False), "norms of queries and keys")
-    activation = keys.choose("hidden_act", ACTIVATIONS, "gelu_new")
+def _read(reader: ConfigReader) -> dict[str, Any]:
+    reader = reader.with_defaults(max_position_embeddings=2048)
+    reader.allow_only(
+        "qk_layernorm", (None, False), "norms of queries and keys are not computed in this family"
+    )
+    activation = reader.choose("hidden_act", ACTIVATIONS, "gelu_new")
     return {
-        **read_gated(keys.replace(hidden_act="silu")),
+        **read_gated(reader.replace(hidden_act="silu")),
         "norm": "layer",
-        "norm_epsilon": keys.number("layer_norm_eps", 1e-5),
-        "rope": read_rope(keys, turned=0.5),
+        "norm_epsilon": reader.number("layer_norm_eps", 1e-5),
+        "rope": read_rope(reader, fraction=0.5),
         "qkv_bias": True,
         "out_bias": True,
         "mlp": "plain",

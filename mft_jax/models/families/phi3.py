@@ -7,15 +7,15 @@ from mft_jax.models.families.gated import GATED_NAMES, LAYER, SIZES, read_gated
 from mft_jax.models.families.rotary import read_rope
 
 
-def _read(keys: ConfigReader) -> dict[str, Any]:
-    keys = keys.with_defaults(
+def _read(reader: ConfigReader) -> dict[str, Any]:
+    reader = reader.with_defaults(
         max_position_embeddings=4096,
-        original_max_position_embeddings=4096,  # counts before that in `rope_scaling`
+        original_max_position_embeddings=4096,  # has priority over the one in `rope_scaling`
     )
     return {
-        **read_gated(keys, epsilon=1e-5),
-        "rope": read_rope(keys),
-        "window": keys.unless_null("sliding_window", 0),
+        **read_gated(reader, epsilon=1e-5),
+        "rope": read_rope(reader),
+        "window": reader.optional_size("sliding_window", 0),
         "qkv": "packed",
         "mlp": "packed_gated",
     }

@@ -6,21 +6,21 @@ from mft_jax.models.families.base import ConfigReader, Family
 from mft_jax.models.families.rotary import rope
 
 
-def _read(keys: ConfigReader) -> dict[str, Any]:
-    keys.refuse("no_bias", (None, True), "biases are in queries, keys and values alone")
-    keys.refuse("rotary_pct", (None, 1, 1.0), "all channels of a head are turned")
-    num_heads = keys.size("num_attention_heads")
+def _read(reader: ConfigReader) -> dict[str, Any]:
+    reader.allow_only("no_bias", (None, True), "only queries, keys and values may have biases")
+    reader.allow_only("rotary_pct", (None, 1, 1.0), "all channels of a head must be rotated")
+    num_heads = reader.size("num_attention_heads")
     return {
-        "vocab_size": keys.size("vocab_size"),
-        "width": keys.size("hidden_size"),
-        "mlp_width": keys.size("intermediate_size") // 2,
-        "num_layers": keys.size("num_hidden_layers"),
+        "vocab_size": reader.size("vocab_size"),
+        "width": reader.size("hidden_size"),
+        "mlp_width": reader.size("intermediate_size") // 2,
+        "num_layers": reader.size("num_hidden_layers"),
         "num_heads": num_heads,
         "num_kv_heads": num_heads,
-        "head_width": keys.size("kv_channels"),
-        "max_positions": keys.size("seq_length"),
-        "norm_epsilon": keys.number("layer_norm_epsilon", 1e-6),
-        "rope": rope(keys, theta=keys.number("rotary_emb_base", 10000.0)),
+        "head_width": reader.size("kv_channels"),
+        "max_positions": reader.size("seq_length"),
+        "norm_epsilon": reader.number("layer_norm_epsilon", 1e-6),
+        "rope": rope(reader, theta=reader.number("rotary_emb_base", 10000.0)),
         "qkv": "packed",
         "bounded": True,
         "qkv_bias": True,

@@ -17,27 +17,29 @@ from mft_jax.models.families.gated import (
 from mft_jax.models.families.rotary import read_rope
 
 
-def _read(keys: ConfigReader) -> dict[str, Any]:
-    keys = keys.with_defaults(max_position_embeddings=32768, num_key_value_heads=32)
-    settings = {**read_gated(keys), "rope": read_rope(keys), "qkv_bias": True}
-    return settings | read_window(keys, settings["num_layers"])
+def _read(reader: ConfigReader) -> dict[str, Any]:
+    reader = reader.with_defaults(max_position_embeddings=32768, num_key_value_heads=32)
+    settings = {**read_gated(reader), "rope": read_rope(reader), "qkv_bias": True}
+    return settings | read_window(reader, settings["num_layers"])
 
 
-def _read_moe(keys: ConfigReader) -> dict[str, Any]:
-    keys = keys.with_defaults(max_position_embeddings=32768, num_key_value_heads=16)
-    every_layer_sparse(keys)
-    keys.refuse("use_sliding_window", (None, False), "windows in layers with experts")
+def _read_moe(reader: ConfigReader) -> dict[str, Any]:
+    reader = reader.with_defaults(max_position_embeddings=32768, num_key_value_heads=16)
+    every_layer_sparse(reader)
+    reader.allow_only(
+        "use_sliding_window", (None, False), "windows are not computed in layers with experts"
+    )
     experts = Experts(
-        num=keys.size("num_experts"),
-        per_token=keys.size("num_experts_per_tok"),
-        width=keys.size("moe_intermediate_size"),
-        renormalize=keys.flag("norm_topk_prob", False),
-        shared_width=keys.size("shared_expert_intermediate_size"),
+        num=reader.size("num_experts"),
+        per_token=reader.size("num_experts_per_tok"),
+        width=reader.size("moe_intermediate_size"),
+        renormalize=reader.flag("norm_topk_prob", False),
+        shared_width=reader.size("shared_expert_intermediate_size"),
         shared_gate=True,
     )
-    biases = keys.flag("qkv_bias", True)
-    settings = {**read_gated(keys), "rope": read_rope(keys), "experts": experts}
-    return {**settings, "qkv_bias": biases} | read_window(keys, settings["num_layers"])
+    biases = reader.flag("qkv_bias", True)
+    settings = {**read_gated(reader), "rope": read_rope(reader), "experts": experts}
+    return {**settings, "qkv_bias": biases} | read_window(reader, settings["num_layers"])
 
 
 SHARED_NAMES = {

@@ -16,30 +16,34 @@ from mft_jax.models.families.gated import (
 from mft_jax.models.families.rotary import read_rope
 
 
-def _read_dense(keys: ConfigReader) -> dict[str, Any]:
-    keys = keys.with_defaults(num_key_value_heads=32, head_dim=128)
-    return {**_read(keys), "head_width": keys.size("head_dim")}
+def _read_dense(reader: ConfigReader) -> dict[str, Any]:
+    reader = reader.with_defaults(num_key_value_heads=32, head_dim=128)
+    return {**_read(reader), "head_width": reader.size("head_dim")}
 
 
-def _read(keys: ConfigReader) -> dict[str, Any]:
-    keys = keys.with_defaults(max_position_embeddings=32768)
-    keys.refuse("attention_bias", (None, False), "biases beside norms of queries and keys")
-    settings = {**read_gated(keys), "rope": read_rope(keys), "qk_norm": True}
-    return settings | read_window(keys, settings["num_layers"])
-
-
-def _read_moe(keys: ConfigReader) -> dict[str, Any]:
-    every_layer_sparse(keys)
-    keys.refuse("use_sliding_window", (None, False), "windows in layers with experts")
-    # transformers 5 writes `num_local_experts`
-    number = "num_local_experts" if "num_local_experts" in keys.hf else "num_experts"
-    experts = Experts(
-        num=keys.size(number),
-        per_token=keys.size("num_experts_per_tok"),
-        width=keys.size("moe_intermediate_size"),
-        renormalize=keys.flag("norm_topk_prob", False),
+def _read(reader: ConfigReader) -> dict[str, Any]:
+    reader = reader.with_defaults(max_position_embeddings=32768)
+    reader.allow_only(
+        "attention_bias", (None, False), "biases are not computed with norms of queries and keys"
     )
-    return {**_read(keys.with_defaults(num_key_value_heads=4)), "experts": experts}
+    settings = {**read_gated(reader), "rope": read_rope(reader), "qk_norm": True}
+    return settings | read_window(reader, settings["num_layers"])
+
+
+def _read_moe(reader: ConfigReader) -> dict[str, Any]:
+    every_layer_sparse(reader)
+    reader.allow_only(
+        "use_sliding_window", (None, False), "windows are not computed in layers with experts"
+    )
+    # transformers 5 writes `num_local_experts`
+    number = "num_local_experts" if "num_local_experts" in reader.hf else "num_experts"
+    experts = Experts(
+        num=reader.size(number),
+        per_token=reader.size("num_experts_per_tok"),
+        width=reader.size("moe_intermediate_size"),
+        renormalize=reader.flag("norm_topk_prob", False),
+    )
+    return {**_read(reader.with_defaults(num_key_value_heads=4)), "experts": experts}
 
 
 YARN = {

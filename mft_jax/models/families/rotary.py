@@ -1,4 +1,4 @@
-"""`Rope` from an HF config, in the words of transformers 4 and of transformers 5."""
+"""`Rope` from an HF config, by the keys of transformers 4 and of transformers 5."""
 
 import math
 from typing import Any
@@ -13,12 +13,12 @@ KINDS = {
     "llama3": "wavelength",
     "yarn": "yarn",
     "longrope": "longrope",
-    "su": "longrope",  # its name in early checkpoints
+    "su": "longrope",  # the name in early checkpoints
 }
 
 
-# What each kind of scaling reads, beside `rope_theta` and `partial_rotary_factor`: a key in the
-# first part must be there.
+# The keys of each kind of scaling, in addition to `COMMON`: those that must be there, and those
+# that may be.
 ORIGINAL = "original_max_position_embeddings"
 READ: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "none": ((), ("factor",)),
@@ -33,33 +33,33 @@ READ: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 COMMON = {"type", "rope_type", "rope_theta", "partial_rotary_factor"}
 
 
-def rope_part(keys: ConfigReader) -> ConfigReader:
-    """`rope_scaling` (transformers 4) or `rope_parameters` (transformers 5). Where there are both
-    the first counts, as in transformers 5."""
-    return keys.part("rope_scaling" if keys.get("rope_scaling", None) else "rope_parameters")
+def rope_part(reader: ConfigReader) -> ConfigReader:
+    """`rope_scaling` (transformers 4) or `rope_parameters` (transformers 5). Where both are there,
+    the first is read, as in transformers 5."""
+    return reader.part("rope_scaling" if reader.get("rope_scaling", None) else "rope_parameters")
 
 
-def rope(keys: ConfigReader, **fields: Any) -> Rope:
-    """`Rope(**fields)`; what it refuses is listed with the config's other problems."""
+def rope(reader: ConfigReader, **fields: Any) -> Rope:
+    """`Rope(**fields)`; its errors are collected with the config's other problems."""
     try:
         return Rope(**fields)
     except MftError as error:
-        keys.problems.append(str(error))
+        reader.problems.append(str(error))
         return Rope()
 
 
 def read_rope(
-    keys: ConfigReader, *, theta: float = 10000.0, turned: float = 1.0, **fixed: Any
+    reader: ConfigReader, *, theta: float = 10000.0, fraction: float = 1.0, **fixed: Any
 ) -> Rope:
-    """From the top level and `rope_part`. `theta` and the share `turned` hold where the config is
-    silent; `fixed` are fields of `Rope`.
+    """The rotation, from the top level and `rope_part`. `theta` and `fraction` are the defaults;
+    `fixed` are further fields of `Rope`.
     """
-    nested = rope_part(keys)
+    nested = rope_part(reader)
     named = nested.hf.get("rope_type", nested.hf.get("type", "default"))
     if not isinstance(named, str) or named not in KINDS:
-        keys.problems.append(
-            f"rope scaling of type {named!r}; expected one of {', '.join(KINDS)}: positions would "
-            "be turned by the wrong angles"
+        reader.problems.append(
+            f"rope scaling of type {named!r}; expected one of {', '.join(KINDS)}: the angles of "
+            "any other would be wrong"
         )
         return Rope()
     kind = KINDS[named]
@@ -67,63 +67,68 @@ def read_rope(
     missing = [key for key in needed if nested.get(key, None) is None]
     unknown = sorted(nested.hf.keys() - COMMON - {*needed, *known})
     if nested.get("truncate", False) is True:
-        unknown.remove("truncate")  # what is computed here
-    keys.problems += [f"rope scaling {named!r} has no {key!r}" for key in missing]
-    keys.problems += [
-        f"rope scaling {named!r}: {key}={nested.hf[key]!r} is not known" for key in unknown
+        unknown.remove("truncate")  # the only form that is computed
+    reader.problems += [
+        f"rope scaling {named!r} has no {key!r}; expected a value" for key in missing
+    ]
+    reader.problems += [
+        f"rope scaling {named!r}: {key}={nested.hf[key]!r} is not known; expected only "
+        f"{', '.join(sorted(COMMON | {*needed, *known}))}"
+        for key in unknown
     ]
     if missing or unknown:
         return Rope()
     fields: dict[str, Any] = {
-        "theta": nested.number("rope_theta", keys.number("rope_theta", theta)),
+        "theta": nested.number("rope_theta", reader.number("rope_theta", theta)),
         "fraction": nested.number(
-            "partial_rotary_factor", keys.number("partial_rotary_factor", turned)
+            "partial_rotary_factor", reader.number("partial_rotary_factor", fraction)
         ),
         "scaling": kind,
     }
     if kind != "none":
         fields["factor"] = nested.number("factor", 1.0)
     read = {"wavelength": _llama3, "yarn": _yarn, "longrope": _longrope}.get(kind)
-    fields |= read(keys, nested) if read else {}
-    return rope(keys, **fields | fixed)
+    fields |= read(reader, nested) if read else {}
+    return rope(reader, **fields | fixed)
 
 
-def _original(keys: ConfigReader, nested: ConfigReader) -> int:
-    """In transformers the top level counts before the part. At least 2: its logarithm divides."""
-    inner = nested.count(ORIGINAL, keys.size("max_position_embeddings"), least=2)
-    return max(keys.count(ORIGINAL, inner, least=2), 2)
+def _original(reader: ConfigReader, nested: ConfigReader) -> int:
+    """The original length, by the top level or else the part, as in transformers. At least 2, since
+    its logarithm is a divisor."""
+    inner = nested.count(ORIGINAL, reader.size("max_position_embeddings"), least=2)
+    return max(reader.count(ORIGINAL, inner, least=2), 2)
 
 
-def _llama3(keys: ConfigReader, nested: ConfigReader) -> dict[str, Any]:
+def _llama3(reader: ConfigReader, nested: ConfigReader) -> dict[str, Any]:
     return {
-        "original_positions": _original(keys, nested),
+        "original_positions": _original(reader, nested),
         "low_frequency_factor": nested.number("low_freq_factor", 1.0),
         "high_frequency_factor": nested.number("high_freq_factor", 4.0),
     }
 
 
 def yarn_magnitude(factor: float, weight: float = 1.0) -> float:
-    """YaRN (arXiv 2309.00071), Eq. 22: what cos and sin grow by with the context's length."""
+    """YaRN (arXiv 2309.00071), Eq. 22: the factor of cos and sin for a longer context."""
     return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
-def _yarn(keys: ConfigReader, nested: ConfigReader) -> dict[str, Any]:
+def _yarn(reader: ConfigReader, nested: ConfigReader) -> dict[str, Any]:
     factor = nested.number("factor", 1.0)
     amplitude = yarn_magnitude(factor)
     if nested.get("mscale", 0) and nested.get("mscale_all_dim", 0):
-        own, all_channels = (nested.number(key, 1.0) for key in ("mscale", "mscale_all_dim"))
-        amplitude = yarn_magnitude(factor, own) / yarn_magnitude(factor, all_channels)
+        one, all_channels = (nested.number(key, 1.0) for key in ("mscale", "mscale_all_dim"))
+        amplitude = yarn_magnitude(factor, one) / yarn_magnitude(factor, all_channels)
     return {
-        "original_positions": _original(keys, nested),
+        "original_positions": _original(reader, nested),
         "beta_fast": nested.number("beta_fast", 32.0),
         "beta_slow": nested.number("beta_slow", 1.0),
         "amplitude": nested.number("attention_factor", amplitude),
     }
 
 
-def _longrope(keys: ConfigReader, nested: ConfigReader) -> dict[str, Any]:
-    original = _original(keys, nested)
-    factor = nested.number("factor", keys.size("max_position_embeddings") / original)
+def _longrope(reader: ConfigReader, nested: ConfigReader) -> dict[str, Any]:
+    original = _original(reader, nested)
+    factor = nested.number("factor", reader.size("max_position_embeddings") / original)
     amplitude = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
     return {
         "factor": factor,

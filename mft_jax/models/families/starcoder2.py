@@ -7,16 +7,16 @@ from mft_jax.models.families.gated import GATED_NAMES, LAYER, SIZES, read_gated
 from mft_jax.models.families.rotary import read_rope
 
 
-def _read(keys: ConfigReader) -> dict[str, Any]:
-    keys = keys.with_defaults(max_position_embeddings=4096, num_key_value_heads=2)
-    activation = keys.choose("hidden_act", ACTIVATIONS, "gelu_pytorch_tanh")
-    biases = keys.flag("use_bias", True)
+def _read(reader: ConfigReader) -> dict[str, Any]:
+    reader = reader.with_defaults(max_position_embeddings=4096, num_key_value_heads=2)
+    activation = reader.choose("hidden_act", ACTIVATIONS, "gelu_pytorch_tanh")
+    biases = reader.flag("use_bias", True)
     return {
-        **read_gated(keys.replace(hidden_act="silu"), tied=True),
+        **read_gated(reader.replace(hidden_act="silu"), tied=True),
         "norm": "layer",
-        "norm_epsilon": keys.number("norm_epsilon", 1e-5),
-        "rope": read_rope(keys),
-        "window": keys.unless_null("sliding_window", 0),
+        "norm_epsilon": reader.number("norm_epsilon", 1e-5),
+        "rope": read_rope(reader),
+        "window": reader.optional_size("sliding_window", 0),
         "qkv_bias": biases,
         "out_bias": biases,
         "mlp": "plain",
