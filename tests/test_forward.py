@@ -47,7 +47,7 @@ def twins():
     rng = np.random.default_rng(0)
     tokens = [rng.integers(0, 98, n) for n in (7, 8)]
     row = fill_row(tokens, [np.ones(len(t), np.float32) for t in tokens], (0, 1), 16)
-    return jax.tree.map(lambda x: np.stack([x[None], x[None]]), row)
+    return jax.tree.map(lambda x: jnp.asarray(np.stack([x[None], x[None]])), row)
 
 
 @functools.cache
