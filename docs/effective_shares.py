@@ -1,4 +1,4 @@
-"""Who is trained? The share of each task in the loss, for tasks of very different frequency.
+"""The share of each task in the loss, for tasks of very different frequency.
 
     python docs/effective_shares.py          prints the table and writes docs/effective_shares.svg
 
@@ -11,7 +11,7 @@ is averaged over random steps of 128 rows, one sample a row, cut into micro-batc
     dataset      the counts expected of a step
 
 `microbatch` shows (.90, .09, .01) at 2 rows and below: nothing is balanced. `dataset` shows thirds
-at any size. In between lies the luck of a rare task to be in the batch.
+at any size. With `batch` a rare task has its share only in steps that contain it.
 """
 
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ def effective_shares(
 
 
 def draw(table: dict[str, Sequence[np.ndarray]]) -> str:
-    """One panel per way of normalising: share over micro-batch size, one line per task."""
+    """One panel per normalization: share over micro-batch size, one line per task."""
     width, height, left, top = 250, 190, 46, 40
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {3 * width + left + 10} '
@@ -99,8 +99,8 @@ def main() -> None:
         for mode in MODES
     }
     print("rows  " + "  ".join(f"{mode:>17}" for mode in MODES))
-    for place, rows in enumerate(MICRO_BATCH_ROWS):
-        cells = (" ".join(f"{x:5.3f}" for x in table[mode][place]) for mode in MODES)
+    for index, rows in enumerate(MICRO_BATCH_ROWS):
+        cells = (" ".join(f"{x:5.3f}" for x in table[mode][index]) for mode in MODES)
         print(f"{rows:4}  " + "  ".join(cells))
     path = Path(__file__).with_suffix(".svg")
     path.write_text(draw(table), encoding="utf-8")

@@ -5,7 +5,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax import Array
+from jax.typing import ArrayLike
 
 
 def over_stack(function: Callable[..., Any], depth: int) -> Callable[..., Any]:
@@ -20,11 +21,12 @@ def over_stack(function: Callable[..., Any], depth: int) -> Callable[..., Any]:
     return function
 
 
-def safe_divide(x: Float[Array, "..."], by: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The quotient `x / by`, and `x` where `by` is not above 0.
+def safe_divide(numerator: ArrayLike, denominator: ArrayLike) -> Array:
+    """`numerator / denominator`, and 0 (with derivatives 0) where the denominator is 0.
 
     >>> import jax.numpy as jnp
-    >>> safe_divide(jnp.array([6.0, 6.0]), jnp.array([2.0, 0.0])).tolist()
-    [3.0, 6.0]
+    >>> safe_divide(jnp.array([6.0, 6.0, 6.0]), jnp.array([2.0, 0.0, -2.0])).tolist()
+    [3.0, 0.0, -3.0]
     """
-    return x / jnp.where(by > 0, by, 1)
+    nonzero = denominator != 0
+    return jnp.where(nonzero, numerator / jnp.where(nonzero, denominator, 1.0), 0.0)

@@ -16,15 +16,15 @@ def valid_losses(
 ) -> TaskSums:
     """Nll per task of the validation micro-batch [B, L] before the update.
 
-    It is measured in every `every_steps`-th step; in between the batch is not read, and every task
-    is absent.
+    It is measured in every `every_steps`-th step; in the other steps the batch is not read, and
+    every task is absent.
     """
-    measured = functools.partial(task_nll, spec, state.trainable, frozen, valid_batch)
+    measure = functools.partial(task_nll, spec, state.trainable, frozen, valid_batch)
 
     def absent() -> TaskSums:
-        return optax.tree.zeros_like(jax.eval_shape(measured))
+        return optax.tree.zeros_like(jax.eval_shape(measure))
 
-    return jax.lax.cond(state.step % balancer.every_steps == 0, measured, absent)
+    return jax.lax.cond(state.step % balancer.every_steps == 0, measure, absent)
 
 
 def post_step_losses(
@@ -35,8 +35,9 @@ def post_step_losses(
     batch: Batch,
     valid_batch: Batch,
 ) -> TaskSums:
-    """Losses under the parameters of `state`, updated but for its step number: of the same batch
-    [A, B, L], where what dropped out drops out again, or of the validation micro-batch.
+    """Losses per task after the update: of the same batch [A, B, L], or of the validation
+    micro-batch. `state` has the new parameters and the old step number, so that dropout has the
+    masks of the step.
     """
     if "post_step_valid_losses" in balancer.needs:
         return task_nll(spec, state.trainable, frozen, valid_batch)

@@ -25,7 +25,7 @@ Forward = Callable[[Params, Batch, Int[Array, ""]], ObjectiveSums]
 class StepSpec:
     """The computation on a batch: the model, how it is fine-tuned, in which precision.
 
-    `vocab_chunk`: logits held at once, in columns of the vocabulary. `seed` is that of dropout.
+    `vocab_chunk`: logits held at once, in columns of the vocabulary. `seed`: of dropout.
     """
 
     model_config: ModelConfig
@@ -48,7 +48,7 @@ class StepSpec:
 def token_nll(
     spec: StepSpec, params: Params, batch: Batch
 ) -> tuple[Float[Array, "B L"], RouterSums | None]:
-    """nll of every target under the parameters that are computed with, and the routers' sums."""
+    """The nll of every target under combined parameters, and the routers' sums."""
     model = bind(spec.model_config, params)
     hidden, router = model(
         batch.tokens,
@@ -63,7 +63,7 @@ def token_nll(
 
 
 def forward_sums(spec: StepSpec, params: Params, frozen: Params, batch: Batch) -> ObjectiveSums:
-    """The objective's sums of a batch [B, L] under the parameters that are computed with."""
+    """The objective's sums of a batch [B, L] under combined parameters."""
     nll, router = token_nll(spec, params, batch)
     reference = None
     if spec.objective.needs_reference:
@@ -74,13 +74,13 @@ def forward_sums(spec: StepSpec, params: Params, frozen: Params, batch: Batch) -
 def combined(
     spec: StepSpec, trainable: Params, frozen: Params, key: Key[Array, ""] | None = None
 ) -> Params:
-    """The parameters to compute with; with a `key` adapters drop out."""
+    """The parameters to compute with; with a `key`, adapters have dropout."""
     infos = param_infos(spec.model_config)
     return combine(spec.tuning, infos, trainable, frozen, jnp.dtype(spec.dtype), key)
 
 
 def make_forward(spec: StepSpec, frozen: Params, key: Key[Array, ""] | None = None) -> Forward:
-    """The forward pass of a micro-batch. With a `key` (of the step) adapters drop out."""
+    """The forward pass of a micro-batch. With a `key` (of the step), adapters have dropout."""
 
     def forward(trainable: Params, batch: Batch, index: Int[Array, ""]) -> ObjectiveSums:
         dropout_key = micro_batch_key(key, index)
@@ -97,25 +97,26 @@ def forward_all(forward: Forward, trainable: Params, batch: Batch) -> ObjectiveS
 
 
 def micro_batch_indices(batch: Batch) -> Int[Array, " A"]:
+    """The numbers 0 to A - 1."""
     return jnp.arange(batch.tokens.shape[0])
 
 
 def step_key(spec: StepSpec, step: Int[Array, ""]) -> Key[Array, ""] | None:
-    """The key by which adapters drop out in a step; None where they do not."""
+    """The key of the dropout masks of a step; None without dropout."""
     if not spec.tuning.dropout:
         return None
     return jax.random.fold_in(jax.random.key(spec.seed), step)
 
 
 def micro_batch_key(key: Key[Array, ""] | None, index: Int[Array, ""]) -> Key[Array, ""] | None:
-    """The key of a micro-batch: it follows from step and index, so a micro-batch that is computed
-    again, in the backward pass or after the step, drops out as before.
+    """The key of a micro-batch's dropout masks: it follows from step and index, so a second pass,
+    in the backward pass or after the step, has the same masks.
     """
     return None if key is None else jax.random.fold_in(key, index)
 
 
 def task_nll(spec: StepSpec, trainable: Params, frozen: Params, batch: Batch) -> TaskSums:
-    """Nll sums and counts per task of a batch [B, L], under the combined parameters."""
+    """Sums of nll and counts per task of a batch [B, L], under the combined parameters."""
     params = combined(spec, trainable, frozen)
     nll = valid_nll(token_nll(spec, params, batch)[0], batch)
     num_tasks = spec.objective.num_tasks

@@ -1,9 +1,9 @@
 """Gradients of the loss over the micro-batches of a step.
 
-Micro-batches are differentiated one by one and add up. Where the gradient of the loss by the sums
-of the batch is known before them (a linear objective, weights that do not follow from this step's
-losses), that is all: `backward_known`. Otherwise all micro-batches but the last are run forward
-once more: `backward_after_losses`; with one micro-batch nothing is run twice.
+Micro-batches are differentiated one by one, and their gradients added. `backward_known` is for a
+gradient of the loss with respect to the batch's sums that is known before them (a linear objective
+and weights that do not depend on this step's losses). Otherwise `backward_after_losses` runs all
+micro-batches except the last forward once more; with one micro-batch nothing is run twice.
 """
 
 from collections.abc import Callable
@@ -24,9 +24,9 @@ def loss_cotangents(
     weight: Float[Array, " T"],
     sums: ObjectiveSums | None = None,
 ) -> ObjectiveSums:
-    """The gradient of the loss by the sums of every micro-batch, `[A, ...]`.
+    """The gradient of the loss with respect to the sums of every micro-batch, `[A, ...]`.
 
-    A linear objective's does not depend on the sums: they may be None.
+    For a linear objective it does not depend on the sums, which may be None.
     """
     if sums is None:
         zeros = jnp.zeros_like(counts)
@@ -58,7 +58,7 @@ def backward_after_losses(
 ) -> tuple[ObjectiveSums, Callable[[ObjectiveSums], Params]]:
     """`(sums [A, ...], pull_back)` of a batch [A, B, L], as `jax.vjp` gives them.
 
-    `pull_back(cotangents)` is the gradient; they may follow from the sums. `by_task` as in
+    `pull_back(cotangents)` is the gradient; the cotangents may depend on the sums. `by_task` as in
     `backward_known`.
     """
     indices = micro_batch_indices(batch)
@@ -71,7 +71,7 @@ def backward_after_losses(
         sums = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), before, sums)
 
     def pull_back(cotangents: ObjectiveSums) -> Params:
-        grads = _pull(pull_last, last_sums, _last(cotangents), by_task)
+        grads = _gradient(pull_last, last_sums, _last(cotangents), by_task)
         if several:
             items = rest, indices[:-1], _without_last(cotangents)
             _, grads = _scan_backward(forward, trainable, items, grads, by_task)
@@ -102,19 +102,19 @@ def _scan_backward(
     ) -> tuple[Params, ObjectiveSums]:
         micro_batch, index, cotangent = item
         sums, pull = jax.vjp(lambda t: forward(t, micro_batch, index), trainable)
-        return jax.tree.map(jnp.add, carry, _pull(pull, sums, cotangent, by_task)), sums
+        return jax.tree.map(jnp.add, carry, _gradient(pull, sums, cotangent, by_task)), sums
 
     grads, sums = jax.lax.scan(accumulate, start, items)
     return sums, grads
 
 
-def _pull(
+def _gradient(
     pull: Callable[[ObjectiveSums], tuple[Params]],
     sums: ObjectiveSums,
     cotangent: ObjectiveSums,
     by_task: bool,
 ) -> Params:
-    """The gradient of one micro-batch, or its rows: each task's numerators pulled back alone."""
+    """The gradient of one micro-batch, or its rows, one for each task's numerators."""
     cotangent = jax.tree.map(lambda x, c: c.astype(x.dtype), sums, cotangent)
     if not by_task:
         return pull(cotangent)[0]

@@ -1,8 +1,8 @@
 """The objectives by name, and their settings.
 
-A sample is a segment of a packed row: of a sample that was split, every piece counts as a sample of
-its own. S_i, C_i: sum of nll and number of valid tokens of task i in the global batch; w_i its
-weight. Every example below has two tasks, the sums of one micro-batch, and equal weights.
+A sample is a segment of a packed row: every piece of a sample that was split counts as a sample.
+S_i, C_i: sum of nll and number of valid tokens of task i in the global batch; w_i its weight. Every
+example below has two tasks, the sums of one micro-batch, and equal weights.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from mft_jax.arrays import safe_divide
 from mft_jax.objective import (
     Normalization,
     Objective,
@@ -72,7 +73,7 @@ class ObjectiveConfig:
 
 
 def token_mean(normalization: Normalization) -> Objective:
-    """sum_i S_i / sum_i C_i.
+    """The mean over all tokens, sum_i S_i / sum_i C_i.
 
     >>> sums = ObjectiveSums(jnp.zeros((1, 2)), numerators=jnp.array([[[6.0, 4.0]]]))
     >>> objective = token_mean(Normalization(num_tasks=2))
@@ -94,7 +95,7 @@ def sample_mean(normalization: Normalization) -> Objective:
 
 
 def task_token_mean(normalization: Normalization) -> Objective:
-    """sum_i w_i S_i / C_i over present tasks, over their sum of w_i (KDD Eq. 1).
+    """The mean of present tasks' token means: sum_i w_i S_i / C_i over sum_i w_i (KDD Eq. 1).
 
     >>> sums = ObjectiveSums(jnp.zeros((1, 2)), numerators=jnp.array([[[6.0, 4.0]]]))
     >>> objective = task_token_mean(Normalization(num_tasks=2))
@@ -132,7 +133,7 @@ def focal_sample(
         weights = sample_weights(batch)
         p = sum_by_segment(weights * jnp.exp(-outputs.nll), batch)
         q = sum_by_segment(-weights * outputs.nll, batch)
-        # A sample's loss stands on its tokens by their weights, which sum to 1.
+        # A sample's loss is spread over its tokens by their weights, which sum to 1.
         losses = weights * at_tokens(focal(p, q, gamma), batch)
         return sum_by_task(losses, batch.task_ids, num_tasks)[None]
 
@@ -191,12 +192,12 @@ def make_objective(
     """
     alpha = np.asarray([objective_config.alpha.get(name, 1.0) for name in tasks.names])
     focal_settings = {"gamma": objective_config.gamma, "alpha": alpha}
-    made = OBJECTIVES[objective_config.name](
+    objective = OBJECTIVES[objective_config.name](
         Normalization(len(tasks), objective_config.normalization, expected),
         **(focal_settings if objective_config.name in FOCAL else {}),
     )
     weight = objective_config.router_loss
-    return with_router_loss(made, weight) if weight else made
+    return with_router_loss(objective, weight) if weight else objective
 
 
 def token_weights(batch: Batch) -> Float[Array, "B L"]:
@@ -210,12 +211,12 @@ def sample_weights(batch: Batch) -> Float[Array, "B L"]:
     """
     weights = token_weights(batch)
     of_token = at_tokens(sum_by_segment(weights, batch), batch)
-    return weights / jnp.where(of_token > 0, of_token, 1.0)
+    return safe_divide(weights, of_token)
 
 
 def focal(p: Array, q: Array, gamma: float) -> Array:
-    """-(1 - P)^gamma Q, of mean probability P and mean log-probability Q; the gradient goes through
-    both. 1 - P is kept from 0, where a power below 1 has no derivative.
+    """The focal loss -(1 - P)^gamma Q of mean probability P and mean log-probability Q, with the
+    gradient of both. 1 - P is kept above 0, where a power below 1 has no derivative.
     """
     return -(jnp.maximum(1.0 - p, 1e-6) ** gamma) * q
 
@@ -244,8 +245,8 @@ def with_router_loss(objective: Objective, weight: float) -> Objective:
 
 
 def router_loss(sums: RouterSums) -> Float[Array, ""]:
-    """`E sum_e f_e p_e` over all micro-batches, f the mean number of choices and p the mean
-    probability of expert e (Switch, arXiv 2101.03961, Eq. 4). All experts used alike give k.
+    """The loss `E sum_e f_e p_e` over all micro-batches, with f_e the mean number of choices and
+    p_e the mean probability of expert e (Switch, arXiv 2101.03961, Eq. 4). It is k for even use.
     """
     chosen, probability, count = (part.sum(axis=0) for part in sums)
     count = jnp.maximum(count, 1.0)

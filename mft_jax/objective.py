@@ -16,12 +16,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mft_jax.task_sums import divide, sum_by_task
+from mft_jax.arrays import safe_divide
+from mft_jax.task_sums import sum_by_task
 from mft_jax.types import Batch, RouterSums, TaskSums
 
 
 class Outputs(NamedTuple):
-    """Results of the forward pass over a micro-batch that an objective may read.
+    """Results of the forward pass over a micro-batch, for the objective.
 
     nll:            -log p of every target; padding may hold anything.
     router:         sums of the expert layers; None in a model without experts.
@@ -51,17 +52,18 @@ class ObjectiveSums(NamedTuple):
 class Objective(NamedTuple):
     """Pure functions, and the few facts that the gradients need.
 
-    counts(batch [B, L]) -> [T]           units of each task: tokens, samples or pairs.
-    sums(outputs, batch [B, L])           `ObjectiveSums` of a micro-batch.
+    counts(batch [B, L]) -> [T]           the units of each task: tokens, samples or pairs.
+    sums(outputs, batch [B, L])           the `ObjectiveSums` of a micro-batch.
     loss(sums [A], counts [A, T], weight [T]) -> scalar
-                                          of all micro-batches of a step, for a balancer's weights.
+                                          the loss of a step under a balancer's weights.
     task_losses(sums [A], counts [A, T])  L_i over the global batch, as balancers see it: a
                                           `TaskSums` over the units of each task.
     shares(count [T], weight [T]) -> [T]  the factor of each L_i in the loss.
 
-    linear:           the loss is linear in the sums: its gradient by them is known before they are.
+    linear:           the loss is linear in the sums: its gradient with respect to them does not
+                      depend on them.
     num_numerators:   F.
-    needs_reference:  `sums` reads `Outputs.reference_nll`, for one more forward pass.
+    needs_reference:  `sums` reads `Outputs.reference_nll`, which costs one more forward pass.
     """
 
     counts: Callable[[Batch], Float[Array, " T"]]
@@ -89,7 +91,7 @@ class Normalization(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """The loss L_i of a task: what one objective has of its own.
+    """The loss L_i of a task: the parts in which objectives differ.
 
     counts(batch) -> [T] and numerators(outputs, batch) -> [F, T] are sums over the units of each
     task; task_loss(means [F, T]) -> [T] is made of their quotients. Outputs are 0 where a token
@@ -124,7 +126,7 @@ def weighted_objective(terms: Terms, normalization: Normalization) -> Objective:
 
 
 def valid_nll(nll: Float[Array, "B L"], batch: Batch) -> Float[Array, "B L"]:
-    """A masked position may hold anything, so it is left out, not multiplied by zero."""
+    """`nll`, and 0 at masked positions, which may hold anything: NaN times zero is NaN."""
     return jnp.where(batch.loss_weights > 0, nll, 0.0)
 
 
@@ -141,8 +143,8 @@ def _sums(terms: Terms, num_tasks: int, outputs: Outputs, batch: Batch) -> Objec
 def _task_losses(
     terms: Terms, numerators: Float[Array, "F T"], count: Float[Array, " T"]
 ) -> Float[Array, " T"]:
-    """L_i, 0 where absent."""
-    return terms.task_loss(numerators / jnp.where(count > 0, count, 1.0)[None])
+    """Losses L_i, 0 where a task is absent."""
+    return terms.task_loss(safe_divide(numerators, count[None]))
 
 
 def _sums_of_losses(terms: Terms, sums: ObjectiveSums, counts: Float[Array, "A T"]) -> TaskSums:
@@ -156,15 +158,15 @@ def _shares(
     count: Float[Array, " T"],
     weight: Float[Array, " T"],
 ) -> Float[Array, " T"]:
-    """By task: w_i over the sum of |w| of present tasks. Pooled: w_i C_i over the sum of |w| C, so
+    """Shares: w_i over the sum of |w| of present tasks. Pooled: w_i C_i over the sum of |w| C, so
     that weights never change the step size. `dataset`: present are all tasks of the data set, and
     C_i / expected C_i turns the mean of the batch into an unbiased estimate.
     """
     basis = jnp.asarray(count if expected is None else expected, count.dtype)
     present = basis > 0
     mass = jnp.where(present, weight * (basis if pooled else 1.0), 0.0)
-    share = divide(mass, jnp.abs(mass).sum())
-    return share if expected is None else share * divide(count, basis)
+    share = safe_divide(mass, jnp.abs(mass).sum())
+    return share if expected is None else share * safe_divide(count, basis)
 
 
 def _loss(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from mft_jax.arrays import safe_divide
 from mft_jax.finetune import combine
 from mft_jax.forward import Forward, StepSpec, forward_sums, make_forward, micro_batch_key
 from mft_jax.gradients import backward_after_losses, backward_known, loss_cotangents
@@ -14,12 +15,11 @@ from mft_jax.losses import task_token_mean
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.params import in_last_layer, param_infos
 from mft_jax.objective import Normalization, Objective, ObjectiveSums
-from mft_jax.task_sums import divide
 from mft_jax.types import Batch, Params
 
 
 class TaskGradients(NamedTuple):
-    """Row t of every leaf is the gradient of task t's term: `K share_t(equal weights) L_t`."""
+    """Row t of every leaf is the gradient of task t's term: `T share_t(equal weights) L_t`."""
 
     rows: Params  # leaves [T, ...]
     counts: Float[Array, "A T"]
@@ -36,10 +36,10 @@ class TaskGradients(NamedTuple):
 def relative_shares(
     objective: Objective, count: Float[Array, " T"], weight: Float[Array, " T"]
 ) -> Float[Array, " T"]:
-    """The factor of each task's term `K share_i(equal weights) L_i` in the loss under `weight`."""
+    """The factor of each task's term `T share_i(equal weights) L_i` in the loss under `weight`."""
     num_tasks = weight.shape[0]
     equal = jnp.full_like(weight, 1.0 / num_tasks)
-    return divide(objective.shares(count, weight), num_tasks * objective.shares(count, equal))
+    return safe_divide(objective.shares(count, weight), num_tasks * objective.shares(count, equal))
 
 
 def task_gradients(
@@ -59,21 +59,21 @@ def task_gradients(
     equal = jnp.full((objective.num_tasks,), 1.0 / objective.num_tasks, counts.dtype)
 
     def cotangents(sums: ObjectiveSums | None = None) -> ObjectiveSums:
-        equally = loss_cotangents(objective, counts, equal, sums)
-        return jax.tree.map(lambda x: objective.num_tasks * x, equally)
+        under_equal = loss_cotangents(objective, counts, equal, sums)
+        return jax.tree.map(lambda x: objective.num_tasks * x, under_equal)
 
-    whole = spec.tuning.method == "full"
-    if whole:
+    full = spec.tuning.method == "full"
+    if full:
         forward = make_forward(spec, frozen, key)
     else:
         forward = _forward_by_task(spec, frozen, key)
         trainable = combine.repeat_by_task(trainable, objective.num_tasks)
     if objective.linear:
-        sums, rows = backward_known(forward, trainable, batch, cotangents(), by_task=whole)
+        sums, rows = backward_known(forward, trainable, batch, cotangents(), by_task=full)
     else:
-        sums, pull_back = backward_after_losses(forward, trainable, batch, by_task=whole)
+        sums, pull_back = backward_after_losses(forward, trainable, batch, by_task=full)
         rows = pull_back(cotangents(sums))
-    return sums, TaskGradients(rows if whole else combine.tasks_first(rows), counts)
+    return sums, TaskGradients(rows if full else combine.tasks_first(rows), counts)
 
 
 def _forward_by_task(spec: StepSpec, frozen: Params, key: Key[Array, ""] | None) -> Forward:
@@ -105,13 +105,13 @@ def valid_gradients(spec: StepSpec, trainable: Params, frozen: Params, batch: Ba
 def task_gramian(
     spec: StepSpec, trainable: Params, frozen: Params, batch: Batch
 ) -> Float[Array, "T T"]:
-    """The Gramian of the task gradients: their norms, and which tasks pull against each other."""
+    """The Gramian of the task gradients: their norms, and which tasks conflict."""
     rows = task_gradients(spec, trainable, frozen, batch)[1].rows
     return gramian(rows, rows)
 
 
 def last_block(model_config: ModelConfig) -> frozenset[str]:
-    """Paths of the stacked parameters whose last row is of the layer that is computed last."""
+    """Paths of the stacked parameters whose last row belongs to the layer that is computed last."""
     infos = param_infos(model_config)
     return frozenset(path for path in infos if in_last_layer(infos, path))
 
@@ -119,8 +119,8 @@ def last_block(model_config: ModelConfig) -> frozenset[str]:
 def gramian(
     left: Params, right: Params, last_block: frozenset[str] | None = None
 ) -> Float[Array, "T T"]:
-    """Inner products of the rows of two trees of leaves [T, ...]: over all parameters, or over the
-    last layer of those (of leaves [T, N, ...]) that `last_block` names.
+    """Inner products of the rows of two trees of leaves [T, ...]: over all parameters, or
+    only over the last layer of the leaves [T, N, ...] that `last_block` names.
     """
 
     def product(x: Array, y: Array) -> Array:

@@ -20,22 +20,16 @@ def sum_by_task(
 
 
 def task_counts(batch: Batch, num_tasks: int) -> Float[Array, " T"]:
-    """Valid tokens (summed loss weights) per task; known before any forward pass."""
+    """Valid tokens (summed loss weights) per task, known before any forward pass."""
     return sum_by_task(batch.loss_weights, batch.task_ids, num_tasks)
 
 
 def sum_by_segment(values: Float[Array, "B L"], batch: Batch) -> Float[Array, "B segments"]:
-    """Sum of `values` over each segment of each row: L + 1 of them, as ids count from 1."""
+    """Sum of `values` over each of the L + 1 segment ids of each row; id 0 is padding."""
     size = batch.tokens.shape[1] + 1
     return jax.vmap(lambda v, s: jax.ops.segment_sum(v, s, size))(values, batch.segment_ids)
 
 
 def at_tokens(of_segment: Float[Array, "B segments"], batch: Batch) -> Float[Array, "B L"]:
-    """The value of its segment at every position."""
+    """At every position, the value of the segment that it belongs to."""
     return jnp.take_along_axis(of_segment, batch.segment_ids, axis=1)
-
-
-def divide(numerator: Array, denominator: Array) -> Array:
-    """`numerator / denominator`, 0 where the denominator is not positive."""
-    safe = jnp.where(denominator > 0, denominator, 1.0)
-    return jnp.where(denominator > 0, numerator / safe, 0.0)

@@ -1,5 +1,6 @@
 """A model and tasks small enough for a test or a doctest: real files, real code paths."""
 
+import functools
 import importlib.util
 import json
 import shutil
@@ -8,18 +9,23 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from safetensors.numpy import save_file
 
 from mft_jax import config as configs
+from mft_jax.arrays import over_stack
 from mft_jax.data.packing import fill_row
+from mft_jax.finetune.attach import init_frozen, init_trainable, store_weight
+from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.huggingface.base_weights import hf_shape, read_model
 from mft_jax.huggingface.folders import model_folder
 from mft_jax.models.config import ModelConfig
+from mft_jax.models.decoder import init_params
 from mft_jax.models.families import FAMILIES
 from mft_jax.models.params import param_infos
-from mft_jax.types import Batch
+from mft_jax.types import Batch, Params
 
 # In memory ----------------------------------------------------------------------------------------
 
@@ -60,7 +66,7 @@ def toy_samples(seed: int = 0, count: int = 16, max_tokens: int = 15) -> list[To
 
 
 def toy_batch(samples: list[ToySample], samples_per_row: int = 2, row_length: int = 32) -> Batch:
-    """The samples in order, so many in a row: arrays `[rows, row_length]`."""
+    """The samples in order, `samples_per_row` in a row: arrays `[rows, row_length]`."""
     rows = []
     for first in range(0, len(samples), samples_per_row):
         tokens, weights, tasks = zip(*samples[first : first + samples_per_row], strict=True)
@@ -68,14 +74,44 @@ def toy_batch(samples: list[ToySample], samples_per_row: int = 2, row_length: in
     return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
 
 
+def toy_weights(
+    model_config: ModelConfig,
+    tuning: FinetuneConfig,
+    dtype: jax.typing.DTypeLike = jnp.float32,
+    noise: float = 0.1,
+) -> tuple[Params, Params]:
+    """`(trainable, frozen)` of a random base, with weights large enough that every part matters.
+
+    `noise`: standard deviation of what is added to the trainable weights; B of LoRA starts at 0.
+    """
+    infos = param_infos(model_config)
+
+    @jax.jit
+    def stored() -> Params:
+        store = functools.partial(store_weight, tuning, dtype=dtype)
+        params = init_params(model_config, 0)
+        return {
+            path: over_stack(functools.partial(store, info), len(info.stack))(3 * params[path])
+            for path, info in infos.items()
+        }
+
+    weights = stored()
+    trainable = init_trainable(tuning, weights, infos, 0)
+    keys = iter(jax.random.split(jax.random.key(1), 99))
+    trainable = jax.tree.map(
+        lambda x: x.astype(dtype) + noise * jax.random.normal(next(keys), x.shape, dtype), trainable
+    )
+    return trainable, init_frozen(tuning, weights)
+
+
 def add_noise(tree: Any, size: float = 0.05, seed: int = 1) -> Any:
-    """The tree with every leaf moved by its own normal array of standard deviation `size`."""
+    """The tree with independent normal noise of standard deviation `size` on every leaf."""
     leaves, structure = jax.tree.flatten(tree)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
-    moved = [
+    noisy = [
         x + size * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys, strict=True)
     ]
-    return jax.tree.unflatten(structure, moved)
+    return jax.tree.unflatten(structure, noisy)
 
 
 def largest_relative_error(got: Any, want: Any) -> float:
@@ -96,12 +132,12 @@ def tiny_checkpoint(folder: Path, family: str = "qwen2", variant: str = "", seed
     (folder / "config.json").write_text(json.dumps(hf_config), "utf-8")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(builtin / name, folder / name)
-    family_, config = read_model(folder)
-    infos, rng = param_infos(config), np.random.default_rng(seed)
+    family_, model_config = read_model(folder)
+    infos, rng = param_infos(model_config), np.random.default_rng(seed)
     tensors = {}
-    for entry in family_.entries(config):
+    for entry in family_.entries(model_config):
         info = infos[entry.path]
-        centre = 1.0 if info.kind == "norm" and not config.norm_offset else 0.0
+        centre = 1.0 if info.kind == "norm" and not model_config.norm_offset else 0.0
         for name, _ in entry.tensors():
             noise = rng.normal(centre, 0.05, hf_shape(entry, infos))
             tensors[name] = noise.astype(np.float32)

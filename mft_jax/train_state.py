@@ -8,7 +8,7 @@ from mft_jax.types import Params
 
 
 class TrainState(NamedTuple):
-    """The state of a run but for the data cursor, which the loader keeps. Frozen weights are not
+    """The state of a run, except the data cursor, which the loader keeps. Frozen weights are not
     part of it: they are read again from the model's folder.
     """
 

@@ -23,7 +23,7 @@ TrainStep = Callable[[TrainState, Params, Batch, Batch], tuple[TrainState, "Step
 
 
 class StepMetrics(NamedTuple):
-    """`tokens` counts the non-padding positions of the global batch per task."""
+    """Measurements of a step. `tokens`: non-padding positions of the global batch per task."""
 
     loss: Float[Array, ""]
     grad_norm: Float[Array, ""]
@@ -51,8 +51,8 @@ def make_train_step(
         trainable = cast(Params, optax.apply_updates(state.trainable, updates))
         balancer_state = result.balancer_state
         if balancer.after_step is not None:
-            moved = state._replace(trainable=trainable)
-            after = post_step_losses(spec, balancer, moved, frozen, batch, valid_batch)
+            updated = state._replace(trainable=trainable)
+            after = post_step_losses(spec, balancer, updated, frozen, batch, valid_batch)
             balancer_state = balancer.after_step(balancer_state, after)
         counts = jax.vmap(objective.counts)(batch)
         metrics = StepMetrics(
@@ -70,7 +70,7 @@ def make_train_step(
 
 
 class WeightedGradients(NamedTuple):
-    """The gradient of the loss under the balancer's weights, and what it was made of."""
+    """The gradient of the loss under the balancer's weights, with sums, weights and new state."""
 
     sums: ObjectiveSums  # [A, ...]
     grads: Params
@@ -86,7 +86,7 @@ def weighted_gradients(
     batch: Batch,
     valid_batch: Batch,
 ) -> WeightedGradients:
-    """Only what the balancer needs is computed; its weights are constants of the gradient."""
+    """Gradients under the balancer's weights, which are constants, from the signals it needs."""
     objective, needs = spec.objective, balancer.needs
     counts = jax.vmap(objective.counts)(batch)
     key, signals = step_key(spec, state.step), Signals(state.step)
@@ -106,8 +106,8 @@ def weighted_gradients(
         products = functools.partial(gramian, right=tasks.rows, last_block=block)
         signals = signals._replace(gramian=products(tasks.rows))
         if "valid_gradients" in needs:
-            of_valid = valid_gradients(spec, state.trainable, frozen, valid_batch)
-            signals = signals._replace(valid_gramian=products(of_valid))
+            valid_rows = valid_gradients(spec, state.trainable, frozen, valid_batch)
+            signals = signals._replace(valid_gramian=products(valid_rows))
         weight, balancer_state = update(signals, sums)
         return WeightedGradients(sums, tasks.combine(objective, weight), weight, balancer_state)
 

@@ -1,4 +1,4 @@
-"""Dropout is keyed by step and micro-batch, and one forward pass is like the next."""
+"""Dropout is keyed by step and micro-batch, so that a repeated forward pass has the same masks."""
 
 import functools
 
@@ -8,30 +8,26 @@ import numpy as np
 import optax
 import pytest
 
-from mft_jax.arrays import over_stack
 from mft_jax.balancer_signals import post_step_losses
 from mft_jax.balancers.base import RunFacts
 from mft_jax.balancers.famo import FamoConfig, famo
 from mft_jax.data.packing import fill_row
-from mft_jax.finetune.attach import init_frozen, init_trainable, store_weight
 from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.forward import StepSpec, forward_all, make_forward, step_key, task_nll
 from mft_jax.gradients import backward_after_losses
 from mft_jax.losses import ObjectiveConfig, make_objective
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import init_params
-from mft_jax.models.params import param_infos
+from mft_jax.testing import toy_weights
 from mft_jax.train_state import TrainState
 from mft_jax.types import MftError, TaskTable
 
 MODEL = ModelConfig(98, 64, 64, 2, 4, 2, 16, 32)
-INFOS = param_infos(MODEL)
-RUN = RunFacts(TaskTable(("a", "b")), total_steps=4, valid_micro_batches=1)
+TABLE = TaskTable(("a", "b"))
 TUNING = FinetuneConfig(method="lora", rank=4, alpha=8.0, dropout=0.5)
 SPEC = StepSpec(
     MODEL,
     TUNING,
-    make_objective(ObjectiveConfig("task_token_mean"), TaskTable(("a", "b")), {}),
+    make_objective(ObjectiveConfig("task_token_mean"), TABLE, {}),
     "float32",
     remat=True,
     vocab_chunk=98,
@@ -41,19 +37,8 @@ SPEC = StepSpec(
 @functools.cache
 def start():
     """(trainable, frozen): adapters with a B that is not zero."""
-
-    @jax.jit
-    def stored():
-        put = functools.partial(store_weight, TUNING, dtype=jnp.float32)
-        params = init_params(MODEL, 0)
-        return {
-            path: over_stack(functools.partial(put, info), len(info.stack))(3 * params[path])
-            for path, info in INFOS.items()
-        }
-
-    weights = stored()
-    trainable = init_trainable(TUNING, weights, INFOS, 0)
-    return jax.tree.map(lambda x: x + 0.1, trainable), init_frozen(TUNING, weights)
+    trainable, frozen = toy_weights(MODEL, TUNING, noise=0.0)
+    return jax.tree.map(lambda x: x + 0.1, trainable), frozen
 
 
 @functools.cache
@@ -62,30 +47,30 @@ def twins():
     rng = np.random.default_rng(0)
     tokens = [rng.integers(0, 98, n) for n in (7, 8)]
     row = fill_row(tokens, [np.ones(len(t), np.float32) for t in tokens], (0, 1), 16)
-    return jax.tree.map(lambda x: np.stack([x[None], x[None]]), row)
+    return jax.tree.map(lambda x: jnp.asarray(np.stack([x[None], x[None]])), row)
 
 
 @functools.cache
 def compiled():
     """`run(step) -> (sums of a forward pass, sums of a pass that is differentiated, gradient)`."""
-    trainable, frozen = start()
+    (trainable, frozen), batch = start(), twins()  # made outside the trace, for they are kept
 
     @jax.jit
     def run(step):
         forward = make_forward(SPEC, frozen, step_key(SPEC, step))
-        sums, pull_back = backward_after_losses(forward, trainable, twins())
+        sums, pull_back = backward_after_losses(forward, trainable, batch)
         grads = pull_back(jax.tree.map(jnp.ones_like, sums))
-        return forward_all(forward, trainable, twins()).nll, sums.nll, grads
+        return forward_all(forward, trainable, batch).nll, sums.nll, grads
 
     return run
 
 
-def test_equal_micro_batches_of_a_step_drop_out_differently():
+def test_equal_micro_batches_of_a_step_have_different_masks():
     nll, *_ = compiled()(jnp.array(3))
     assert np.abs(nll[0] - nll[1]).min() > 1e-3
 
 
-def test_steps_drop_out_differently_and_evaluation_not_at_all():
+def test_steps_have_different_masks_and_evaluation_has_none():
     run = compiled()
     assert np.abs(run(jnp.array(3))[0] - run(jnp.array(4))[0]).min() > 1e-3
     evaluate = jax.jit(functools.partial(task_nll, SPEC))
@@ -93,7 +78,7 @@ def test_steps_drop_out_differently_and_evaluation_not_at_all():
     np.testing.assert_array_equal(*exact)
 
 
-def test_a_micro_batch_that_is_computed_again_drops_out_as_before():
+def test_a_micro_batch_that_is_computed_again_has_the_same_masks():
     run = compiled()
     forward_only, differentiated, grads = run(jnp.array(3))
     np.testing.assert_allclose(forward_only, differentiated, rtol=1e-6)
@@ -121,7 +106,8 @@ def test_the_gradient_is_that_of_the_masks_of_the_forward_pass():
 def test_losses_after_the_step_are_measured_under_the_masks_of_the_step():
     trainable, frozen = start()
     state = TrainState(jnp.array(3), trainable, optax.EmptyState(), ())  # not moved: equal losses
-    measure = jax.jit(functools.partial(post_step_losses, SPEC, famo(FamoConfig(), RUN)))
+    balancer = famo(FamoConfig(), RunFacts(TABLE, total_steps=9, valid_micro_batches=1))
+    measure = jax.jit(functools.partial(post_step_losses, SPEC, balancer))
     batch = twins()
     after = measure(state, frozen, batch, jax.tree.map(lambda x: x[0], batch))
     nll, *_ = compiled()(jnp.array(3))

@@ -67,7 +67,7 @@ def objective_of(name, normalization="batch"):
 @functools.cache
 def oracle(name, normalization, by_task=False):
     """The gradient of the objective as a plain function of the table, over the undivided batch;
-    `by_task` the gradient of every task's term with equal weights.
+    `by_task`: the gradient of every task's term with equal weights.
     """
     objective, batch = objective_of(name, normalization), batch_of(1)
     weight = jnp.full(TASKS, 1.0 / TASKS) if by_task else jnp.asarray(WEIGHT)
@@ -86,7 +86,7 @@ def oracle(name, normalization, by_task=False):
 
 
 def gradient(name, normalization, micro_batches, by_task=False):
-    """(sums, gradient or rows), by the function that the step chooses."""
+    """[(losses, gradient or rows)] of every function that admits the objective."""
     objective, batch = objective_of(name, normalization), batch_of(micro_batches)
     weight = jnp.full(TASKS, 1.0 / TASKS) if by_task else jnp.asarray(WEIGHT)
     forward, counts = functools.partial(table_forward, objective), jax.vmap(objective.counts)(batch)

@@ -14,18 +14,17 @@ import numpy as np
 import optax
 import pytest
 
-from mft_jax.arrays import over_stack
 from mft_jax.balancers.base import Balancer, Need, Signals
 from mft_jax.balancers.registry import BALANCERS, BalancerConfig, make_balancer
 from mft_jax.data.packing import fill_row
-from mft_jax.finetune.attach import init_frozen, init_trainable, store_weight
 from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.forward import StepSpec
 from mft_jax.losses import ObjectiveConfig, make_objective
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import UNSHARDED, init_params
+from mft_jax.models.decoder import UNSHARDED
 from mft_jax.models.params import param_infos
 from mft_jax.sharding import MeshConfig, batch_sharding, make_mesh, placement, tree_shardings
+from mft_jax.testing import toy_weights
 from mft_jax.train_state import TrainState
 from mft_jax.train_step import make_train_step
 from mft_jax.types import TaskSums, TaskTable
@@ -61,28 +60,12 @@ def rows_of(content, samples_per_row):
 @functools.cache
 def start(dtype):
     """(trainable, frozen): random base, adapters with a B that is not zero."""
-
-    @jax.jit
-    def stored():
-        params = init_params(MODEL, 0)
-        put = functools.partial(store_weight, TUNING, dtype=dtype)
-        return {
-            path: over_stack(functools.partial(put, info), len(info.stack))(3 * params[path])
-            for path, info in INFOS.items()
-        }
-
-    weights = stored()
-    trainable = init_trainable(TUNING, weights, INFOS, 0)
-    keys = iter(jax.random.split(jax.random.key(1), 99))
-    trainable = jax.tree.map(
-        lambda x: x.astype(dtype) + 0.1 * jax.random.normal(next(keys), x.shape, dtype), trainable
-    )
-    return trainable, init_frozen(TUNING, weights)
+    return toy_weights(MODEL, TUNING, dtype)
 
 
 def made_balancer(name):
-    config = BalancerConfig(name=name)
-    return make_balancer(config, TABLE, total_steps=8, valid_micro_batches=1)
+    balancer_config = BalancerConfig(name=name)
+    return make_balancer(balancer_config, TABLE, total_steps=8, valid_micro_batches=1)
 
 
 def first_state(balancer, trainable):
@@ -94,9 +77,9 @@ def first_state(balancer, trainable):
 def make_step(
     balancer, objective_name, normalization="batch", dtype="float64", placement=UNSHARDED
 ):
-    config = ObjectiveConfig(objective_name, normalization)
+    objective_config = ObjectiveConfig(objective_name, normalization)
     expected = {"token": np.array([80.0, 40, 10, 3]), "sample": np.array([10.0, 5, 1, 0.5])}
-    objective = make_objective(config, TABLE, expected)
+    objective = make_objective(objective_config, TABLE, expected)
     spec = StepSpec(
         MODEL, TUNING, objective, dtype, remat=True, vocab_chunk=40, placement=placement
     )
@@ -164,7 +147,7 @@ ARRANGEMENTS = {
 def test_a_step_is_invariant_to_micro_batch_size_device_count_and_packing(names):
     with jax.enable_x64(True):
         want = two_steps(names)
-        assert np.ptp(want[0][1][1]) > 1e-4, "the balancer has something to say"
+        assert np.ptp(want[0][1][1]) > 1e-4, "the weights differ"
         check_steps_with_absent_task(want)
         for arrangement in ARRANGEMENTS.values():
             assert_close(two_steps(names, **arrangement), want, 1e-10)
@@ -222,7 +205,7 @@ def test_a_step_of_other_needs_has_weights_with_an_absent_task(names):
 
 
 def recorder() -> Balancer:
-    """A balancer with every need, whose state is what it saw in a step."""
+    """A balancer with every need, whose state is the signals of the last step."""
 
     def init(num_tasks, valid_losses):
         nothing, products = jnp.zeros(num_tasks), jnp.zeros((num_tasks, num_tasks))

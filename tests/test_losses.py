@@ -22,8 +22,8 @@ WEIGHT = np.array([0.1, 0.4, 0.3, 0.2])
 
 
 def make(name, alpha=None, normalization="batch", gamma=2.0):
-    config = losses.ObjectiveConfig(name, normalization, gamma, alpha or {})
-    return losses.make_objective(config, TABLE, EXPECTED)
+    objective_config = losses.ObjectiveConfig(name, normalization, gamma, alpha or {})
+    return losses.make_objective(objective_config, TABLE, EXPECTED)
 
 
 def rows():
@@ -119,7 +119,7 @@ def test_focal_losses_without_focus_are_the_matching_mean(focal, mean):
 
 
 @pytest.mark.parametrize("name", losses.OBJECTIVES)
-def test_an_objective_is_the_same_for_any_micro_batch_but_for_the_mode_that_copies_mftcoder(name):
+def test_objectives_are_the_same_for_any_micro_batch_except_in_mode_microbatch(name):
     nll, batch = rows()
     whole, split = (value(make(name), nll, batch, WEIGHT, parts) for parts in (1, 3))
     np.testing.assert_allclose(whole[0], split[0], rtol=1e-6)
@@ -209,7 +209,7 @@ def test_microbatch_normalization_reproduces_the_released_code(shared_data, mode
     np.testing.assert_allclose(gradient[0, 3, :4], want["grad_0"], atol=1e-6)
 
 
-def test_settings_that_cannot_be_meant_are_refused():
+def test_settings_without_meaning_are_refused():
     with pytest.raises(MftError, match="gamma=-1.0 is too small"):
         losses.ObjectiveConfig("focal_task", gamma=-1.0)
     with pytest.raises(MftError, match="alpha is read by focal_sample and focal_task"):
@@ -235,7 +235,7 @@ def test_the_losses_of_tasks_are_their_means_and_absent_where_no_token_is_valid(
     nll, batch = rows()
     _, per_task = value(make(name), nll, batch)
     np.testing.assert_array_equal(per_task.present(), [True, True, True, False])
-    for task in range(3):  # a task alone in the objective is its loss
-        alone, _ = value(make(name), nll, batch, np.eye(4)[task])
-        np.testing.assert_allclose(per_task.mean()[task], alone, rtol=1e-6)
+    for task in range(3):  # the objective of one task is its loss
+        only, _ = value(make(name), nll, batch, np.eye(4)[task])
+        np.testing.assert_allclose(per_task.mean()[task], only, rtol=1e-6)
     assert np.isnan(per_task.mean()[3])

@@ -1,4 +1,4 @@
-"""A preference loss is an objective like any other: no branch in gradients or step knows of it.
+"""A preference loss is an objective like any other, without a branch in gradients or step.
 
 DPO (arXiv 2305.18290, Eq. 7) over pairs of neighbouring segments of one task: segments 1 and 2 of a
 row are the chosen and the rejected answer of a pair, 3 and 4 of the next. The reference is the
@@ -13,21 +13,20 @@ import numpy as np
 import optax
 import pytest
 
-from mft_jax.arrays import over_stack
 from mft_jax.balancers.base import RunFacts
 from mft_jax.balancers.gradnorm import GradnormConfig, gradnorm
 from mft_jax.balancers.uniform import uniform
 from mft_jax.data.packing import fill_row
 from mft_jax.finetune import combine
-from mft_jax.finetune.attach import init_frozen, init_trainable, store_weight
 from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.forward import StepSpec
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import bind, init_params
+from mft_jax.models.decoder import bind
 from mft_jax.models.params import param_infos
 from mft_jax.objective import Normalization, Terms, weighted_objective
 from mft_jax.task_gradients import task_gradients
 from mft_jax.task_sums import sum_by_segment
+from mft_jax.testing import toy_weights
 from mft_jax.train_state import TrainState
 from mft_jax.train_step import make_train_step
 from mft_jax.types import TaskSums, TaskTable
@@ -100,7 +99,7 @@ def samples():
 
 @functools.cache
 def batch_of(micro_batches):
-    """One pair in the first row, two in the second, and one in the third, with padding."""
+    """Four rows of one pair each, with padding."""
     rows = []
     for pairs in (samples()[:1], samples()[1:2], samples()[2:3], samples()[3:]):
         tokens = [part for _, *pair in pairs for part in pair]
@@ -112,27 +111,13 @@ def batch_of(micro_batches):
 
 @functools.cache
 def start():
-    @jax.jit
-    def stored():
-        put = functools.partial(store_weight, TUNING, dtype=jnp.float64)
-        params = init_params(MODEL, 0)
-        return {
-            path: over_stack(functools.partial(put, info), len(info.stack))(3 * params[path])
-            for path, info in INFOS.items()
-        }
-
-    weights = stored()
-    trainable = init_trainable(TUNING, weights, INFOS, 0)
-    keys = iter(jax.random.split(jax.random.key(1), 99))
-    trainable = jax.tree.map(
-        lambda x: x.astype(jnp.float64) + 0.1 * jax.random.normal(next(keys), x.shape), trainable
-    )
-    return trainable, init_frozen(TUNING, weights)
+    """(trainable, frozen): adapters with a B that is not zero."""
+    return toy_weights(MODEL, TUNING, jnp.float64)
 
 
 @functools.cache
 def oracle():
-    """(loss, gradient) of every pair, every answer in a row of its own."""
+    """(loss, gradient) of every pair, with one answer in a row."""
     trainable, frozen = start()
     answers = [tokens for _, *pair in samples() for tokens in pair]
     tokens = jnp.asarray(np.stack([np.pad(t, (0, LENGTH - len(t))) for t in answers]))
@@ -195,19 +180,19 @@ def test_a_step_of_dpo_is_the_gradient_of_its_equation(micro_batches):
     assert all(np.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(gradient))
 
 
-def test_the_tasks_of_pairs_have_gradients_of_their_own():
+def test_task_gradients_of_pairs_are_those_of_each_task():
     run = jax.jit(functools.partial(task_gradients, SPEC))
     sums, tasks = run(*start(), batch_of(1))
     losses = OBJECTIVE.task_losses(sums, tasks.counts)
     np.testing.assert_array_equal(losses.count, [2, 2, 0])  # pairs
     for task in (0, 1):
         np.testing.assert_allclose(losses.mean()[task], of_task(task, 0), rtol=1e-10)
-        # K share L: with equal weights each of two present tasks has half of the loss.
+        # T share L: with equal weights each of two present tasks has half of the loss.
         row = jax.tree.map(lambda x, task=task: x[task] * 2 / TASKS, tasks.rows)
         assert_close(row, of_task(task, 1))
 
 
-def test_a_balancer_of_losses_and_gradients_runs_with_it_as_it_is():
+def test_a_balancer_of_losses_and_gradients_runs_with_it():
     initial = TaskSums(jnp.ones(TASKS), jnp.ones(TASKS))
     balancer = gradnorm(GradnormConfig(), RUN)
     metrics, gradient = step(balancer, balancer.init(TASKS, initial), 1)

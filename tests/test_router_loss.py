@@ -87,16 +87,16 @@ def test_it_is_that_of_the_whole_batch_for_any_accumulation(parts):
 
 
 @pytest.mark.parametrize(
-    ("family", "settings", "said"),
+    ("family", "settings", "message"),
     [
         ("qwen2", {"balancer.name": "uniform"}, "the model has no experts"),
         ("mixtral", {"balancer.name": "mgda"}, "objective.router_loss belongs to none"),
     ],
 )
-def test_it_is_refused_where_it_has_no_meaning(family, settings, said, tmp_path):
+def test_it_is_refused_where_it_has_no_meaning(family, settings, message, tmp_path):
     config = toy_config(tmp_path, steps=3)
     config.model.path = str(tiny_checkpoint(tmp_path / family, family))
     config.objective.router_loss = 0.01
     config.update_from_flattened_dict(settings)
-    with pytest.raises(MftError, match=said):
+    with pytest.raises(MftError, match=message):
         loop.train(configs.resolve(config), tmp_path / "run", Display(Console(quiet=True)))

@@ -13,19 +13,17 @@ import numpy as np
 import pytest
 
 from mft_jax import task_gradients
-from mft_jax.arrays import over_stack
 from mft_jax.data.packing import fill_row
 from mft_jax.finetune import combine
-from mft_jax.finetune.attach import init_frozen, init_trainable, store_weight
 from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.forward import StepSpec, micro_batch_key, step_key, token_nll
 from mft_jax.losses import ObjectiveConfig, make_objective
 from mft_jax.models import attention_rule
 from mft_jax.models.config import Experts, ModelConfig
-from mft_jax.models.decoder import init_params
 from mft_jax.models.params import param_infos
 from mft_jax.objective import Outputs
 from mft_jax.task_gradients import TaskGradients, gramian, last_block
+from mft_jax.testing import toy_weights
 from mft_jax.types import TaskTable
 
 MODEL = ModelConfig(98, 64, 64, 2, 4, 2, 16, 32, qkv_bias=True)
@@ -59,24 +57,7 @@ def spec_for(method="qlora", name="task_token_mean", normalization="batch"):
 @functools.cache
 def start(method="qlora"):
     """(trainable, frozen) in float64: adapters with a B that is not zero."""
-    tuning = METHODS[method]
-
-    @jax.jit
-    def stored():
-        put = functools.partial(store_weight, tuning, dtype=jnp.float64)
-        params = init_params(MODEL, 0)
-        return {
-            path: over_stack(functools.partial(put, info), len(info.stack))(3 * params[path])
-            for path, info in INFOS.items()
-        }
-
-    weights = stored()
-    trainable = init_trainable(tuning, weights, INFOS, 0)
-    keys = iter(jax.random.split(jax.random.key(1), 99))
-    trainable = jax.tree.map(
-        lambda x: x.astype(jnp.float64) + 0.1 * jax.random.normal(next(keys), x.shape), trainable
-    )
-    return trainable, init_frozen(tuning, weights)
+    return toy_weights(MODEL, METHODS[method], jnp.float64)
 
 
 @functools.cache
@@ -94,7 +75,7 @@ def batch_of(micro_batches=1):
 
 
 def key_of(spec):
-    return step_key(spec, jnp.array(5))  # None but for what drops out
+    return step_key(spec, jnp.array(5))  # None without dropout
 
 
 @functools.cache
@@ -131,7 +112,7 @@ def oracle(spec, method, weight, mask=None):
 
 
 def oracle_rows(spec, method="qlora"):
-    """[T, ...]: a task alone in the objective with equal weights, times K."""
+    """[T, ...]: one task of the objective with equal weights, times T."""
     rows = [oracle(spec, method, EQUAL, mask) for mask in jnp.eye(TASKS)]
     return jax.tree.map(lambda *leaves: TASKS * jnp.stack(leaves), *rows)
 
@@ -163,12 +144,12 @@ def test_task_gradients_are_the_same_for_any_accumulation():
 
 
 @pytest.mark.parametrize("method", ["lora", "full", "dora"])
-def test_dense_bases_full_training_and_magnitudes_that_drop_out_too(method):
+def test_task_gradients_of_dense_bases_full_training_and_dora_with_dropout(method):
     want = oracle_rows(spec_for(method), method)
     assert worst(rows_of(method), want) < 1e-11  # some norm scales have nearly no gradient
 
 
-def test_attention_that_leaks_between_segments_is_found_out(monkeypatch):
+def test_attention_that_leaks_between_segments_is_detected(monkeypatch):
     def leaking(inputs, window=0):
         rows, length = inputs.segment_ids.shape
         causal = jnp.tril(jnp.ones((length, length), bool))
@@ -190,7 +171,7 @@ def test_task_gradients_combine_to_the_gradient_of_the_objective(name, normaliza
     assert worst(got, oracle(spec, "qlora", weight)) < 1e-11
 
 
-def test_gramian_is_that_of_the_flattened_gradients_and_of_the_last_block_alone():
+def test_gramian_is_that_of_the_flattened_gradients_or_of_the_last_block():
     rows = rows_of()
     flat = np.concatenate([np.reshape(x, (TASKS, -1)) for x in jax.tree.leaves(rows)], axis=1)
     np.testing.assert_allclose(gramian(rows, rows), flat @ flat.T, rtol=1e-12)

@@ -9,18 +9,17 @@ import numpy as np
 import optax
 import pytest
 
-from mft_jax.arrays import over_stack
 from mft_jax.balancers.base import Balancer, RunFacts
 from mft_jax.balancers.uniform import uniform
 from mft_jax.data.packing import fill_row
 from mft_jax.finetune import combine
-from mft_jax.finetune.attach import init_frozen, init_trainable, store_weight
 from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.forward import StepSpec, task_nll
 from mft_jax.losses import ObjectiveConfig, make_objective
 from mft_jax.models.config import ModelConfig
-from mft_jax.models.decoder import bind, init_params
+from mft_jax.models.decoder import bind
 from mft_jax.models.params import param_infos
+from mft_jax.testing import toy_weights
 from mft_jax.train_state import TrainState
 from mft_jax.train_step import make_train_step
 from mft_jax.types import Batch, TaskSums, TaskTable
@@ -34,8 +33,8 @@ RATE = 0.5
 
 def spec_for(method: str) -> StepSpec:
     tuning = FinetuneConfig(method=method, rank=4, alpha=8.0)
-    config = ObjectiveConfig("task_token_mean")
-    objective = make_objective(config, TaskTable(("a", "b", "c", "d")), {})
+    objective_config = ObjectiveConfig("task_token_mean")
+    objective = make_objective(objective_config, TaskTable(("a", "b", "c", "d")), {})
     return StepSpec(MODEL, tuning, objective, "float32", remat=method != "qlora", vocab_chunk=20)
 
 
@@ -70,27 +69,15 @@ def micro_batched(batch: Batch, parts: int) -> Batch:
 
 
 @functools.cache
-def base() -> dict[str, jax.Array]:
-    """Larger weights than at the start of training, so that every part of the model matters."""
-    return jax.jit(lambda: {path: 3 * w for path, w in init_params(MODEL, 0).items()})()
-
-
-@functools.cache
 def start(method: str):
     """(trainable, frozen): random base, adapters with a B that is not zero."""
-    tuning = spec_for(method).tuning
-    put = functools.partial(store_weight, tuning, dtype=jnp.float32)
-    stored = {
-        path: jax.jit(over_stack(functools.partial(put, info), len(info.stack)))(base()[path])
-        for path, info in INFOS.items()
-    }
-    trainable = init_trainable(tuning, stored, INFOS, 0)
+    trainable, frozen = toy_weights(MODEL, spec_for(method).tuning, noise=0.0)
     if method != "full":
         trainable = {
             path: {"a": ab["a"], "b": 0.1 * jax.random.normal(jax.random.key(1), ab["b"].shape)}
             for path, ab in trainable.items()
         }
-    return trainable, init_frozen(tuning, stored)
+    return trainable, frozen
 
 
 def state_of(trainable, balancer_state, step: int = 0) -> TrainState:
@@ -105,9 +92,8 @@ def compiled(method: str, balancer: Balancer):
     return jax.jit(make_train_step(spec_for(method), balancer, SGD, lambda step: RATE))
 
 
-UNIFORM = uniform(
-    None, RunFacts(TaskTable(("any",)), 9, 1)
-)  # its state is its weights, so any constant weights can be set
+# Its state is its weights, so any constant weights can be set.
+UNIFORM = uniform(None, RunFacts(TaskTable(("any",)), 9, 1))
 BATCHES = [(samples(10 + i), samples(20 + i)) for i in range(3)]
 
 
@@ -156,7 +142,7 @@ def test_every_trainable_leaf_moves_and_the_step_is_counted():
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
-def test_a_frozen_method_changes_adapters_alone(method):
+def test_a_frozen_method_changes_only_adapters(method):
     state, _, gradient = one_step(method, rows_of(samples(0), 2), np.full(4, 0.25))
     assert set(state.trainable) == {path for path, info in INFOS.items() if info.quantizable}
     assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(gradient))
@@ -190,7 +176,7 @@ def test_a_batch_without_a_valid_token_changes_nothing_and_is_not_nan():
 
 
 def spy() -> Balancer:
-    """Looks every second step; its weights depend on the parameters, its state is what it saw."""
+    """A balancer that measures in every second step; its state is the losses that it received."""
 
     def update(state, signals):
         seen = signals.valid_losses

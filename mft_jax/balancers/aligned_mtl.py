@@ -8,6 +8,7 @@ that are above rounding and u = 1 / (number of present tasks).
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mft_jax.arrays import safe_divide
 from mft_jax.balancers.base import Balancer, RunFacts
 from mft_jax.balancers.gramian import equal_among, from_gramian, normalized, present_tasks
 
@@ -18,7 +19,7 @@ def aligned_mtl_weights(gramian: Float[Array, "T T"]) -> Float[Array, " T"]:
     values, vectors = jnp.linalg.eigh(g)
     kept = values > values.max() * g.shape[0] * jnp.finfo(g.dtype).eps
     kept = kept & (values > 0)
-    inverse = jnp.where(kept, 1.0 / jnp.sqrt(jnp.where(kept, values, 1.0)), 0.0)
+    inverse = safe_divide(1.0, jnp.sqrt(jnp.where(kept, values, 0.0)))
     smallest = jnp.min(jnp.where(kept, values, jnp.inf))
     smallest = jnp.where(jnp.isfinite(smallest), smallest, 0.0)
     u = equal_among(present, g.dtype)

@@ -1,4 +1,4 @@
-"""The shape of a balancer: optax's pair of pure functions, what they may read, what they log.
+"""The shape of a balancer: optax's pair of pure functions, their signals and their logs.
 
 Axes and symbols of this folder: T tasks, `history` kept observations, `updates` of a run. Index i
 is a task. Equations have the numbers of their papers but these symbols.
@@ -51,7 +51,7 @@ class Signals(NamedTuple):
                     with equal weights. The row and column of an absent task are zero.
     valid_gramian:  [j, i]: inner product of the gradient of validation loss j with J_i.
 
-    None where the balancer does not need it.
+    A signal is None where the balancer does not need it.
     """
 
     step: Int[Array, ""]
@@ -65,7 +65,7 @@ class InitFn(Protocol):
     """The state before the first step."""
 
     def __call__(self, num_tasks: int, valid_losses: TaskSums, /) -> State:
-        """State of a new run. `update` keeps its structure, shapes and dtypes (no weak types).
+        """The state of a new run. `update` keeps its structure, shapes and dtypes (no weak types).
 
         Args:
           num_tasks: T.
@@ -81,21 +81,21 @@ class UpdateFn(Protocol):
         """`(weights, new state)`.
 
         Args:
-          state: of the step before.
-          signals: what `needs` names, measured in this step.
+          state: the state after the step before.
+          signals: the signals that `needs` names, measured in this step.
         """
         ...
 
 
 class AfterStepFn(Protocol):
-    """The correction of a state by what the step itself changed."""
+    """The correction of a state by the losses after the step."""
 
     def __call__(self, state: State, losses: TaskSums, /) -> State:
-        """State with the result of the step.
+        """The state with the result of the step.
 
         Args:
-          state: of `update` in the same step.
-          losses: of the same batch (validation micro-batch) under the new parameters.
+          state: the state of `update` in the same step.
+          losses: those of the same batch (or validation micro-batch) under the new parameters.
         """
         ...
 
@@ -107,29 +107,32 @@ class LogsFn(Protocol):
         """`{name: [T] or scalar}`, for the record of the run.
 
         Args:
-          state: after `update` and `after_step`.
+          state: the state after `update` and `after_step`.
         """
         ...
 
 
-LOSS_RATIO = ("ratio", Quantity("Loss ratio", "of the losses the balancer goes by", reference=1.0))
+LOSS_RATIO = (
+    "ratio",
+    Quantity("Loss ratio", "of the losses that the balancer follows", reference=1.0),
+)
 
 
 class Balancer(NamedTuple):
     """`update(state, signals) -> (weight_T, state)`.
 
-    Weights say how much of each task is in the update, relative to one another: `regulate` brings
-    them to a sum of 1. They are non-negative but where a method's paper lets them be negative.
+    Weights are the parts of the tasks in the update, relative to one another: `regulate` brings
+    them to a sum of 1. They are not negative, except where a method's paper allows it.
 
-    init:         from the number of tasks and the validation nll before the first step. The state
-                  is a pytree in `TrainState`, so it is saved and restored with it.
+    init:         the state, from the number of tasks and the validation nll before the first step:
+                  a pytree in `TrainState`, saved and restored with it.
     logs:         the state's readable numbers, for the record; `titles` has one for each.
-    needs:        the step computes only what is named here.
+    needs:        the signals that the step computes for it.
     every_steps:  optimiser steps between two measurements of validation losses.
     after_step:   called where `needs` names post-step losses.
     subset:       the parameters whose gradients are in `gramian`.
-    titles:       how each of its numbers is drawn, by name; a tuple, so that a balancer can be
-                  hashed.
+    titles:       title and note of each of its numbers, by name; a tuple, so that a balancer can
+                  be hashed.
     """
 
     init: InitFn
@@ -157,19 +160,13 @@ def memoryless(
 
 
 def no_logs(state: State) -> dict[str, Array]:
-    """Nothing: a balancer without readable numbers."""
+    """No numbers: those of a balancer without a readable state."""
     return {}
 
 
 def equal_weights(num_tasks: int) -> Float[Array, " T"]:
-    """1/T. The dtype is given, because a weakly typed state makes the step compile twice."""
+    """Weights 1/T. Their dtype is given: a weakly typed state would make the step compile twice."""
     return jnp.full((num_tasks,), 1.0 / num_tasks, float)
-
-
-def safe_divide(numerator: Array, denominator: Array) -> Array:
-    """numerator / denominator, and 0 where the denominator is 0."""
-    nonzero = denominator != 0
-    return jnp.where(nonzero, numerator / jnp.where(nonzero, denominator, 1.0), 0.0)
 
 
 NEEDED_LOSSES: dict[LossSignal, Need] = {"train": "train_losses", "valid": "valid_losses"}
@@ -183,6 +180,6 @@ def losses_of(signal: LossSignal, signals: Signals) -> TaskSums:
 
 
 def first_losses(signal: LossSignal, valid_losses: TaskSums) -> Float[Array, " T"]:
-    """L_i(0): known of the validation set; of the training set NaN, until a task is seen."""
+    """Initial losses L_i(0) of the validation set, or NaN for training losses: not yet seen."""
     mean = jnp.asarray(valid_losses.mean(), float)
     return mean if signal == "valid" else jnp.full_like(mean, jnp.nan)

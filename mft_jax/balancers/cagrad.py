@@ -11,7 +11,8 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mft_jax.balancers.base import Balancer, RunFacts, safe_divide
+from mft_jax.arrays import safe_divide
+from mft_jax.balancers.base import Balancer, RunFacts
 from mft_jax.balancers.gramian import (
     equal_among,
     from_gramian,

@@ -44,12 +44,12 @@ Variant = Literal["default", "paper", "mftcoder"]
 
 @dataclasses.dataclass(frozen=True)
 class CobaConfig:
-    """Settings of CoBa. Counts are updates: looks at a validation micro-batch.
+    """Settings of CoBa. Counts are updates: measurements of a validation micro-batch.
 
     tau                 temperature of the divergence factor's softmax (Eq. 6)
     warmup_updates      updates with equal weights before the first scores; none: M, the validation
                         micro-batches in a pass over the validation data (appendix B)
-    history_updates     validation losses in the fit of a slope (N); none: 2 M (appendix B)
+    history_updates     validation losses in the fit of a slope; none: 2 M (appendix B)
     update_every_steps  optimiser steps between two updates
     ablate              leave a part out: the relative score, the absolute score, the factor
     variant             default: absolute denominators in Eq. 7; paper: signed, as printed;

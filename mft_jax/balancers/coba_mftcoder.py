@@ -1,20 +1,21 @@
 """CoBa as MFTCoder v0.5 released it, for comparison with its runs. Deviations from the paper:
 
-- weights of a step are made before its own validation loss is seen, from the last
+- weights of a step are made before its validation loss is seen, from the last
   min(t - 1, history) losses, and the very first measurement is not kept;
 - DF's A_j is the slope of the curve max_i r_i, not the largest slope; no clamp;
 - the blend of RCS and ACS is sharpened, w = softmax(T z), and where any weight is below
   m = 1/(10 T) all become (1 - m T) w + m.
 
 Its released results are met to 1e-6, but not with absent tasks: it drops their zeros but not their
-steps, so that time is compressed; here slopes are against true steps.
+steps, so that time is compressed; here slopes are fitted over the true steps.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mft_jax.balancers.base import Balancer, Signals, losses_of, safe_divide
+from mft_jax.arrays import safe_divide
+from mft_jax.balancers.base import Balancer, Signals, losses_of
 from mft_jax.balancers.convergence import (
     TITLES,
     CobaState,
@@ -43,11 +44,12 @@ def coba_mftcoder(counts: UpdateCounts, tau: float) -> Balancer:
     def weigh_and_observe(state: CobaState, signals: Signals) -> CobaState:
         t = state.num_updates  # updates before this one
         warm = t >= counts.warmup
-        weighed = jax.lax.cond(warm, weigh, lambda state: state, state)
-        seen = observe(weighed, signals.step, losses_of("valid", signals))
-        slopes = weighed._replace(valid_loss=seen.valid_loss, ratio=seen.ratio)
-        kept = seen._replace(slope=slopes.slope, slope_history=slopes.slope_history)
-        first = slopes._replace(num_updates=t + 1)
+        weighted = jax.lax.cond(warm, weigh, lambda state: state, state)
+        observed = observe(weighted, signals.step, losses_of("valid", signals))
+        kept = observed._replace(slope=weighted.slope, slope_history=weighted.slope_history)
+        first = weighted._replace(
+            valid_loss=observed.valid_loss, ratio=observed.ratio, num_updates=t + 1
+        )
         return jax.tree.map(lambda a, b: jnp.where(t == 0, a, b), first, kept)
 
     def weigh(state: CobaState) -> CobaState:
@@ -84,7 +86,7 @@ def coba_mftcoder(counts: UpdateCounts, tau: float) -> Balancer:
 def _scores_of_newest(
     slope: Float[Array, " T"], history: Float[Array, "T history"], index: Array, count: Array
 ) -> Float[Array, " T"]:
-    """Eq. 5 over the `count` newest slopes of a ring whose newest is at `index`."""
+    """Scores ACS (Eq. 5) over the `count` newest slopes of a ring whose newest is at `index`."""
     size = history.shape[1]
     age = (index - jnp.arange(size)) % size
     recent = jnp.where((age < count)[None], jnp.abs(history), 0.0).sum(axis=1)

@@ -1,4 +1,4 @@
-"""How fast tasks converge: the histories of CoBa and the scores made of them (Eq. 2-5 and 7).
+"""The convergence of tasks: the histories of CoBa and the scores made of them (Eq. 2-5 and 7).
 
 Equations are those of arXiv 2410.06741 with this folder's symbols: alpha_i is the slope of task i's
 validation loss ratio, h the number of observations in a window, n the number of updates since the
@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mft_jax.balancers.base import State, equal_weights, safe_divide
+from mft_jax.arrays import safe_divide
+from mft_jax.balancers.base import State, equal_weights
 from mft_jax.record.schema import Quantity
 from mft_jax.types import TaskSums
 
@@ -25,7 +26,9 @@ TITLES = (
     ("valid_loss", Quantity("Validation loss", "of the balancer's micro-batch", shown=False)),
     (
         "ratio",
-        Quantity("Loss ratio", "of the losses the balancer goes by", reference=1.0, shown=False),
+        Quantity(
+            "Loss ratio", "of the losses that the balancer follows", reference=1.0, shown=False
+        ),
     ),
     SLOPE,
     (
@@ -49,12 +52,12 @@ TITLES = (
 
 
 class UpdateCounts(NamedTuple):
-    """How many updates, that is measurements of the validation micro-batch.
+    """Numbers of updates; an update measures the validation micro-batch.
 
     history:     observations in the slope fit and the ACS window.
-    warmup:      weights stay uniform until so many have been seen.
-    total:       of the whole run (the softmax of Eq. 7 is over all since the warm-up).
-    every_steps: optimiser steps between two of them.
+    warmup:      updates with uniform weights at the start.
+    total:       updates of the whole run (the softmax of Eq. 7 is over all since the warm-up).
+    every_steps: optimiser steps between two updates.
     """
 
     history: int
@@ -75,7 +78,7 @@ class CobaState(NamedTuple):
     max_slope_history: Float[Array, " updates"]  # alpha_max of each update since warm-up
     valid_loss: Float[Array, " T"]  # of the last update; NaN where absent
     ratio: Float[Array, " T"]  # last seen
-    slope: Float[Array, " T"]  # last seen; an absent task keeps its own
+    slope: Float[Array, " T"]  # of the last update in which the task was present
     rcs: Float[Array, " T"]
     acs: Float[Array, " T"]
     df: Float[Array, ""]
@@ -130,7 +133,7 @@ def observe(state: CobaState, step: Int[Array, ""], valid_losses: TaskSums) -> C
 
 
 def _filled(num_observed: Int[Array, " T"], size: int) -> Float[Array, "T history"]:
-    """1 where the ring holds an observation; slots fill from 0 upwards and stay filled."""
+    """A mask, 1 where the ring holds an observation; slots fill from 0 upwards and stay filled."""
     return (jnp.arange(size)[None, :] < num_observed[:, None]).astype(float)
 
 
@@ -139,11 +142,11 @@ def convergence_slopes(
     steps: Int[Array, "T history"],
     num_observed: Int[Array, " T"],
 ) -> Float[Array, " T"]:
-    """Eq. 2-3: the least-squares slope of each task's ratios against their own step numbers.
+    """Least-squares slopes of each task's ratios over the steps of its observations (Eq. 2-3).
 
     Zero with fewer than two observations, and exactly zero for equal ratios. Steps are taken
-    relative to the newest in int32, so float32 stays exact however long the run; ratios relative
-    to one of their own, so that a flat curve has no rounding error for RCS and ACS to magnify.
+    relative to the newest in int32, so float32 stays exact however long the run; ratios are taken
+    relative to one of them, so that a flat curve has no rounding error for RCS and ACS to magnify.
     """
     filled = _filled(num_observed, ratios.shape[1])
     newest = jnp.max(jnp.where(filled > 0, steps, 0), axis=1, keepdims=True)
@@ -157,7 +160,7 @@ def convergence_slopes(
 
 
 def relative_convergence_scores(slope: Float[Array, " T"]) -> Float[Array, " T"]:
-    """Eq. 4: softmax_i( T alpha_i / sum_j |alpha_j| )."""
+    """Scores RCS = softmax_i( T alpha_i / sum_j |alpha_j| ) (Eq. 4)."""
     return jax.nn.softmax(safe_divide(slope.shape[0] * slope, jnp.abs(slope).sum()))
 
 
@@ -166,7 +169,7 @@ def absolute_convergence_scores(
     slope_history: Float[Array, "T history"],
     num_observed: Int[Array, " T"],
 ) -> Float[Array, " T"]:
-    """Eq. 5: softmax_i( -h alpha_i / sum over the last h slopes |alpha_i| ).
+    """Scores ACS = softmax_i( -h alpha_i / sum over the last h slopes |alpha_i| ) (Eq. 5).
 
     h is the number of slopes seen, at most `history`.
     """
@@ -182,10 +185,10 @@ def divergence_factor(
     *,
     signed: bool = False,
 ) -> Float[Array, ""]:
-    """Eq. 7: min( n softmax_j( -tau n A_j / sum_l |A_l| )_n , 1 ) over the n updates since warm-up.
+    """DF = min( n softmax_j( -tau n A_j / sum_l |A_l| )_n , 1 ) (Eq. 7).
 
-    A_j = max_i alpha_i of update j; `signed`: the denominator is the sum of A_l itself.
-    1 before the first of these updates.
+    n is the number of updates since the warm-up, A_j = max_i alpha_i of update j; `signed`: the
+    denominator is the sum of A_l itself. DF is 1 before the first of these updates.
     """
     return jnp.minimum(newest_share(max_slopes, num_updates, tau, signed=signed), 1.0)
 
@@ -197,7 +200,7 @@ def newest_share(
     *,
     signed: bool = False,
 ) -> Float[Array, ""]:
-    """n times the last entry of Eq. 7's softmax, not yet clamped to 1."""
+    """The last entry of Eq. 7's softmax times n, not yet clamped to 1."""
     seen = jnp.arange(max_slopes.shape[0]) < num_updates
     count = jnp.maximum(num_updates, 1).astype(max_slopes.dtype)
     total = jnp.where(seen, max_slopes if signed else jnp.abs(max_slopes), 0.0).sum()

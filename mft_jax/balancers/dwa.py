@@ -5,7 +5,7 @@ r_i = mean L_i of the last window / of the one before.
 
 The paper's window is an epoch; fine-tuning often has one epoch only, so a window is `window_steps`
 optimiser steps. Weights are 1 until two windows are complete, and change at the end of a window. A
-task absent from a whole window keeps that window's mean, so its ratio is 1 or its last.
+task absent from a whole window keeps the mean and the ratio that it had before.
 """
 
 import dataclasses
@@ -16,14 +16,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mft_jax.balancers.base import LOSS_RATIO, Balancer, RunFacts, Signals, losses_of
-from mft_jax.types import MftError, TaskSums, at_least
+from mft_jax.types import TaskSums, above, at_least
 
 
 @dataclasses.dataclass(frozen=True)
 class DwaConfig:
     """Settings of DWA.
 
-    temperature   of the softmax over loss ratios; a large one gives equal weights
+    temperature   of the softmax over loss ratios; a large one gives nearly equal weights
     window_steps  optimiser steps whose losses are averaged before two windows are compared
     """
 
@@ -32,8 +32,7 @@ class DwaConfig:
 
     def __post_init__(self) -> None:
         at_least("balancer.dwa", self, window_steps=1)
-        if not self.temperature > 0:
-            raise MftError(f"balancer.dwa.temperature={self.temperature}: expected more than 0")
+        above("balancer.dwa", self, temperature=0)
 
 
 class DwaState(NamedTuple):
@@ -89,7 +88,7 @@ def dwa(settings: DwaConfig, run: RunFacts) -> Balancer:
 
 
 def _close(state: DwaState) -> DwaState:
-    """The window's means become the last ones."""
+    """The state at the end of a window, whose means become the last ones."""
     present = state.sums.present()
     mean = jnp.where(present, state.sums.mean(), state.last)
     windows = state.windows + present

@@ -1,6 +1,6 @@
 """FairGrad (Ban and Ji, ICML'24, arXiv 2402.15638, Eq. 6): alpha-fair utilities of the tasks.
 
-w > 0 with G w = w^(-1/alpha). alpha -> 0 favours the largest improvements in sum, alpha = 1 is
+w > 0 with G w = w^(-1/alpha). alpha -> 0 favours the largest sum of improvements, alpha = 1 is
 proportional fairness (Nash-MTL), a large alpha favours the task that improves least. Weights are on
 the scale of the equation, the inverse of that of the gradients.
 """
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from mft_jax.balancers.base import Balancer, RunFacts
 from mft_jax.balancers.gramian import from_gramian, solve_product
-from mft_jax.types import MftError
+from mft_jax.types import above
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +24,7 @@ class FairgradConfig:
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.alpha > 0:
-            raise MftError(f"balancer.fairgrad.alpha={self.alpha}: expected more than 0")
+        above("balancer.fairgrad", self, alpha=0)
 
 
 def fairgrad_weights(gramian: Float[Array, "T T"], alpha: float) -> Float[Array, " T"]:

@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from mft_jax.arrays import safe_divide
 from mft_jax.balancers.base import (
     NEEDED_LOSSES,
     Balancer,
@@ -33,7 +34,6 @@ from mft_jax.balancers.base import (
     RunFacts,
     Signals,
     losses_of,
-    safe_divide,
 )
 from mft_jax.balancers.task_adam import TaskAdam, start_adam, step_adam
 from mft_jax.record.schema import Quantity
@@ -116,7 +116,7 @@ def famo(settings: FamoConfig, run: RunFacts) -> Balancer:
 
 
 def famo_valid(settings: FamoConfig, run: RunFacts) -> Balancer:
-    """`famo` of validation losses, whatever `run.signal` is: the weights are z itself.
+    """FAMO of validation losses, for any `run.signal`: the weights are z itself.
 
     >>> import jax.numpy as jnp
     >>> from mft_jax.balancers.base import RunFacts, Signals

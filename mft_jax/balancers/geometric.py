@@ -5,7 +5,7 @@ scale_invariant  sum_i log L_i        (as the log transform in Lin et al., arXiv
 
 The gradient of the first is sum_i m / (T L_i) grad L_i with m the geometric mean itself, of the
 second sum_i (1 / L_i) grad L_i. They differ by one factor for all tasks, so once weights are
-brought to a sum of 1 both give the same update; both are here under the names they are known by.
+brought to a sum of 1 both give the same update; both are kept under their usual names.
 Products and sums are over present tasks; an absent task has weight 0.
 """
 
@@ -20,7 +20,7 @@ NEEDS: frozenset[Need] = frozenset({"train_losses"})
 
 
 def scale_invariant(settings: None, run: RunFacts) -> Balancer:
-    """w_i = 1 / L_i.
+    """Weights w_i = 1 / L_i.
 
     >>> import jax.numpy as jnp
     >>> from mft_jax.balancers.base import RunFacts, Signals
@@ -37,7 +37,7 @@ def scale_invariant(settings: None, run: RunFacts) -> Balancer:
 
 
 def geometric(settings: None, run: RunFacts) -> Balancer:
-    """w_i = m / (T L_i), with m the geometric mean of the losses.
+    """Weights w_i = m / (T L_i), with m the geometric mean of the losses.
 
     >>> import jax.numpy as jnp
     >>> from mft_jax.balancers.base import RunFacts, Signals

@@ -7,8 +7,7 @@ scaled to sum T.
 
 Norms are those of the last block's adapters by default, where the paper takes the last shared
 layer. L_i(0) is the first loss seen of the task; with `signal="valid"` (GradNorm* of the CoBa
-paper) r_i is the validation loss ratio. An absent task keeps its weight and takes no part in the
-means.
+paper) r_i is the validation loss ratio. An absent task keeps its weight and is not in the means.
 """
 
 import dataclasses
@@ -92,8 +91,8 @@ def gradnorm(settings: GradnormConfig, run: RunFacts) -> Balancer:
         norm = jnp.sqrt(jnp.where(present, jnp.diagonal(signals.gramian), 0.0))
         rate = (ratio / _mean(ratio, present)) ** settings.alpha
         target = _mean(state.weight * norm, present) * rate
-        slope = jnp.sign(state.weight * norm - target) * norm
-        stepped = jnp.maximum(state.weight - settings.learning_rate * slope, LEAST)
+        gradient = jnp.sign(state.weight * norm - target) * norm
+        stepped = jnp.maximum(state.weight - settings.learning_rate * gradient, LEAST)
         weight = jnp.where(present, stepped, state.weight)
         weight = weight.shape[0] * weight / weight.sum()
         norm = jnp.where(present, norm, state.norm)

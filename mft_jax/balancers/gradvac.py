@@ -1,10 +1,11 @@
 """GradVac, gradient vaccine (Wang et al., ICLR'21, arXiv 2010.05874, Algorithm 1 and Eq. 4-6).
 
-PCGrad that asks for a similarity instead of none: phi_ij is a moving average of the cosine between
-g_i and g_j. Where the cosine c is below it, g_j is added to g_i by the law of sines until it is
-met,  |g_i| (phi sqrt(1 - c^2) - c sqrt(1 - phi^2)) / (|g_j| sqrt(1 - phi^2)),  and then
+PCGrad with a target similarity in place of 0: phi_ij is a moving average of the cosine between g_i
+and g_j. Where the cosine c is below it, g_j is added to g_i so that the cosine becomes phi_ij, by
+the law of sines with the factor
+|g_i| (phi sqrt(1 - c^2) - c sqrt(1 - phi^2)) / (|g_j| sqrt(1 - phi^2)),  and then
 phi_ij <- (1 - beta) phi_ij + beta c. With phi = 0, as at the start, it is PCGrad. The order of the
-tasks j is random, and follows from the step alone. Averages of absent tasks stay as they are.
+tasks j is random, and follows from the step number only. Averages of absent tasks stay as they are.
 """
 
 import dataclasses
@@ -13,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mft_jax.balancers.base import Balancer, RunFacts, Signals, no_logs, safe_divide
+from mft_jax.arrays import safe_divide
+from mft_jax.balancers.base import Balancer, RunFacts, Signals, no_logs
 from mft_jax.balancers.gramian import present_tasks
 from mft_jax.types import MftError, TaskSums
 
@@ -31,13 +33,13 @@ class GradvacConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.beta <= 1:
-            raise MftError(f"balancer.gradvac.beta={self.beta}: expected 0 to 1")
+            raise MftError(f"balancer.gradvac.beta={self.beta} is out of range; expected 0 to 1")
 
 
 def gradvac_weights(
     gramian: Float[Array, "T T"], phi: Float[Array, "T T"], key: Array, beta: float
 ) -> tuple[Float[Array, " T"], Float[Array, "T T"]]:
-    """(weights, the averages after this step)"""
+    """`(weights, phi after this step)`."""
     size = gramian.shape[0]
     present = present_tasks(gramian)
     norms = jnp.sqrt(jnp.where(present, jnp.diagonal(gramian), 1.0))
@@ -45,9 +47,9 @@ def gradvac_weights(
     def vaccinate(i: Array, averages: Float[Array, " T"], key: Array):
         order = jax.random.permutation(key, size)
 
-        def visit(place: Array, carry):
+        def visit(position: Array, carry):
             row, averages = carry
-            j = order[place]
+            j = order[position]
             both = present[i] & present[j] & (j != i)
             norm = jnp.sqrt(jnp.maximum(jnp.dot(row, gramian @ row), 0.0))
             dot = jnp.dot(row, gramian[:, j])

@@ -1,7 +1,7 @@
-"""The T x T Gramian of task gradients: what balancers that read it share, and solvers for it.
+"""The T x T Gramian of task gradients: functions that balancers of it share, and solvers.
 
-Everything a combination of T gradients needs is in their inner products, so methods that are
-published over gradients of millions of entries run here on a T x T matrix, inside the jitted step.
+Everything a combination of T gradients needs is in their inner products, so methods that papers
+define on gradients of millions of entries run here on a T x T matrix, inside the jitted step.
 An absent task has a zero row and column.
 """
 
@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mft_jax.balancers.base import Balancer, Signals, memoryless, safe_divide
+from mft_jax.arrays import safe_divide
+from mft_jax.balancers.base import Balancer, Signals, memoryless
 
 MAX_ITERATIONS = 500
-SHORTENINGS = 4  # of a step by the line search
+SHORTENINGS = 4  # of one step, by the line search
 
 Solve = Callable[[Float[Array, "T T"]], Float[Array, " T"]]
 
@@ -30,12 +31,12 @@ def from_gramian(weights: Solve) -> Balancer:
 
 
 def present_tasks(gramian: Float[Array, "T T"]) -> Bool[Array, " T"]:
-    """True where a task has a gradient."""
+    """A mask, true where a task has a gradient."""
     return jnp.diagonal(gramian) > 0
 
 
 def equal_among(present: Bool[Array, " T"], dtype: jax.typing.DTypeLike) -> Float[Array, " T"]:
-    """1 / number of present tasks; 0 where absent."""
+    """Weights 1 / number of present tasks; 0 where absent."""
     return present.astype(dtype) / jnp.maximum(present.sum(), 1).astype(dtype)
 
 
@@ -99,9 +100,9 @@ def minimize(
 
 
 def _until_level(slope: Callable[[Float[Array, ""]], Float[Array, ""]]) -> Float[Array, ""]:
-    """The t in [0, 1] where a rising slope that starts below 0 reaches it, by false position.
+    """The t in [0, 1] where a rising slope that starts below 0 reaches 0, by false position.
 
-    Exact at once where the slope is a straight line.
+    It is exact at once where the slope is a straight line.
     """
     at_0 = slope(jnp.zeros(()))
 
@@ -126,10 +127,10 @@ def least_norm_above(
     ridge = 1e-4 * jnp.eye(size, dtype=gramian.dtype)
     g = safe_divide(gramian, total) + ridge
 
-    def one(bound: Float[Array, " T"]) -> Float[Array, " T"]:
+    def solve(bound: Float[Array, " T"]) -> Float[Array, " T"]:
         return minimize(lambda v: jnp.dot(v, g @ v), lambda v: jnp.maximum(v, bound), bound)
 
-    return jax.vmap(one)(bounds)
+    return jax.vmap(solve)(bounds)
 
 
 def solve_product(gramian: Float[Array, "T T"], exponent: float) -> Float[Array, " T"]:
@@ -141,7 +142,7 @@ def solve_product(gramian: Float[Array, "T T"], exponent: float) -> Float[Array,
     """
     present = present_tasks(gramian)
     g, scale = normalized(gramian)
-    # The equation of an absent task holds no other task.
+    # The equation of an absent task contains no other task.
     g = g + jnp.diag(jnp.where(present, 1e-6 * jnp.diagonal(g), 1.0))
     tolerance = 30 * jnp.finfo(g.dtype).eps
 

@@ -1,14 +1,15 @@
 """IMTL-G, gradient balance of impartial multi-task learning (Liu et al., ICLR'21, Eq. 6).
 
 The weights under which the update has the same projection onto every task's unit gradient:
-w = G^+ d / sum(G^+ d), d_i = ||g_i||. They sum to 1, and may be negative. Where that sum is no
-positive number (linearly dependent gradients), the weights are equal.
+w = G^+ d / sum(G^+ d), d_i = ||g_i||. They sum to 1, and may be negative. Where that sum is
+not clearly positive (linearly dependent gradients), the weights are equal.
 """
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mft_jax.balancers.base import Balancer, RunFacts, safe_divide
+from mft_jax.arrays import safe_divide
+from mft_jax.balancers.base import Balancer, RunFacts
 from mft_jax.balancers.gramian import equal_among, from_gramian, normalized, present_tasks
 
 

@@ -1,8 +1,8 @@
 """IMTL-L, loss balance of impartial multi-task learning (Liu et al., ICLR'21, Section 3.2).
 
 The loss is sum_i exp(s_i) L_i - s_i with learnt s_i, so w_i = exp(s_i): scaled losses settle at 1.
-The step on s is gradient descent with Adam, apart from the model's optimiser and with its own
-rate. An absent task's s and moments stay as they are.
+The step on s is gradient descent with Adam, separate from the model's optimiser and with another
+learning rate. An absent task's s and moments stay as they are.
 """
 
 import dataclasses

@@ -3,7 +3,7 @@
 A step under weights w changes validation loss j by -eta sum_i w_i <grad L_j^val, g_i>. Its
 gradient by w is row j of -H, H[j, i] = <grad L_j^val, g_i>. The direction that improves all
 validation losses is the shortest vector in the convex hull of these rows (MGDA on H H^T), and w
-takes one step along it, back onto the simplex.
+takes one step along it and is projected back onto the simplex.
 
 Deviations: gradients of the validation losses are taken at the parameters before the step, not
 after a virtual one, and H is divided by its largest entry, so that `learning_rate` is a step on the
@@ -19,6 +19,7 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mft_jax.arrays import safe_divide
 from mft_jax.balancers.base import (
     Balancer,
     Need,
@@ -26,7 +27,6 @@ from mft_jax.balancers.base import (
     Signals,
     equal_weights,
     no_logs,
-    safe_divide,
 )
 from mft_jax.balancers.gramian import onto_simplex
 from mft_jax.balancers.mgda import mgda_weights

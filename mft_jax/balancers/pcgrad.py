@@ -3,7 +3,7 @@
 For every task i, and every other task j in random order: where g_i has a negative product with g_j,
 subtract its component along g_j. The update is the sum of the results. In weight space g_i is its
 row of coefficients over the given gradients, so w is the sum of the rows. The order follows from
-the step alone, so a resumed run draws the same.
+the step number only, so a resumed run draws the same.
 """
 
 import jax
@@ -22,8 +22,8 @@ def pcgrad_weights(gramian: Float[Array, "T T"], key: Array) -> Float[Array, " T
     def surgery(i: Array, key: Array) -> Float[Array, " T"]:
         order = jax.random.permutation(key, size)
 
-        def project(place: Array, row: Float[Array, " T"]) -> Float[Array, " T"]:
-            j = order[place]
+        def project(position: Array, row: Float[Array, " T"]) -> Float[Array, " T"]:
+            j = order[position]
             product = jnp.dot(row, gramian[:, j])
             conflicts = (product < 0) & (j != i)
             return row.at[j].add(jnp.where(conflicts, -product / norms[j], 0.0))

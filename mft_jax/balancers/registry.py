@@ -102,12 +102,14 @@ class SharedSettings:
     def __post_init__(self) -> None:
         at_least("balancer", self, warmup_steps=0, ema_decay=0, min_weight=0)
         if not self.ema_decay < 1:
-            raise MftError(f"balancer.ema_decay={self.ema_decay}: expected 0 up to, not with, 1")
+            raise MftError(
+                f"balancer.ema_decay={self.ema_decay} is too large; expected a number below 1"
+            )
         readers = sorted(name for name, entry in BALANCERS.items() if entry.reads_signal)
         if self.signal == "valid" and self.name not in readers:
             raise MftError(
                 f"balancer.signal='valid' is read by {', '.join(readers)}, not by "
-                f"{self.name!r}; remove it"
+                f"{self.name!r}; remove it or choose one of them"
             )
 
 
@@ -139,9 +141,14 @@ class BalancerConfig(_Schema):
 
 
 def make_balancer(
-    config: BalancerConfig, tasks: TaskTable, *, total_steps: int, valid_micro_batches: int
+    balancer_config: BalancerConfig,
+    tasks: TaskTable,
+    *,
+    total_steps: int,
+    valid_micro_batches: int,
 ) -> Balancer:
-    """The regulated balancer of `config.name`. No array is made: it may be built to be asked.
+    """The regulated balancer of `balancer_config.name`. No array is made, so it may be built only
+    to read its `needs`.
 
     `valid_micro_batches` is M, the length of a pass over the validation data. Raises `MftError`
     for settings that do not fit the tasks.
@@ -152,27 +159,30 @@ def make_balancer(
     >>> sorted(balancer.needs)
     ['post_step_train_losses', 'train_losses']
     """
-    _check_tasks(config, tasks)
-    entry = BALANCERS[config.name]
+    _check_tasks(balancer_config, tasks)
+    entry = BALANCERS[balancer_config.name]
     by_class = {kind: section for section, kind in sections(BALANCERS).items()}
-    settings = None if entry.config is None else getattr(config, by_class[entry.config])
-    run = RunFacts(tasks, total_steps, valid_micro_batches, config.signal)
+    settings = None if entry.config is None else getattr(balancer_config, by_class[entry.config])
+    run = RunFacts(tasks, total_steps, valid_micro_batches, balancer_config.signal)
     return regulate(
         entry.factory(settings, run),
-        warmup_steps=config.warmup_steps,
-        ema_decay=config.ema_decay,
-        min_weight=config.min_weight,
+        warmup_steps=balancer_config.warmup_steps,
+        ema_decay=balancer_config.ema_decay,
+        min_weight=balancer_config.min_weight,
     )
 
 
-def _check_tasks(config: BalancerConfig, tasks: TaskTable) -> None:
-    """Refuse what does not fit the number of tasks, and weights by task that nobody reads."""
-    if config.min_weight * len(tasks) > 1:
+def _check_tasks(balancer_config: BalancerConfig, tasks: TaskTable) -> None:
+    """Refuse a least weight too large for the tasks, and static weights that are not read."""
+    least = balancer_config.min_weight
+    if least * len(tasks) > 1:
         raise MftError(
-            f"balancer.min_weight={config.min_weight} is too large for {len(tasks)} tasks: "
+            f"balancer.min_weight={least} is too large for {len(tasks)} tasks: "
             f"weights sum to 1; expected at most {1 / len(tasks):.3g}"
         )
-    if config.static.weights and config.name != "static":
+    name = balancer_config.name
+    if balancer_config.static.weights and name != "static":
         raise MftError(
-            f"balancer.static.weights is read by 'static', not by {config.name!r}; remove it"
+            f"balancer.static.weights is read by 'static', not by {name!r}; remove it or choose "
+            "balancer.name=static"
         )

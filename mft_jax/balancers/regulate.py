@@ -9,7 +9,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mft_jax.balancers.base import Balancer, Signals, State, equal_weights, safe_divide
+from mft_jax.arrays import safe_divide
+from mft_jax.balancers.base import Balancer, Signals, State, equal_weights
 from mft_jax.types import TaskSums
 
 
@@ -54,8 +55,8 @@ def regulate(
         total = jnp.abs(raw).sum()
         weight = jnp.where(total > 0, safe_divide(raw, total), equal)
         weight = weight.astype(equal.dtype)
-        warm = signals.step >= warmup_steps
-        weight = jnp.where(warm, weight, equal)
+        warmed_up = signals.step >= warmup_steps
+        weight = jnp.where(warmed_up, weight, equal)
         weight = ema_decay * state.average + (1.0 - ema_decay) * weight
         floored = (1.0 - raw.shape[0] * min_weight) * weight + min_weight
         return floored, RegulatedState(inner_state, weight)

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mft_jax.balancers.base import Balancer, RunFacts, Signals, losses_of, safe_divide
+from mft_jax.arrays import safe_divide
+from mft_jax.balancers.base import Balancer, RunFacts, Signals, losses_of
 from mft_jax.balancers.convergence import SLOPE, convergence_slopes
 from mft_jax.types import TaskSums, at_least
 

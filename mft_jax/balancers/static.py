@@ -20,7 +20,7 @@ class StaticConfig:
 
 
 def static(settings: StaticConfig, run: RunFacts) -> Balancer:
-    """w_i = `settings.weights[name of task i]`. Raises `MftError` for the name of no task.
+    """Weights `settings.weights[name of task i]`. Raises `MftError` for a name that is not a task.
 
     >>> import jax.numpy as jnp
     >>> from mft_jax.balancers.base import RunFacts, Signals

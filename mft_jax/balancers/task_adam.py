@@ -1,7 +1,7 @@
-"""Adam (arXiv 1412.6980) on one number per task, where an absent task takes no step at all.
+"""Adam (arXiv 1412.6980) on one number per task, where an absent task takes no step.
 
 `optax.adam` decays the moments of every entry in every step and counts steps for all together, so
-old moments would go on moving a rare task; here every task has its own moments and step count.
+old moments would move a rare task in steps without it; here moments and steps are per task.
 """
 
 from typing import NamedTuple

@@ -1,8 +1,8 @@
 """Homoscedastic uncertainty (Kendall et al., CVPR'18, arXiv 1705.07115, Eq. 10).
 
 The loss is sum_i 0.5 exp(-s_i) L_i + 0.5 s_i with learnt log-variances s_i, so w_i = 0.5 exp(-s_i).
-The step on s is gradient descent with Adam, apart from the model's optimiser and with its own
-rate. An absent task's log-variance and moments stay as they are.
+The step on s is gradient descent with Adam, separate from the model's optimiser and with another
+learning rate. An absent task's log-variance and moments stay as they are.
 """
 
 import dataclasses

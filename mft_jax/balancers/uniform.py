@@ -7,7 +7,7 @@ from mft_jax.types import TaskSums
 
 
 def uniform(settings: None, run: RunFacts) -> Balancer:
-    """w_i = 1/T.
+    """Weights w_i = 1/T.
 
     >>> import jax.numpy as jnp
     >>> from mft_jax.balancers.base import RunFacts, Signals

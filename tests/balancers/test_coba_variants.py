@@ -18,7 +18,7 @@ def run_of(steps: int) -> RunFacts:
 
 
 def golden_ratios(case) -> np.ndarray:
-    """[4, T], by the recipe that stands with the golden numbers."""
+    """[4, T], by the recipe that is stored with the golden numbers."""
     r, t = np.random.RandomState(case["seed"]), np.arange(1, case["T"] + 1)
     start = np.array([0.3, 0.4, 0.2, 0.5])[:, None]
     y = 1 - start * (1 - np.exp(-t / np.array([30, 80, 200, 50])[:, None]))
@@ -42,16 +42,17 @@ def test_variant_mftcoder_reproduces_the_released_code(shared_data, number):
         balancer = coba(settings, run_of(case["T"]))
         ones = jnp.ones(4)
         ratios = jnp.asarray(golden_ratios(case))
-        looks = jnp.concatenate([jnp.ones((4, 1)), ratios], axis=1).T  # step s >= 1 sees column s-1
+        # Step s >= 1 sees column s - 1 of the ratios.
+        observed = jnp.concatenate([jnp.ones((4, 1)), ratios], axis=1).T
 
         def body(state, inputs):
             step, losses = inputs
             weight, state = balancer.update(state, Signals(step, TaskSums(losses, ones)))
             return state, weight
 
-        steps = jnp.arange(len(looks), dtype=jnp.int32)
+        steps = jnp.arange(len(observed), dtype=jnp.int32)
         _, weights = jax.jit(lambda: jax.lax.scan(
-            body, balancer.init(4, TaskSums(ones, ones)), (steps, looks)
+            body, balancer.init(4, TaskSums(ones, ones)), (steps, observed)
         ))()  # fmt: skip
     want = np.array(case["weights"])
     assert len(want) >= 5
@@ -80,7 +81,7 @@ def test_the_signed_denominator_is_eq_7_as_printed():
             assert divergence_factor(padded, count, 2.0, signed=signed) == pytest.approx(want)
 
 
-def test_the_variants_part_where_a_task_starts_to_diverge():
+def test_the_variants_differ_where_a_task_starts_to_diverge():
     weights = {}
     for variant in ("default", "paper"):
         settings = CobaConfig(history_updates=4, warmup_updates=1, variant=variant)

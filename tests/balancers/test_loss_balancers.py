@@ -45,7 +45,7 @@ def signals(step, losses, absent=(), gramian=None):
 
 
 def test_famo_follows_the_published_trace(float64):
-    """From the issue: lr .025, gamma 1e-3."""
+    """Learning rate 0.025, gamma 1e-3."""
     before = [[2, 1, 0.5], [1.8, 0.99, 0.5], [1.7, 0.97, 0.45]]
     after = [[1.8, 0.99, 0.5], [1.7, 0.97, 0.45], [1.6, 0.96, 0.44]]
     want = [
@@ -61,7 +61,7 @@ def test_famo_follows_the_published_trace(float64):
         state = balancer.after_step(state, sums(new))
 
 
-def test_famo_of_validation_losses_keeps_the_training_losses_own_scale(float64):
+def test_famo_of_validation_losses_keeps_the_scale_of_training_losses(float64):
     train, valid = famo(FamoConfig(), RUN), famo_valid(FamoConfig(), RUN)
     assert valid.needs == {"valid_losses", "post_step_valid_losses"}
     states = [b.init(3, sums([1.0] * 3)) for b in (train, valid)]
@@ -225,7 +225,7 @@ def test_flat_losses_give_finite_weights_and_mostly_equal_ones(name):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_task_absent_for_a_hundred_steps_makes_no_nan_and_the_others_go_on(name):
+def test_a_task_absent_for_a_hundred_steps_makes_no_nan(name):
     observed = [([2.0 * 0.99**t, 1.5, 1.0 + 0.01 * t], () if t < 5 else (1,)) for t in range(105)]
     weights, _ = run(ALL[name], [*observed, ([1.0, 1.4, 2.0], ())])
     assert np.all(np.isfinite(weights)) and np.all(weights.sum(axis=1) > 0)

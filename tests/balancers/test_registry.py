@@ -91,7 +91,7 @@ def test_only_balancers_that_read_the_signal_change_with_it():
 SIGNALS = ("train", "valid")
 
 
-def test_balancers_without_settings_of_their_own_have_no_section_and_famo_valid_has_famos():
+def test_balancers_without_settings_have_no_section_and_famo_valid_shares_famos():
     names = {field.name for field in dataclasses.fields(BalancerConfig)}
     assert {"famo", "coba", "static"} <= names
     assert not {"famo_valid", "uniform", "mgda"} & names
@@ -133,13 +133,13 @@ def test_a_new_balancer_is_a_file_and_one_line_of_the_registry(monkeypatch):
     line = '    "uniform": Entry(uniform),\n'
     assert source.count(line) == 1
     source = source.replace(line, line + '    "toy": Entry(toy, ToyConfig),\n')
-    grown = module_of(registry.__name__, source, monkeypatch)
+    extended = module_of(registry.__name__, source, monkeypatch)
     config = module_of(configs.__name__, inspect.getsource(configs), monkeypatch)
 
     values = {"balancer": {"name": "toy", "toy": {"first": 0.5}}}
     resolved = config.resolve(values).balancer
     assert config.default().balancer.toy.first == 0.75
-    balancer = grown.make_balancer(resolved, TASKS, total_steps=9, valid_micro_batches=2)
+    balancer = extended.make_balancer(resolved, TASKS, total_steps=9, valid_micro_batches=2)
     weight, _ = balancer.update(balancer.init(3, losses(1)), Signals(jnp.asarray(0)))
     np.testing.assert_allclose(weight, [0.5, 0.25, 0.25])
     tasks = [{"name": name, "path": name} for name in TASKS.names]
