@@ -143,7 +143,12 @@ ARRANGEMENTS = {
 }
 
 
-@pytest.mark.parametrize("names", KINDS, ids="-".join)
+@pytest.mark.parametrize(
+    "names",
+    # The others take longer than everyday tests may.
+    [*KINDS[:2], *(pytest.param(names, marks=pytest.mark.slow) for names in KINDS[2:])],
+    ids="-".join,
+)
 def test_a_step_is_invariant_to_micro_batch_size_device_count_and_packing(names):
     with jax.enable_x64(True):
         want = two_steps(names)
@@ -153,6 +158,7 @@ def test_a_step_is_invariant_to_micro_batch_size_device_count_and_packing(names)
             assert_close(two_steps(names, **arrangement), want, 1e-10)
 
 
+@pytest.mark.slow
 def test_in_bfloat16_it_is_invariant_to_the_rounding_of_a_gradient():
     """Products of 8 bits, summed in another order: 0.5 % of a loss, 5 % of the update's norm.
 

@@ -143,7 +143,9 @@ def test_task_gradients_are_the_same_for_any_accumulation():
     assert worst(four, rows_of(name="focal_task")) < 1e-11
 
 
-@pytest.mark.parametrize("method", ["lora", "full", "dora"])
+@pytest.mark.parametrize(
+    "method", ["lora", *(pytest.param(m, marks=pytest.mark.slow) for m in ("full", "dora"))]
+)
 def test_task_gradients_of_dense_bases_full_training_and_dora_with_dropout(method):
     want = oracle_rows(spec_for(method), method)
     assert worst(rows_of(method), want) < 1e-11  # some norm scales have nearly no gradient

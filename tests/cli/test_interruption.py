@@ -92,7 +92,9 @@ def assert_same_as(whole: Path, workdir: Path) -> None:
         np.testing.assert_array_equal(ab["b"], right[path]["b"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_stop_signal_saves_and_exits_cleanly_and_the_same_command_resumes(
     config_file, whole, tmp_path, capsys, number
 ):

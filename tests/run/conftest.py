@@ -2,6 +2,7 @@
 
 import io
 
+import jax
 import pytest
 from rich.console import Console
 
@@ -16,5 +17,8 @@ def toy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toy")
     config = testing.toy_config(folder)
     workdir = folder / "run"
-    outcome = loop.train(resolve(config), workdir, Display(Console(file=io.StringIO())))
+    first = jax.devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:  # as in `single_device`, which is of a module
+        patch.setattr(jax, "devices", lambda *backend: first)
+        outcome = loop.train(resolve(config), workdir, Display(Console(file=io.StringIO())))
     return config, workdir, outcome

@@ -15,7 +15,14 @@ from mft_jax.types import TaskSums
 pytestmark = pytest.mark.usefixtures("single_device")
 
 
-@pytest.mark.parametrize("name", ["uniform", "coba", "famo", "gradnorm"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "coba",
+        "famo",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("uniform", "gradnorm")),
+    ],
+)
 def test_two_steps_are_one_entry_in_the_cache_of_compiled_steps(name, tmp_path):
     raw = testing.toy_config(tmp_path, steps=4)
     raw.balancer.name = name

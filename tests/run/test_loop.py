@@ -64,7 +64,7 @@ def test_ten_steps_equal_five_plus_restore_plus_five_bit_for_bit(toy, tmp_path):
     assert records(resumed, "valid") == records(workdir, "valid")
 
 
-@pytest.mark.parametrize("name", ["famo", "gradnorm"])
+@pytest.mark.parametrize("name", ["famo", pytest.param("gradnorm", marks=pytest.mark.slow)])
 def test_other_balancers_resume_bit_for_bit_and_conflicts_are_recorded_once(tmp_path, name):
     config = testing.toy_config(tmp_path / "toy", steps=4)
     config.balancer.name = name
@@ -202,8 +202,6 @@ def test_a_non_finite_loss_stops_the_run_naming_step_and_task(toy, tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("loop.rows_per_step", 6, r"loop\.rows_per_step=6 must be a positive multiple of 8"),
-        ("loop.valid_rows", 12, r"loop\.valid_rows=12 must be a positive multiple of 8"),
         ("finetune.targets", ("attention/z",), r"'attention/z' matches no linear layer"),
         ("optim.warmup_steps", 10, r"optim\.warmup_steps=10"),
         ("mesh.tensor", 3, r"mesh .* does not fit 1 devices"),
@@ -222,3 +220,16 @@ def test_bad_settings_are_refused_before_anything_is_written(toy, tmp_path, key,
     with pytest.raises(MftError, match=message):
         run(config, tmp_path / "never")
     assert not (tmp_path / "never" / "metrics.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_a_run_on_a_mesh_resumes_bit_for_bit(tmp_path, monkeypatch):
+    every = jax.local_devices()
+    monkeypatch.setattr(jax, "devices", lambda *backend: every)
+    config = testing.toy_config(tmp_path)
+    config.mesh.update({"data": 2, "fsdp": 2, "tensor": 2})
+    whole = run(config, tmp_path / "whole")
+    resumed = run(config, copy_run(tmp_path / "whole", tmp_path / "resumed", last_step=5))
+    pairs = zip(jax.tree.leaves(whole.state), jax.tree.leaves(resumed.state), strict=True)
+    for left, right in pairs:
+        np.testing.assert_array_equal(np.asarray(left), np.asarray(right))
