@@ -128,8 +128,8 @@ def assert_close(got, want, tolerance):
 
 KINDS = [
     ("coba", "task_token_mean", "batch"),
-    ("lbtw", "token_mean", "dataset"),
     ("famo", "focal_task", "batch"),
+    ("lbtw", "token_mean", "dataset"),
     ("gradnorm", "task_sample_mean", "dataset"),
     ("mgda", "focal_sample", "batch"),
 ]
