@@ -74,6 +74,7 @@ def test_module_and_console_command_are_the_same(capsys):
 
 
 FLAGS = {
+    "config": {"config", "schema", "find"},
     "check": {"config", "headers_only", "prompt"},
     "train": {"config", "workdir"},
     "export": {"workdir", "format", "output", "checkpoint"},
