@@ -92,7 +92,10 @@ TASKS = [{"name": "add", "path": "a.jsonl"}, {"name": "echo", "path": "b.jsonl"}
             {"data": {"sampling": "rates", "rates": {"add": 1}}},
             r"data\.rates has no value for 'echo'",
         ),
-        ({"data": {"rates": {"add": 1, "echo": 1}}}, r"data\.rates is set, but data\.sampling='proportional' does not use it; expected"),
+        (
+            {"data": {"rates": {"add": 1, "echo": 1}}},
+            r"data\.rates is set, but data\.sampling='proportional' does not use it; expected",
+        ),
         ({"data": {"sampling": "temperature", "temperature": 0}}, r"temperature=0\.0"),
     ],
 )

@@ -57,7 +57,8 @@ class RunView:
     """The view of the record while it is written.
 
     On a terminal it is a live table of tasks. Elsewhere it is one plain line every
-    `log_every_steps` optimiser steps, and one after the last.
+    `log_every_steps` optimiser steps, and one after the last. A line also has the validation pass
+    that was measured since the line before; it waits for the pass of its own step.
     """
 
     def __init__(self, console: Console, tasks: TaskTable, total_steps: int, log_every_steps: int):
@@ -68,6 +69,8 @@ class RunView:
         self.log_every_steps = log_every_steps
         self.valid_loss: PerTask = {}
         self.valid_ratio: PerTask = {}
+        self.unshown_pass: int | None = None  # the step of a validation pass
+        self.waiting: dict[str, Any] | None = None  # the step of the next plain line
         self.recent: list[tuple[float, int]] = []
         self.rates: list[float] = []
         self.live = Live(console=console, refresh_per_second=2, transient=True)
@@ -86,19 +89,28 @@ class RunView:
         self.recent = [*self.recent[-20:], (time.monotonic(), step)]
         if self.console.is_terminal:
             self.live.update(self._table(record))
-        elif step % self.log_every_steps == 0 or step == self.total_steps:
-            self.say(self._line(record))
+            return
+        self._say_waiting()
+        if step % self.log_every_steps == 0 or step == self.total_steps:
+            self.waiting = record
 
     def valid(self, record: dict[str, Any]) -> None:
         """Keep the losses of a validation pass: the next table or line shows them."""
         self.valid_loss, self.valid_ratio = record["loss"], record["ratio"]
+        self.unshown_pass = record["step"]
         if self.console.is_terminal:
             shown, hidden = worst_first(self.tasks.names, self.valid_ratio, {}, LINE_TASKS)
             losses = [f"{name} {_number(self.valid_loss[name])}" for name in shown]
             self.say(f"step {record['step']}: validation  {'  '.join(losses)}{_more(hidden)}")
 
     def close(self) -> None:
+        self._say_waiting()
         self.live.stop()
+
+    def _say_waiting(self) -> None:
+        record, self.waiting = self.waiting, None
+        if record is not None:
+            self.say(self._line(record))
 
     def _remaining(self) -> str:
         (t0, s0), (t1, s1) = self.recent[0], self.recent[-1]
@@ -128,15 +140,15 @@ class RunView:
         )
 
     def _line(self, record: dict[str, Any]) -> str:
-        valid, ratio = self._measured(record)
         train, weight = record["train_loss"], record["weight"]
-        shown, hidden = worst_first(self.tasks.names, ratio, train, LINE_TASKS)
-        parts = [
-            f"{name} {_number(train[name])} "
-            f"(valid {_number(valid[name])}, w {_number(weight[name])})"
-            for name in shown
-        ]
-        return f"{self._head(record)}  |  {'  '.join(parts)}{_more(hidden)}"
+        shown, hidden = worst_first(self.tasks.names, self.valid_ratio, train, LINE_TASKS)
+        parts = [f"{name} {_number(train[name])} (w {_number(weight[name])})" for name in shown]
+        line = f"{self._head(record)}  |  {'  '.join(parts)}{_more(hidden)}"
+        if self.unshown_pass is not None:
+            losses = "  ".join(f"{name} {_number(self.valid_loss[name])}" for name in shown)
+            line += f"  |  validation at step {self.unshown_pass}  {losses}"
+            self.unshown_pass = None
+        return line
 
     def _table(self, record: dict[str, Any]) -> Group:
         valid, ratio = self._measured(record)

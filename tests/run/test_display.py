@@ -58,7 +58,10 @@ def test_a_log_file_gets_one_plain_line_every_so_many_steps_and_nothing_else():
     display.close()
     lines = written(console).splitlines()
     assert [line.split()[1] for line in lines] == ["3/7", "6/7", "7/7"]
-    assert all("add 1.000 (valid 1.000, w 0.500)  echo 2.000" in line for line in lines)
+    assert all("  |  add 1.000 (w 0.500)  echo 2.000 (w 0.500)" in line for line in lines)
+    passes = [line.partition("validation at ")[2] for line in lines]
+    losses = "add 1.000  echo 2.000"
+    assert passes == [f"step 0  {losses}", "", f"step 7  {losses}"]
     assert "\x1b" not in written(console) and "\r" not in written(console)
 
 
@@ -67,8 +70,9 @@ def test_a_plain_line_names_the_worst_of_many_tasks():
     display = RunView(console, TaskTable(tasks), total_steps=1, log_every_steps=1)
     display.valid(valid(tasks, 0))
     display.train(train(tasks, 0))
+    display.close()
     (line,) = written(console).splitlines()
-    assert line.endswith("... and 88 more") and "task_099" in line and "task_087" not in line
+    assert "... and 88 more" in line and "task_099" in line and "task_087" not in line
 
 
 @pytest.mark.parametrize("count", [5, 100])
