@@ -10,17 +10,17 @@
 Public names: default_config, train, open_run, export, Run, MftError. They are loaded when they are
 first used: the import itself is cheap and starts nothing.
 
-Reading path, one sitting: cli/train -> run/loop -> train_step -> losses -> balancers/coba ->
-data/packing. The layout is described in README.md.
+Reading path, one sitting: cli/train -> door -> run/loop -> train_step -> losses ->
+balancers/coba -> data/packing. The layout is described in README.md.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
-_DOOR = ("default_config", "train", "open_run", "export", "Run", "MftError")
+__all__ = ["MftError", "Run", "default_config", "export", "open_run", "train"]  # pyright: ignore[reportUnsupportedDunderAll] # noqa: F822
 
 
 def __getattr__(name: str):
-    if name in _DOOR:
+    if name in __all__:
         import importlib
 
         return getattr(importlib.import_module("mft_jax.door"), name)
@@ -28,4 +28,4 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return [*_DOOR, "__version__"]
+    return [*__all__, "__version__"]

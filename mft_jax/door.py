@@ -98,7 +98,8 @@ class Run:
     @property
     def reason(self) -> str | None:
         """Why it ended: finished, early_stop or interrupted; None while it runs, or if killed."""
-        end = read_record(self.workdir / METRICS_FILE).end
+        file = self.workdir / METRICS_FILE
+        end = read_record(file).end if file.is_file() else None
         return None if end is None else end.reason
 
     def record(self) -> Table:
@@ -143,21 +144,35 @@ def train(
 ) -> Run:
     """Train, or resume the run that `workdir` holds; then write its adapter and its report.
 
-    Ctrl-C saves after the current step and returns; the same call resumes. Raises `MftError`. With
-    several processes all must call it.
+    Ctrl-C saves after the current step and returns; the same call resumes. Before the first step
+    there is nothing to save, and it ends at once. Raises `MftError`. With several processes all
+    must call it.
     """
     settings = config if isinstance(config, TrainConfig) else resolve(config)
-    settings, folder = with_absolute_paths(settings), Path(workdir).expanduser()
-    logging.set_verbosity(logging.ERROR)  # orbax warns of its own defaults
-    display = Display(console or open_console())
-    keep_compiled(display.say)
+    settings, folder = with_absolute_paths(settings), _folder(workdir)
+    display = _display(console)
     _conclude(loop.train(settings, folder, display), display)
     return Run(folder)
 
 
+def _folder(workdir: str | os.PathLike[str]) -> Path:
+    """The run's folder, whatever the current folder will be."""
+    if not os.fspath(workdir):
+        raise MftError("the workdir is empty; expected the name of a folder for the run")
+    return Path(workdir).expanduser().absolute()
+
+
+def _display(console: Console | None) -> Display:
+    """Where a call shows what it does; orbax's warnings of its own defaults are not shown."""
+    logging.set_verbosity(logging.ERROR)
+    display = Display(console or open_console())
+    keep_compiled(display.say)
+    return display
+
+
 def open_run(workdir: str | os.PathLike[str]) -> Run:
     """The run that `workdir` holds. Raises `MftError` where it holds none."""
-    folder = Path(workdir).expanduser()
+    folder = _folder(workdir)
     read_config(folder)
     return Run(folder)
 
@@ -174,8 +189,8 @@ def export(
 
     `checkpoint`: "best" (lowest validation ratio), "last", or a step. Raises `MftError`.
     """
-    workdir = run.workdir if isinstance(run, Run) else Path(run).expanduser()
-    display, folder = Display(console or open_console()), Path(output).expanduser()
+    workdir = run.workdir if isinstance(run, Run) else _folder(run)
+    display, folder = _display(console), Path(output).expanduser()
     say = display.say
     exported = export_run(workdir, folder, format, checkpoint, say, display.progress)
     say(f"step {exported.step} -> {folder}")

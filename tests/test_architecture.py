@@ -1,4 +1,4 @@
-"""The rules of the house, held over its source. Each checker is first shown to catch a breach."""
+"""The rules of the code, checked over its source. Each checker is first shown a breach."""
 
 import ast
 import re

@@ -1,5 +1,5 @@
-"""The budgets of the house. What separates admired code from the rest is its tail: over budget
-means that a noun is missing. Each checker is first shown to catch a breach."""
+"""Budgets of files, functions and loops: over budget means that a noun is missing. Each checker is
+first shown a breach."""
 
 import ast
 import io

@@ -76,3 +76,11 @@ def test_a_run_is_exported(run, tmp_path):
 def test_a_folder_without_a_run_cannot_be_opened(tmp_path):
     with pytest.raises(mft.MftError, match="is no run's folder"):
         mft.open_run(tmp_path)
+
+
+def test_a_workdir_that_is_no_folder_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    config = testing.toy_config(tmp_path / "toy", steps=2)
+    for workdir, message in (("", "workdir is empty"), (tmp_path / "file", "cannot be made a")):
+        with pytest.raises(mft.MftError, match=message):
+            mft.train(config, workdir)

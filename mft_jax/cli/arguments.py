@@ -10,7 +10,8 @@ from ml_collections import config_flags
 
 from mft_jax.cli.commands import COMMANDS
 from mft_jax.config import TrainConfig, resolve, with_absolute_paths
-from mft_jax.types import MftError
+from mft_jax.settings import settings
+from mft_jax.types import MftError, suggest
 
 
 def parse(command: str, arguments: Sequence[str], values: flags.FlagValues) -> None:
@@ -45,8 +46,30 @@ def parse(command: str, arguments: Sequence[str], values: flags.FlagValues) -> N
         )
 
 
+def check_overrides(arguments: Sequence[str]) -> None:
+    """Refuse `--config.key=value` for a key that no setting has, with the nearest name; and any
+    without a `--config` that it could change."""
+    known = [setting.name for setting in settings(TrainConfig)]
+    keys = [a[9:].partition("=")[0] for a in arguments if a.startswith("--config.")]
+    for key in keys:
+        parts = [name for name in known if name == key or name.startswith(f"{key}.")]
+        room, _, last = key.rpartition(".")
+        if room in known:
+            raise MftError(
+                f"--config.{key}: {room} holds values by name ({last!r}); set it in the config file"
+            )
+        if not parts and not key.startswith("data.tasks"):
+            raise MftError(f"unknown setting {key!r}; {suggest(key, known) or 'see `mft config`'}")
+    if keys and not any(argument.startswith("--config=") for argument in arguments):
+        raise MftError(
+            f"--config.{keys[0]} changes a setting, but no --config was given; expected a "
+            "file such as configs/quickstart.py"
+        )
+
+
 def config_flag(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     """The flag `--config`. It reads its overrides itself, so it gets the arguments beforehand."""
+    check_overrides(arguments)
     for argument in arguments:
         path = argument.partition("=")[2].partition(":")[0]
         if argument.startswith("--config=") and not Path(path).is_file():

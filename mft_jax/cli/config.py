@@ -14,6 +14,7 @@ from absl import flags
 from mft_jax.cli import arguments as args
 from mft_jax.config import TrainConfig
 from mft_jax.settings import Setting, json_schema, plain, settings, summary
+from mft_jax.types import MftError
 
 LARGEST_WIDTH = 100
 
@@ -29,7 +30,11 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     config = TrainConfig() if values["config"].value is None else args.resolved(values)
     width = min(shutil.get_terminal_size((80, 24)).columns, LARGEST_WIDTH)
-    print("\n".join(listing(config, width, str(values["find"].value).lower())))
+    wanted = str(values["find"].value).lower()
+    lines = list(listing(config, width, wanted))
+    if not lines:
+        raise MftError(f"--find={wanted}: no setting's name or text holds it; see `mft config`")
+    print("\n".join(lines[1:]))
     return 0
 
 
@@ -62,7 +67,9 @@ def _heading(room: str, width: int) -> Iterator[str]:
 def _lines(setting: Setting, value: Any, width: int) -> Iterator[str]:
     listed = "[]" in setting.name
     changed = any(v != setting.default for v in value) if listed else value != setting.default
-    shown = f"{'*' if changed else ' '} {setting.name} = {_shown(value)}"
+    value = value[0] if listed and value and all(v == value[0] for v in value) else value
+    nothing = listed and value == []
+    shown = f"{'*' if changed else ' '} {setting.name}" + f" = {_shown(value)}" * (not nothing)
     required = setting.default is dataclasses.MISSING
     known = f"{setting.type_name}; " + (
         "required" if required else f"default {_shown(setting.default)}"

@@ -7,7 +7,6 @@
 Only the trainable tree is differentiated, optimised and checkpointed.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Collection
@@ -92,11 +91,10 @@ def init_trainable(
 
 
 def trainable_shapes(tuning: FinetuneConfig, infos: ParamInfos) -> Params:
-    """Shapes of the trainable tree (without the magnitudes of `dora`)."""
-    if tuning.method == "full":
-        return {path: info.struct for path, info in infos.items()}
-    plain = dataclasses.replace(tuning, dora=False)
-    return jax.eval_shape(lambda: init_trainable(plain, {}, infos, 0))
+    """Shapes of the trainable tree, in float32."""
+    every = {path: info.struct for path, info in infos.items()}
+    read = every if tuning.method == "full" or tuning.dora else {}
+    return jax.eval_shape(lambda read: init_trainable(tuning, read, infos, 0), read)
 
 
 def _random_adapter(tuning: FinetuneConfig, info: ParamInfo, key: Key[Array, ""]) -> Params:

@@ -16,6 +16,7 @@ from mft_jax.finetune.attach import (
     init_trainable,
     split_initial_adapters,
     store_weight,
+    trainable_shapes,
 )
 from mft_jax.finetune.tuning import FinetuneConfig, adapted_paths
 from mft_jax.huggingface.adapter_export import not_for_peft
@@ -66,10 +67,8 @@ class BaseModelInfo:
 
     @property
     def trainable_shapes(self) -> Params:
-        """Shapes of what is trained, in float32."""
-        every = {path: info.struct for path, info in self.infos.items()}
-        read = every if self.tuning.method == "full" or self.tuning.dora else {}
-        return jax.eval_shape(lambda read: init_trainable(self.tuning, read, self.infos, 0), read)
+        """Shapes of the trainable tree, in float32."""
+        return trainable_shapes(self.tuning, self.infos)
 
 
 class BaseWeights(NamedTuple):

@@ -69,7 +69,12 @@ def _locked(workdir: Path) -> Iterator[None]:
         )
     if (workdir / CONFIG_FILE).exists():
         _read(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MftError(
+            f"--workdir={workdir} cannot be made a folder ({error.strerror}); choose another name"
+        ) from error
     with (workdir / LOCK_FILE).open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -159,8 +164,9 @@ def _check_and_write(workdir: Path, now: dict[str, Any], rows: Batch, resumed: b
             raise MftError(
                 f"{workdir} holds checkpoints of another configuration:\n  "
                 + "\n  ".join(changed)
-                + "\nuse a new --workdir, or undo the change to resume (more steps are a new run, "
-                "because the learning rate follows from them)"
+                + "\nuse a new --workdir, or undo the change to resume"
+                + " (more steps are a new run, because the learning rate follows from them)"
+                * any(line.startswith("loop.steps") for line in changed)
             )
         now["adapter"] = before.get("adapter")  # its folder may be gone by now
     write_whole(path, json.dumps(now, indent=2) + "\n")
@@ -189,9 +195,9 @@ def _changes(workdir: Path, before: dict[str, Any], now: dict[str, Any]) -> list
 def _adapter_changes(before: str, now: str, checksum: int | None) -> list[str]:
     """The adapter that training started from is part of the checkpoints: under its old path it is
     not read again, under another one it must be the same."""
-    if now == before:
-        return []
     folder = Path(now).expanduser()
+    if now == before or (now and before and folder.absolute() == Path(before)):
+        return []
     if now and before and checksum is not None and (folder / ADAPTER_CONFIG).is_file():
         if adapter_checksum(folder) == checksum:
             return []

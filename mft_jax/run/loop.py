@@ -1,42 +1,26 @@
-"""A run: everything is built in a numbered order, then the loop runs."""
+"""The loop of a run: steps, evaluations and checkpoints in one order."""
 
 import contextlib
 import dataclasses
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from mft_jax.config import TrainConfig
 from mft_jax.run import batches, parts, recorder
-from mft_jax.run.base_model import BaseModelInfo, BaseWeights, load_base, load_untrained, prepare
-from mft_jax.run.checkpoints import Checkpoints, EvalProgress
-from mft_jax.run.display import Display, RunView
-from mft_jax.run.folder import check_or_write_config, locked, saved_tuning
+from mft_jax.run.build import Run, build
+from mft_jax.run.checkpoints import EvalProgress
+from mft_jax.run.display import Display
+from mft_jax.run.folder import locked
 from mft_jax.run.interruption import stop_signals
-from mft_jax.run.recorder import MetricsLog, Recorder, end_record
+from mft_jax.run.processes import on_any, on_first
+from mft_jax.run.recorder import end_record
 from mft_jax.run.run_line import run_record
 from mft_jax.run.trained import Trained
-from mft_jax.sharding import make_mesh
 from mft_jax.train_state import TrainState
 from mft_jax.types import Batch, Params, TaskSums
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What does not change while the loop runs."""
-
-    config: TrainConfig
-    mesh: Mesh
-    base: BaseModelInfo
-    weights: BaseWeights
-    data: batches.Data
-    functions: parts.StepFunctions
-    checkpoints: Checkpoints
-    log: MetricsLog
-    view: RunView
-    recorder: Recorder
 
 
 @dataclasses.dataclass
@@ -52,52 +36,24 @@ class Outcome:
 
 def train(config: TrainConfig, workdir: Path, display: Display) -> Trained:
     """Train, or resume, to the end, to early stopping, or to a signal. Raises `MftError`."""
-    with locked(workdir):
-        return _train(config, workdir, display)
-
-
-def _train(config: TrainConfig, workdir: Path, display: Display) -> Trained:
-    # 1. where: devices and their mesh; rows must fit it before anything is read
-    mesh = make_mesh(config.mesh)
-    parts.check_rows(config, mesh)
-    # 2. what is trained, and on what: all that can be wrong, before a weight is read
-    base = prepare(config, display.say, saved_tuning(workdir))
-    data = batches.build_data(config, base, mesh, display.say)
-    parts.check_steps(config, base, data.tasks)
-    # 3. where it begins: a checkpoint, or a baseline before the first step
-    checkpoints = Checkpoints(workdir)
-    at = checkpoints.latest_step()
-    if at is not None:
-        checkpoints.check_names(at, base.trainable_shapes)
-    check_or_write_config(workdir, config, base, data, resumed=at is not None)
-    # 4. how it is trained (objective, balancer, optimiser, compiled step), and the weights
-    functions = parts.build_step_functions(config, base, mesh, data.tasks)
-    load = load_untrained if at is None else load_base
-    weights, trainable = load(config, base, mesh, display.progress)
-    tasks, loop = data.tokenized.tasks, config.loop
-    view = display.run_view(tasks, loop.steps, loop.log_every_steps)
-    finished, log = at is not None and at >= loop.steps, MetricsLog(workdir)
-    recorder = Recorder(log, view.train, tasks)
-    run = Run(config, mesh, base, weights, data, functions, checkpoints, log, view, recorder)
-    with (
-        contextlib.closing(view),
-        contextlib.closing(log),
-        contextlib.closing(checkpoints),
-        stop_signals() as stop,
-    ):
-        header = run_record(config, base, data, mesh, dict(functions.balancer.titles))
-        view.header(header)
-        if not finished:
-            log.open(resume_step=at)
-            log.write(header)
-        outcome = _begin(run, trainable) if at is None else _resume(run, at)
-        # 5. the loop
-        recorder.restart_clock()
+    with locked(workdir), contextlib.ExitStack() as stack:
+        run, trainable = build(config, workdir, display, stack)
+        stop = stack.enter_context(stop_signals())
+        header = run_record(
+            config, run.base, run.data, run.mesh, dict(run.functions.balancer.titles)
+        )
+        run.view.header(header)
+        if not run.has_finished:
+            on_first("open the record", lambda: run.log.open(run.resumed_at))
+            run.log.write(header)
+        outcome = _begin(run, trainable) if run.resumed_at is None else _resume(run, run.resumed_at)
+        del trainable  # the state has taken it over
+        run.recorder.restart_clock()
         _loop(run, outcome, stop)
-        if not finished:
-            log.write(end_record(outcome.step, outcome.reason, _seconds(outcome)))
+        if not run.has_finished:
+            run.log.write(end_record(outcome.step, outcome.reason, _seconds(outcome)))
     done = outcome.state, outcome.progress, outcome.step, outcome.reason
-    return Trained(config, workdir, checkpoints.folder, base, weights, *done)
+    return Trained(config, workdir, run.checkpoints.folder, run.base, run.weights, *done)
 
 
 def _begin(run: Run, trainable: Params) -> Outcome:
@@ -135,9 +91,10 @@ def _loop(run: Run, outcome: Outcome, stop: list[int]) -> None:
         due = fresh and (last or step % loop.eval_every_steps == 0)
         if due:
             _evaluate(run, outcome)
+        stopping = _is_stopped(stop, step, loop.log_every_steps)
         if loop.patience_evals and outcome.progress.evals_since_best >= loop.patience_evals:
             outcome.reason = "early_stop"
-        elif stop and not last:
+        elif stopping and not last:
             outcome.reason = "interrupted"
         ended = last or outcome.reason != "finished"
         if fresh and (ended or due or step % loop.save_every_steps == 0):
@@ -151,6 +108,14 @@ def _loop(run: Run, outcome: Outcome, stop: list[int]) -> None:
         state, step_metrics = run.functions.step(outcome.state, run.weights.frozen, batch, valid)
         outcome.state, outcome.step = state, step + 1
         run.recorder.push(step, step_metrics, positions=batch.tokens.size)
+
+
+def _is_stopped(stop: list[int], step: int, log_every_steps: int) -> bool:
+    """Whether a signal has come, on any process. Several processes ask each other only every
+    `log_every_steps`, because the answer waits for the step."""
+    if jax.process_count() > 1 and step % log_every_steps:
+        return False
+    return on_any(bool(stop))
 
 
 def _evaluate(run: Run, outcome: Outcome) -> None:

@@ -46,6 +46,13 @@ def _all_done(done: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.asarray(done))))
 
 
+def on_any(flag: bool) -> bool:
+    """Whether `flag` is set on any process. All must call it."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
 def check_equal(what: str, checksum: int) -> None:
     """Raise `MftError` on every process where one has another `checksum` (crc32) than the first."""
     if jax.process_count() == 1:

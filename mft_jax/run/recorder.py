@@ -27,8 +27,6 @@ class MetricsLog:
 
     def open(self, resume_step: int | None) -> None:
         """Begin a new record (None), or remove what a run resumed at `resume_step` writes again."""
-        if not is_first():
-            return
         if resume_step is None:
             self.path.unlink(missing_ok=True)
         else:

@@ -226,3 +226,17 @@ def test_a_mistake_is_one_clear_message_and_exit_code_2(
     assert err.startswith("mft") and message in err
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.loop.stps=3"], "unknown setting 'loop.stps'; did you mean 'loop.steps'"),
+        (["--config.loop.steps=3"], "no --config was given"),
+        (["--config.data.rates.add=2"], "data.rates holds values by name"),
+        (["--find=zzzz"], "no setting's name or text holds it"),
+    ],
+)
+def test_a_setting_that_is_not_there_is_refused(arguments, message, capsys):
+    code, _, err = call(capsys, "config", *arguments)
+    assert code == 2 and message in err

@@ -46,7 +46,11 @@ def two_processes(folder) -> list[str]:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     started = [start(folder, index, port, devices=1) for index in range(2)]
-    return [process.communicate(timeout=300)[0] for process in started]
+    try:
+        return [process.communicate(timeout=300)[0] for process in started]
+    finally:
+        for process in started:  # where one of them hangs
+            process.kill()
 
 
 def losses(workdir) -> list[float]:
