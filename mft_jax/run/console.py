@@ -6,9 +6,11 @@ Functions of a run take `say` and `progress`, not a console; their caller decide
 import contextlib
 import io
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from typing import TextIO
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -31,9 +33,18 @@ ReadProgress = Callable[[str], AbstractContextManager[OnBytes]]  # by the name o
 def open_console() -> Console:
     """A console that prints on the first process; on the others nothing is shown."""
     if is_first():
-        # Plain text in notebooks, too: one stream of lines, not a widget for each.
-        return Console(markup=False, highlight=False, force_jupyter=False)
+        return Console(
+            markup=False,
+            highlight=False,
+            force_jupyter=False,
+            force_terminal=is_terminal(sys.stdout),
+        )
     return Console(file=io.StringIO(), quiet=True)
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether `stream` can draw over what it has shown. A notebook's says so, but it adds lines."""
+    return stream.isatty() and not type(stream).__module__.startswith("ipykernel")
 
 
 def sayer(console: Console) -> Say:
@@ -58,7 +69,8 @@ def read_progress(console: Console) -> ReadProgress:
             TimeRemainingColumn(),
         )
         read, began = [0], time.monotonic()
-        with Progress(*columns, console=console, transient=True) as bar:
+        hidden = not console.is_terminal
+        with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
             task = bar.add_task(f"loading {name}", total=None)
 
             def on_bytes(done: int, total: int) -> None:
