@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import TextIO
+from typing import Any
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -42,7 +42,7 @@ def open_console() -> Console:
     return Console(file=io.StringIO(), quiet=True)
 
 
-def is_terminal(stream: TextIO) -> bool:
+def is_terminal(stream: Any) -> bool:
     """Whether `stream` can draw over what it has shown. A notebook's says so, but it adds lines."""
     return stream.isatty() and not type(stream).__module__.startswith("ipykernel")
 
