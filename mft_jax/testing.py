@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,6 @@ from safetensors.numpy import save_file
 
 from mft_jax import config as configs
 from mft_jax.arrays import over_stack
-from mft_jax.data.packing import fill_row
 from mft_jax.finetune.attach import init_frozen, init_trainable, store_weight
 from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.huggingface.base_weights import hf_shape, read_model
@@ -25,53 +24,9 @@ from mft_jax.models.config import ModelConfig
 from mft_jax.models.decoder import init_params
 from mft_jax.models.families import FAMILIES
 from mft_jax.models.params import param_infos
-from mft_jax.types import Batch, Params
+from mft_jax.types import Params
 
 # In memory ----------------------------------------------------------------------------------------
-
-
-def tiny_model(num_layers: int = 2, max_positions: int = 64, **settings: Any) -> ModelConfig:
-    """A plain decoder of 98 tokens and width 64: 4 query heads over 2 key heads, biased q, k, v."""
-    plain = {
-        "vocab_size": 98,
-        "width": 64,
-        "mlp_width": 128,
-        "num_heads": 4,
-        "num_kv_heads": 2,
-        "head_width": 16,
-        "qkv_bias": True,
-    }
-    sizes = {"num_layers": num_layers, "max_positions": max_positions}
-    return ModelConfig(**{**plain, **sizes, **settings})
-
-
-class ToySample(NamedTuple):
-    """Tokens and loss weights `[n]` of one sample, and its task's index."""
-
-    tokens: np.ndarray
-    weights: np.ndarray
-    task: int
-
-
-def toy_samples(seed: int = 0, count: int = 16, max_tokens: int = 15) -> list[ToySample]:
-    """`count` samples of three tasks of very uneven size; the first third of each is a prompt."""
-    rng = np.random.default_rng(seed)
-    lengths = rng.integers(5, max_tokens + 1, count)
-    tasks = rng.choice(3, count, p=[0.6, 0.3, 0.1])
-    tasks[:3] = 0, 1, 2
-    return [
-        ToySample(rng.integers(0, 98, n), (np.arange(n) >= n // 3).astype(np.float32), task)
-        for n, task in zip(lengths, tasks.tolist(), strict=True)
-    ]
-
-
-def toy_batch(samples: list[ToySample], samples_per_row: int = 2, row_length: int = 32) -> Batch:
-    """The samples in order, `samples_per_row` in a row: arrays `[rows, row_length]`."""
-    rows = []
-    for first in range(0, len(samples), samples_per_row):
-        tokens, weights, tasks = zip(*samples[first : first + samples_per_row], strict=True)
-        rows.append(fill_row(tokens, weights, tasks, row_length))
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
 
 
 def toy_weights(

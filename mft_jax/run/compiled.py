@@ -18,8 +18,6 @@ def cache_folder() -> Path:
     """Where the platform keeps what can be made again, under `mft_jax/compiled`."""
     if sys.platform == "darwin":
         default = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        default = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     else:
         default = Path.home() / ".cache"
     named = os.environ.get("XDG_CACHE_HOME", "")

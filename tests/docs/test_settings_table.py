@@ -1,12 +1,11 @@
 """The README's table of settings is made from the configuration's docstrings."""
 
-import importlib.util
 from pathlib import Path
 
+from mft_jax.testing import load_module
+
 ROOT = Path(__file__).resolve().parents[2]
-SPEC = importlib.util.spec_from_file_location("settings_table", ROOT / "docs" / "settings_table.py")
-settings_table = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(settings_table)
+settings_table = load_module(ROOT / "docs" / "settings_table.py")
 
 
 def test_the_readme_holds_the_table_of_the_settings():

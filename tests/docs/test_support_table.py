@@ -1,7 +1,6 @@
 """The README's table of families is the registry's."""
 
 import functools
-import importlib.util
 from pathlib import Path
 
 import jax
@@ -14,12 +13,11 @@ from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.models.families import FAMILIES
 from mft_jax.models.params import param_infos
 from mft_jax.sharding import RULES
+from mft_jax.testing import load_module
 from mft_jax.weights.storage import STORAGE
 
 ROOT = Path(__file__).resolve().parents[2]
-SPEC = importlib.util.spec_from_file_location("support_table", ROOT / "docs" / "support_table.py")
-support_table = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(support_table)
+support_table = load_module(ROOT / "docs" / "support_table.py")
 
 
 def test_the_readme_holds_the_table_of_the_registry():
