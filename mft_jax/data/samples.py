@@ -27,7 +27,7 @@ from mft_jax.data.readings import KNOWN_KEYS, Reading, TakenAs, reading_of, take
 from mft_jax.data.sources import SourceRecord
 from mft_jax.types import MftError, suggest
 
-MOST_UNREAD = 8  # names of fields that are not read, in one line
+MOST_UNREAD, LONGEST_NAME = 8, 40  # names of fields that are not read, in one line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,11 +100,17 @@ def read_as(samples: Iterable[Sample]) -> str:
         forms[taken.form] += count
     one = len(forms) == 1
     text = ", ".join(form if one else f"{form} ({n:,})" for form, n in forms.most_common())
-    unread = sorted({name for taken in kinds for name in taken.unread})
+    unread = sorted({_shown(name) for taken in kinds for name in taken.unread})
     if unread:
         more = len(unread) - MOST_UNREAD
         text += f"; not read: {named(unread[:MOST_UNREAD])}" + f" and {more} more" * (more > 0)
     return text
+
+
+def _shown(name: str) -> str:
+    """A field's name, which is foreign text: short, and without control characters."""
+    name = name if name.isprintable() else repr(name)[1:-1]
+    return name if len(name) <= LONGEST_NAME else name[:LONGEST_NAME] + "..."
 
 
 def check_columns(columns: Mapping[str, str], where: str) -> None:

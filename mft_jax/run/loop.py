@@ -38,6 +38,7 @@ def train(config: TrainConfig, workdir: Path, display: Display) -> Trained:
     """Train, or resume, to the end, to early stopping, or to a signal. Raises `MftError`."""
     with locked(workdir), contextlib.ExitStack() as stack:
         run, trainable = build(config, workdir, display, stack)
+        config = run.config
         stop = stack.enter_context(stop_signals())
         header = run_record(
             config, run.base, run.data, run.mesh, dict(run.functions.balancer.titles)

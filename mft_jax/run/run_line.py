@@ -52,6 +52,9 @@ def run_record(
         mesh=dict(mesh.shape),
         devices=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         balancer_logs={name: dataclasses.asdict(told) for name, told in balancer_logs.items()},
+        read_as=dict(zip(data.tasks.table.names, data.tokenized.read_as, strict=True)),
+        findings=[dataclasses.asdict(finding) for finding in data.findings],
+        epochs=data.plan.epochs,
     )
 
 
