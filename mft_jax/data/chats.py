@@ -36,6 +36,7 @@ CHAT_KEYS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 # Of tools, an entry also has the calls that an answer makes, and whose result a message is.
 TOOL_FIELDS = ("tool_calls", "tool_call_id", "name")
+OTHER_FIELDS = ("function_call", "weight")
 FOLLOWERS: dict[Role | None, tuple[Role, ...]] = {
     None: ("system", "user"),
     "system": ("user",),
@@ -91,12 +92,19 @@ def message_list(
     return tuple(messages[len(before) :])
 
 
-def unread_keys(key: str, entries: Sequence[Mapping[str, Any]]) -> set[str]:
+READ_KEYS = {
+    key: frozenset((*(name for pair in pairs for name in pair), *TOOL_FIELDS, *OTHER_FIELDS))
+    for key, pairs in CHAT_KEYS.items()
+}
+
+
+def unread_keys(key: str, entries: Sequence[Any]) -> frozenset[str]:
     """The names in the entries of a chat that are not read, such as `messages[].reasoning`."""
-    read = {name for names in _names_of(key) for name in names}
-    read |= {*TOOL_FIELDS, "function_call", "weight"}
-    found = {name for entry in entries for name, value in entry.items() if value is not None}
-    return {f"{key}[].{name}" for name in found - read}
+    found: set[str] = set()
+    for entry in entries:
+        if isinstance(entry, dict) and entry.keys() - READ_KEYS[key]:
+            found |= {name for name in entry.keys() - READ_KEYS[key] if entry[name] is not None}
+    return frozenset(f"{key}[].{name}" for name in found)
 
 
 def _names_of(key: str) -> tuple[tuple[str, str], ...]:

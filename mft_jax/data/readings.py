@@ -66,7 +66,25 @@ class TakenAs:
     unread: tuple[str, ...] = ()
 
 
-taken_as = functools.lru_cache(maxsize=1024)(TakenAs)  # one object for all records of a kind
+@functools.lru_cache(maxsize=1024)
+def taken_as(
+    reading: Reading,
+    beside: tuple[str, ...],
+    names: tuple[str, ...],
+    inside: frozenset[str],
+    columns: tuple[tuple[str, str], ...],
+) -> TakenAs:
+    """What records with the fields `names` were taken for; one object for all of a kind.
+
+    beside   fields that are read beside the form
+    inside   what is not read in the entries of a chat
+    columns  the task's: our name, the record's
+    """
+    theirs = dict(columns)
+    form = str(dataclasses.replace(reading, keys=tuple(theirs.get(k, k) for k in reading.keys)))
+    form += "".join(f", `{theirs.get(key, key)}`" for key in beside)
+    read = {theirs.get(key, key) for key in (*reading.keys, *beside)}
+    return TakenAs(form, tuple(sorted({*names, *inside} - read)))
 
 
 def reading_of(fields: Mapping[str, Any], all_keys: Sequence[str], where: str) -> Reading:
@@ -74,12 +92,12 @@ def reading_of(fields: Mapping[str, Any], all_keys: Sequence[str], where: str) -
 
     Raises `MftError` where there is none, or more than one.
     """
-    every = possible_readings(tuple(key for key in KNOWN_KEYS if key in fields))
-    for reading in every:
-        if all(_repeats(fields[key], reading, fields) for key in _others(reading, fields)):
+    every = possible_readings(tuple(fields))
+    for reading, others in every:
+        if not others or all(_repeats(fields[key], reading, fields) for key in others):
             return reading
     if every:
-        raise _ambiguous(every, fields, where)
+        raise _ambiguous(every, where)
     prompts = [key for key in PROMPT_KEYS if key in fields]
     answers = [key for key in ANSWER_KEYS if key in fields]
     if prompts:
@@ -101,26 +119,26 @@ def reading_of(fields: Mapping[str, Any], all_keys: Sequence[str], where: str) -
 
 
 @functools.lru_cache(maxsize=1024)
-def possible_readings(keys: tuple[str, ...]) -> tuple[Reading, ...]:
-    """All readings of a record with these fields, the fullest first.
+def possible_readings(keys: tuple[str, ...]) -> tuple[tuple[Reading, tuple[str, ...]], ...]:
+    """All readings of a record with these fields, the fullest first, each with the fields of known
+    names that it does not use.
 
-    >>> [str(reading) for reading in possible_readings(("instruction", "input", "output", "text"))]
-    ['`instruction` + `input` -> `output`', '`text`']
+    >>> every = possible_readings(("instruction", "input", "output", "text", "id"))
+    >>> [(str(reading), others) for reading, others in every]  # doctest: +NORMALIZE_WHITESPACE
+    [('`instruction` + `input` -> `output`', ('text',)),
+     ('`text`', ('input', 'instruction', 'output'))]
     """
     joined = [key for key in JOINED_KEYS if key in keys] if "instruction" in keys else []
     prompts = [tuple(joined)] if joined else []
     prompts += [(key,) for key in PROMPT_KEYS if key in keys and key not in joined]
     answers = [key for key in ANSWER_KEYS if key in keys]
-    return (
-        *(Reading("chat", (key,)) for key in CHAT_KEYS if key in keys),
-        *(Reading("pair", (*prompt, answer)) for answer in answers for prompt in prompts),
-        *(Reading("text", ("text",)) for _ in ("text",) if "text" in keys),
+    every = [Reading("chat", (key,)) for key in CHAT_KEYS if key in keys]
+    every += [Reading("pair", (*prompt, answer)) for answer in answers for prompt in prompts]
+    every += [Reading("text", ("text",))] * ("text" in keys)
+    known = [key for key in KNOWN_KEYS if key in keys and key not in OTHER_KEYS]
+    return tuple(
+        (reading, tuple(key for key in known if key not in reading.keys)) for reading in every
     )
-
-
-def _others(reading: Reading, fields: Mapping[str, Any]) -> list[str]:
-    """The fields with a known name that the reading does not use."""
-    return [k for k in KNOWN_KEYS if k in fields and k not in (*reading.keys, *OTHER_KEYS)]
 
 
 def _repeats(value: Any, reading: Reading, fields: Mapping[str, Any]) -> bool:
@@ -141,11 +159,10 @@ def _repeats(value: Any, reading: Reading, fields: Mapping[str, Any]) -> bool:
     return True
 
 
-def _ambiguous(every: Sequence[Reading], fields: Mapping[str, Any], where: str) -> MftError:
-    first, *more = every
-    stray = named(_others(first, fields))
-    second = f"or as {more[0]}" if more else f"but {stray} says something else"
-    choices = [f"columns={reading.columns()}" for reading in every[:2]]
+def _ambiguous(every: Sequence[tuple[Reading, tuple[str, ...]]], where: str) -> MftError:
+    (first, others), *more = every
+    second = f"or as {more[0][0]}" if more else f"but {named(others)} says something else"
+    choices = [f"columns={reading.columns()}" for reading, _ in every[:2]]
     return MftError(
         f"{where}: the record can be read in more than one way, as {first}, {second}; expected "
         f"one form, or fields that repeat it; say in the task's settings which one is meant, "

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mft_jax.data.chats import (
@@ -72,7 +72,7 @@ def to_sample(record: SourceRecord, columns: Mapping[str, str] | None = None) ->
             f"has the fields {named(tuple(record.data))}; correct the names"
         )
     reading = reading_of(fields, tuple(record.data), where)
-    taken = _taken_as(reading, fields, record.data, columns)
+    taken = _taken_as(reading, fields, record.data, columns or {})
     if reading.form == "text":
         document = string_of(fields["text"], "text", where)
         if not document.strip():
@@ -128,18 +128,14 @@ def _taken_as(
     reading: Reading,
     fields: Mapping[str, Any],
     record: Mapping[str, Any],
-    columns: Mapping[str, str] | None,
+    columns: Mapping[str, str],
 ) -> TakenAs:
-    theirs = columns or {}
-    form = str(dataclasses.replace(reading, keys=tuple(theirs.get(k, k) for k in reading.keys)))
-    beside = [key for key in ("system", "tools") if key in fields and reading.form != "text"]
-    form += "".join(f", `{theirs.get(key, key)}`" for key in beside)
-    read = {theirs.get(key, key) for key in (*reading.keys, *beside)}
-    unread = {name for name, value in record.items() if value is not None and name not in read}
+    beside = tuple(key for key in ("system", "tools") if key in fields and reading.form != "text")
+    names = tuple(name for name, value in record.items() if value is not None)
+    inside: frozenset[str] = frozenset()
     if reading.form == "chat" and isinstance(fields[reading.keys[0]], list):
-        entries = [entry for entry in fields[reading.keys[0]] if isinstance(entry, dict)]
-        unread |= unread_keys(reading.keys[0], entries)
-    return taken_as(form, tuple(sorted(unread)))
+        inside = unread_keys(reading.keys[0], fields[reading.keys[0]])
+    return taken_as(reading, beside, names, inside, tuple(columns.items()))
 
 
 def _pair_messages(reading: Reading, fields: Mapping[str, Any], where: str) -> tuple[Message, ...]:
@@ -182,18 +178,18 @@ def _with_system(
 
 def _tools(value: Any, where: str) -> tuple[dict[str, Any], ...]:
     """The tools of a chat: a list of JSON Schemas, or that list as JSON."""
+    if value is None:
+        return ()
     tools: Any = value
     if isinstance(value, str):
         try:
-            tools = json.loads(value or "[]")
+            tools = json.loads(value or "[]") or []
         except (RecursionError, ValueError):
             tools = value
-    if not isinstance(tools, Sequence | None) or not all(
-        isinstance(tool, dict) for tool in tools or ()
-    ):
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise MftError(
             f"{where}: `tools` is {shortened(value)}; expected a list of functions as JSON "
             'Schemas, [{"type": "function", "function": {...}}]; correct it, or leave it out by '
             "the task's `columns`"
         )
-    return tuple(tools or ())
+    return tuple(tools)

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from mft_jax import door, testing
-from mft_jax.config import LoopConfig, TrainConfig
+from mft_jax.config import LoopConfig, TrainConfig, resolve, to_dict
 from mft_jax.data.mixture import Mixture
 from mft_jax.data.rows import NumberedRows
 from mft_jax.record.reading import read_record
@@ -64,23 +64,22 @@ def test_presence_is_the_share_of_all_possible_steps_that_hold_the_task(rows_per
     np.testing.assert_allclose(made.presence, expected)
 
 
-def test_a_run_of_epochs_takes_their_steps_and_resumes_by_them(tmp_path):
+@pytest.mark.usefixtures("single_device")
+def test_a_run_of_epochs_takes_their_steps_and_keeps_what_it_was_asked_for(tmp_path):
     config = testing.toy_config(tmp_path, steps=4)
     config.balancer.name = "uniform"
     config.loop.steps, config.loop.epochs = 1000, 0.33
     config.data.tasks[2]["valid_path"] = config.data.tasks[2]["path"]
-    said = []
-    for _ in range(2):
-        console = Console(file=io.StringIO(), width=80)
-        run = door.train(config, tmp_path / "run", console)
-        said.append(console.file.getvalue())
+    console = Console(file=io.StringIO(), width=80)
+    run = door.train(config, tmp_path / "run", console)
+    said = console.file.getvalue()
     record = read_record(tmp_path / "run" / "metrics.jsonl")
     assert run.reason == "finished" and record.train.step.tolist() == [0, 1, 2, 3]
-    assert "0.33 epochs (loop.epochs) are 4 steps of 8 rows" in said[0]
-    assert "already finished at step 4" in said[1]
+    assert "0.33 epochs (loop.epochs) are 4 steps of 8 rows" in said
+    assert to_dict(run.config) == to_dict(resolve(config)), "what a resumption is compared with"
     assert record.header.planned_steps == 4 and 0.33 <= record.header.epochs < 0.42
     assert set(record.header.read_as.values()) == {"`prompt` -> `answer`"}
     kinds = {finding.kind for finding in record.header.findings if finding.task == "rare"}
     assert "valid_is_train" in kinds
-    assert "- rare: valid_path names what path names (rare.jsonl)" in said[0]
+    assert "- rare: valid_path names what path names (rare.jsonl)" in said
     assert "Noticed before training" in (tmp_path / "run" / "report.html").read_text()
