@@ -5,7 +5,7 @@ from html import escape
 from mft_jax.record.columns import RunRecord
 from mft_jax.record.schema import Finding
 
-SHOWN = 8  # the others unfold
+SHOWN = 5  # the others unfold
 
 
 def findings_card(record: RunRecord) -> str:

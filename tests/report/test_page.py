@@ -201,21 +201,6 @@ def test_what_a_newer_release_wrote_is_said_once(tmp_path):
     assert len(notes) == 1 and notes[0].count("scores") == 1 and "passed over" in notes[0]
 
 
-def test_what_was_noticed_before_training_stands_first_and_is_escaped(tmp_path):
-    path = write_run(tmp_path, FIVE, 4, valid_every=2) / "metrics.jsonl"
-    assert "Noticed before training" not in write_report(tmp_path).read_text()
-    line, *rest = path.read_text().splitlines(keepends=True)
-    found = [{"kind": "epochs", "task": FIVE[n % 5], "text": f"<b>{n} & more"} for n in range(11)]
-    more = {"findings": found, "read_as": {FIVE[0]: "`text`; not read: `<id>`"}, "epochs": 30}
-    path.write_text("".join([json.dumps(json.loads(line) | more) + "\n", *rest]))
-    page = write_report(tmp_path).read_text()
-    assert page.index("Noticed before training") < page.index("<h2>Tasks</h2>")
-    assert page.count("<li>") == 11 and "<summary>3 more</summary>" in page
-    assert "<b>completion</b>: &lt;b&gt;0 &amp; more" in page
-    assert "`text`; not read: `&lt;id&gt;`" in page
-    assert "4 steps, 1 epochs" in page
-
-
 def test_conflicts_are_a_heat_map_of_pairs_and_a_matrix_of_few_tasks(tmp_path):
     write_run(tmp_path, FIVE, 30, valid_every=10, fights=True)
     page = write_report(tmp_path).read_text()

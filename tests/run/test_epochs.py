@@ -13,7 +13,11 @@ from mft_jax.config import LoopConfig, TrainConfig, resolve, to_dict
 from mft_jax.data.mixture import Mixture
 from mft_jax.data.rows import NumberedRows
 from mft_jax.record.reading import read_record
+from mft_jax.run.base_model import prepare
+from mft_jax.run.batches import build_data
+from mft_jax.run.console import quiet
 from mft_jax.run.epochs import epoch_plan, plan_line, settled
+from mft_jax.sharding import make_mesh
 
 
 def plan(loop_config, rows=40, sizes=(20, 60), counts=(20, 60), with_task=(10, 40)):
@@ -64,6 +68,26 @@ def test_presence_is_the_share_of_all_possible_steps_that_hold_the_task(rows_per
     np.testing.assert_allclose(made.presence, expected)
 
 
+@pytest.mark.usefixtures("single_device")
+def test_the_loader_of_a_run_of_epochs_has_the_batches_of_its_steps(tmp_path):
+    raw = testing.toy_config(tmp_path, steps=4)
+    raw.loop.steps, raw.loop.epochs = 1000, 0.33
+    config, said = resolve(raw), []
+    base = prepare(config, quiet)
+    data = build_data(config, base, make_mesh(config.mesh), said.append)
+    assert data.plan.steps == len(list(data.train)) == 4
+    assert said[-1].startswith("0.33 epochs (loop.epochs) are 4 steps of 8 rows")
+
+
+def test_a_record_says_what_was_read_and_noticed_and_how_many_epochs_were_planned(toy):
+    config, workdir, _ = toy
+    header = read_record(workdir / "metrics.jsonl").header
+    assert header.epochs == pytest.approx(config.loop.steps * 8 / header.packing.rows)
+    assert header.read_as == dict.fromkeys(("add", "echo", "rare"), "`prompt` -> `answer`")
+    assert ("few_valid", "rare") in [(found.kind, found.task) for found in header.findings]
+
+
+@pytest.mark.slow  # a run of its own, whose step is compiled
 @pytest.mark.usefixtures("single_device")
 def test_a_run_of_epochs_takes_their_steps_and_keeps_what_it_was_asked_for(tmp_path):
     config = testing.toy_config(tmp_path, steps=4)
