@@ -49,7 +49,7 @@ def count_copies(
 
 def sample_hashes(task: TokenizedTask) -> UInt64[np.ndarray, " n"]:
     """A hash of the tokens of every sample."""
-    tokens = memoryview(np.ascontiguousarray(task.tokens)).cast("B")
+    tokens = np.ascontiguousarray(task.tokens).data.cast("B")
     width = task.tokens.itemsize
     ends = (task.offsets * width).tolist()
     digests = b"".join(
