@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mft_jax.data.chats import (
+    CHAT_KEYS,
     Message,
     answer_of,
     chat_messages,
@@ -71,6 +72,9 @@ def to_sample(record: SourceRecord, columns: Mapping[str, str] | None = None) ->
             f"{where}: the task's `columns` names {named(tuple(columns.values()))}, but the record "
             f"has the fields {named(tuple(record.data))}; correct the names"
         )
+    for key in CHAT_KEYS:
+        if isinstance(fields.get(key), str):
+            fields[key] = _decoded(fields[key])
     reading = reading_of(fields, tuple(record.data), where)
     taken = _taken_as(reading, fields, record.data, columns or {})
     if reading.form == "text":
@@ -176,16 +180,19 @@ def _with_system(
     return messages
 
 
+def _decoded(text: str) -> Any:
+    """The value of JSON text, as which a table holds a list; other text as it is."""
+    try:
+        return json.loads(text)
+    except (RecursionError, ValueError):
+        return text
+
+
 def _tools(value: Any, where: str) -> tuple[dict[str, Any], ...]:
     """The tools of a chat: a list of JSON Schemas, or that list as JSON."""
-    if value is None:
+    tools = _decoded(value) if isinstance(value, str) else value
+    if not tools:
         return ()
-    tools: Any = value
-    if isinstance(value, str):
-        try:
-            tools = json.loads(value or "[]") or []
-        except (RecursionError, ValueError):
-            tools = value
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise MftError(
             f"{where}: `tools` is {shortened(value)}; expected a list of functions as JSON "

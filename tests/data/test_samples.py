@@ -130,6 +130,11 @@ ALPACA = {"instruction": "Add.", "input": "1 2", "output": "3"}
             "`conversations`, `system`",
         ),
         (
+            {"messages": '[{"role": "user", "content": "a"}, {"role": "bot", "content": "b"}]'},
+            (("user", "a"), ("assistant", "b")),
+            "`messages`",
+        ),
+        (
             openai(USER, ASSISTANT, prompt="a", prompt_id="7"),  # as in UltraChat
             (("user", "a"), ("assistant", "b")),
             "`messages`; not read: `prompt`, `prompt_id`",
