@@ -9,7 +9,7 @@ from mft_jax.record.columns import RunRecord
 from mft_jax.record.files import write_whole
 from mft_jax.record.reading import read_record
 from mft_jax.record.schema import METRICS_FILE, REPORT_FILE
-from mft_jax.report import summary, tables
+from mft_jax.report import noticed, summary, tables
 from mft_jax.report.figures import figure_groups
 
 
@@ -25,10 +25,12 @@ def render(record: RunRecord, name: str) -> str:
     """The page as text. `name` is what the run is called, usually its folder."""
     parts = [
         summary.tiles(record),
+        noticed.findings_card(record),
         card("Tasks", tables.task_table(record)),
         tables.legend(record) if len(record.header.tasks) > 1 else "",
         *(section(heading, figures) for heading, figures in figure_groups(record)),
         card("Data", tables.data_table(record)),
+        noticed.reading_card(record),
         "<h2>Packing</h2>",
         f'<div class="card padded">{tables.packing_bars(record)}</div>',
         "<h2>Configuration</h2>",
