@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from mft_jax import optim, sharding
 from mft_jax.balancers.base import Balancer
-from mft_jax.balancers.registry import STATE_VERSION, make_balancer
+from mft_jax.balancers.registry import make_balancer
 from mft_jax.config import TrainConfig
 from mft_jax.data.tasks import Tasks
 from mft_jax.forward import StepSpec, task_nll
@@ -85,7 +85,7 @@ def build_step_functions(
         balancer=balancer,
         balancer_identity={
             "name": config.balancer.name,
-            "version": STATE_VERSION,
+            "version": balancer.state_version,
             "tasks": list(tasks.table.names),
         },
         state_shapes=placed_shapes(shapes, where),
