@@ -175,6 +175,12 @@ def test_a_batch_without_a_valid_token_changes_nothing_and_is_not_nan():
     jax.tree.map(np.testing.assert_array_equal, state.trainable, start("qlora")[0])
 
 
+def test_a_step_that_is_not_finite_changes_nothing_but_its_number():
+    state, metrics, _ = one_step("qlora", rows_of(samples(0), 2), np.full(4, np.nan))
+    assert not np.isfinite(metrics.loss) and int(state.step) == 1
+    jax.tree.map(np.testing.assert_array_equal, state.trainable, start("qlora")[0])
+
+
 def spy() -> Balancer:
     """A balancer that measures in every second step; its state is the losses that it received,
     before and after the update.
