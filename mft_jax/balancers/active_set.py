@@ -44,7 +44,7 @@ class _Search(NamedTuple):
     joined: Int[Array, ""]  # the entry that was freed last
     barred: Bool[Array, " T"]  # freed in vain since the last progress: rounding, not descent
     unfinished: Bool[Array, ""]
-    count: Int[Array, ""]
+    sets: Int[Array, ""]  # visited
 
 
 def nonnegative_minimum(
@@ -56,14 +56,16 @@ def nonnegative_minimum(
 
     >>> import jax.numpy as jnp
     >>> x, _ = nonnegative_minimum(jnp.array([[2.0, 1.0], [1.0, 2.0]]), jnp.array([3.0, 1.0]))
-    >>> x.tolist()  # without the bound it would be [5/3, -1/3]
+    >>> [round(entry, 4) for entry in x.tolist()]  # without the bound it would be [5/3, -1/3]
     [1.5, 0.0]
     """
     scaled = scale_to_ones(matrix)
     f = linear * scaled.inverse_norm
     largest = jnp.abs(f).max()
     f = safe_divide(f, largest)
-    x = descend(scaled, f, no_free_entry(f)).x
+    at = descend(scaled, f, no_free_entry(f))
+    # Without the ridge, which the inverse over the free entries still has.
+    x = jnp.maximum(at.x + at.inverse @ (f - scaled.matrix @ at.x + scaled.ridge * at.x), 0.0)
     return x * largest * scaled.inverse_norm, kkt_residual(scaled, f, x)
 
 
@@ -116,11 +118,11 @@ def descend(scaled: Scaled, f: Float[Array, " T"], start: ActiveSet) -> ActiveSe
         moved = _exchange(scaled, at._replace(x=x), entry, leaves=blocked)
         at = jax.tree.map(lambda new, old: jnp.where(unfinished, new, old), moved, at)
         joined = jnp.where(blocked, search.joined, entry.astype(search.joined.dtype))
-        return _Search(at._replace(x=x), joined, barred, unfinished, search.count + 1)
+        return _Search(at._replace(x=x), joined, barred, unfinished, search.sets + 1)
 
     zero = jnp.zeros((), jnp.int32)
     search = _Search(start, zero, jnp.zeros(f.shape, bool), jnp.ones((), bool), zero)
-    return jax.lax.while_loop(lambda s: s.unfinished & (s.count < most), step, search).at
+    return jax.lax.while_loop(lambda s: s.unfinished & (s.sets < most), step, search).at
 
 
 def _exchange(scaled: Scaled, at: ActiveSet, entry: Array, *, leaves: Array) -> ActiveSet:

@@ -1,23 +1,22 @@
-"""A validation sample that is not finite is blamed on its own task, not on those of its row."""
+"""A sample that is not finite is blamed on its own task, not on those of its row."""
 
-from types import SimpleNamespace
+import io
+from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
+from safetensors.numpy import load_file, save_file
 
-from mft_jax.run import parts
+from mft_jax import testing
+from mft_jax.config import resolve
+from mft_jax.huggingface.tokenizers import load_tokenizer
+from mft_jax.run import loop
 from mft_jax.run.blame import without_row_mates
-from mft_jax.run.recorder import check_valid
-from mft_jax.types import MftError, TaskSums, TaskTable
+from mft_jax.run.display import Display
+from mft_jax.types import MftError, TaskSums
 
-TASKS = TaskTable(("a", "b", "c"))
-OWN = np.array([[1.0, 2.0, 3.0], [4.0, np.inf, 6.0]])  # the nll by itself, of two batches
-
-
-def row_mates(number: int) -> TaskSums:
-    """The sums of a batch: one sample that is not finite makes all tasks so."""
-    whole = OWN[number] if np.isfinite(OWN[number]).all() else np.full(3, np.nan)
-    return TaskSums(whole.astype(np.float32), np.ones(3, np.float32))
+OWN = (4.0, np.inf, 6.0)
 
 
 def test_only_suspects_are_computed_by_themselves():
@@ -25,22 +24,25 @@ def test_only_suspects_are_computed_by_themselves():
 
     def own_nll(task):
         asked.append(task)
-        return OWN[1, task]
+        return OWN[task]
 
     sums = TaskSums(np.array([np.nan, np.nan, 6.0]), np.ones(3))
     np.testing.assert_array_equal(without_row_mates(sums, own_nll).sum, [4.0, np.inf, 6.0])
     assert asked == [0, 1]
 
 
-def test_a_full_pass_blames_the_task_whose_own_sample_is_not_finite(monkeypatch):
-    monkeypatch.setattr(parts, "place_batch", lambda batch, mesh: batch)
-    functions = SimpleNamespace(
-        evaluate=lambda trainable, frozen, number: row_mates(number),
-        single_task_nll=lambda trainable, frozen, number, task: OWN[number, task],
-    )
-    data = SimpleNamespace(tasks=SimpleNamespace(table=TASKS), valid_pass=[0, 1])
-    sums = parts.full_pass(functions, {}, {}, data, None)
-    np.testing.assert_array_equal(sums.sum, [5.0, np.inf, 9.0])
-    np.testing.assert_array_equal(sums.count, 2.0)
-    with pytest.raises(MftError, match="validation loss of task 'b' is not finite"):
-        check_valid(4, sums, TASKS)
+@pytest.mark.usefixtures("single_device")
+def test_a_validation_sample_that_is_not_finite_is_blamed_on_its_own_task(tmp_path):
+    config = testing.toy_config(tmp_path)
+    tokenizer = load_tokenizer(Path(config.model.path), 4096)
+    tokens = {
+        task["name"]: set(tokenizer(Path(task["path"]).read_text())["input_ids"])
+        for task in config.data.tasks
+    }
+    broken = min(tokens["rare"] - tokens["add"] - tokens["echo"])
+    file = Path(config.model.path) / "model.safetensors"
+    weights = load_file(file)
+    weights["model.embed_tokens.weight"][broken] = np.nan
+    save_file(weights, file)
+    with pytest.raises(MftError, match="step 0: the validation loss of task 'rare'"):
+        loop.train(resolve(config), tmp_path / "run", Display(Console(file=io.StringIO())))
