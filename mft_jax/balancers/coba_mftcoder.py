@@ -15,7 +15,7 @@ Deviations from the paper:
 - the blend of RCS and ACS is sharpened, w = softmax(T z), and where any weight is below
   m = 1/(10 T) all become (1 - m T) w + m.
 
-The weights of a run, given its losses, are those of the released code: to 1e-12 in float64, to 1e-4
+The weights of a run, given its losses, are those of the released code: to 1e-12 in float64, to 1e-5
 in float32. Three things differ:
 
 - with absent tasks it drops their zeros but not their steps, so that time is compressed; here
