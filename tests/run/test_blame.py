@@ -33,7 +33,7 @@ def test_only_suspects_are_computed_by_themselves():
 
 @pytest.mark.usefixtures("single_device")
 def test_a_validation_sample_that_is_not_finite_is_blamed_on_its_own_task(tmp_path):
-    # The start of a real run: what is blamed follows from the model, the rows and the pass together.
+    # The start of a whole run: model, rows and pass together decide who is blamed.
     config = testing.toy_config(tmp_path)
     tokenizer = load_tokenizer(Path(config.model.path), 4096)
     tokens = {
