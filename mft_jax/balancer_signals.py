@@ -36,11 +36,11 @@ def post_step_losses(
     valid_batch: Batch,
 ) -> TaskSums:
     """Losses per task after the update: of the same batch [A, B, L], or of the validation
-    micro-batch. `state` has the new parameters and the old step number, so that dropout has the
-    masks of the step.
+    micro-batch, in the steps of `valid_losses`. `state` has the new parameters and the old step
+    number, so that dropout has the masks of the step.
     """
     if "post_step_valid_losses" in balancer.needs:
-        return task_nll(spec, state.trainable, frozen, valid_batch)
+        return valid_losses(spec, balancer, state, frozen, valid_batch)
     forward = make_forward(spec, frozen, step_key(spec, state.step))
     sums = forward_all(forward, state.trainable, batch)
     return spec.objective.task_losses(sums, jax.vmap(spec.objective.counts)(batch))

@@ -122,3 +122,34 @@ def task_nll(spec: StepSpec, trainable: Params, frozen: Params, batch: Batch) ->
     num_tasks = spec.objective.num_tasks
     sums = sum_by_task(batch.loss_weights * nll, batch.task_ids, num_tasks)
     return TaskSums(sums, task_counts(batch, num_tasks))
+
+
+def single_task_nll(
+    spec: StepSpec, trainable: Params, frozen: Params, batch: Batch, task: Int[Array, ""]
+) -> Float[Array, ""]:
+    """The sum of nll of one task's samples in a batch [B, L] or [A, B, L], computed without the
+    other samples of their rows.
+
+    It tells whose loss is not finite: attention takes a token that may not be seen times 0, and 0
+    times NaN is NaN, so in `task_nll` one such sample makes all of its row so.
+    """
+
+    def of_micro_batch(batch: Batch) -> Float[Array, ""]:
+        return task_nll(spec, trainable, frozen, _without_others(batch, task)).sum[task]
+
+    if batch.tokens.ndim == 2:
+        return of_micro_batch(batch)
+    return jax.lax.map(of_micro_batch, batch).sum()
+
+
+def _without_others(batch: Batch, task: Int[Array, ""]) -> Batch:
+    """The batch with padding in the place of all other tasks: of a token that the row has anyway,
+    for that of padding may be one that is not finite.
+    """
+    mine = (batch.task_ids == task) & (batch.segment_ids > 0)
+    own_token = jnp.where(mine, batch.tokens, 0).max(axis=-1, keepdims=True)
+    return batch._replace(
+        tokens=jnp.where(mine, batch.tokens, own_token),
+        segment_ids=jnp.where(mine, batch.segment_ids, 0),
+        loss_weights=jnp.where(mine, batch.loss_weights, 0.0),
+    )

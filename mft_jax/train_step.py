@@ -40,7 +40,11 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
 ) -> TrainStep:
-    """`step(state, frozen, batch [A, B, L], valid_batch [B, L]) -> (state, metrics)`, for `jit`."""
+    """`step(state, frozen, batch [A, B, L], valid_batch [B, L]) -> (state, metrics)`, for `jit`.
+
+    A step whose loss or gradient is not finite keeps the state before it, but for its number, so
+    that its cause can be looked for.
+    """
     objective, num_tasks = spec.objective, spec.objective.num_tasks
 
     def step(
@@ -55,16 +59,22 @@ def make_train_step(
             after = post_step_losses(spec, balancer, updated, frozen, batch, valid_batch)
             balancer_state = balancer.after_step(balancer_state, after)
         counts = jax.vmap(objective.counts)(batch)
+        loss = objective.loss(result.sums, counts, result.weight)
+        grad_norm = optax.tree.norm(result.grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        before = state._replace(step=state.step + 1)
+        after = TrainState(state.step + 1, trainable, opt_state, balancer_state)
+        after = jax.tree.map(functools.partial(jnp.where, finite), after, before)
         metrics = StepMetrics(
-            loss=objective.loss(result.sums, counts, result.weight),
-            grad_norm=optax.tree.norm(result.grads),
+            loss=loss,
+            grad_norm=grad_norm,
             learning_rate=jnp.asarray(schedule(state.step), jnp.float32),
             train=TaskSums(result.sums.nll.sum(axis=0), task_counts(batch, num_tasks)),
             weight=result.weight,
             tokens=sum_by_task(batch.segment_ids > 0, batch.task_ids, num_tasks),
-            balancer=balancer.logs(balancer_state),
+            balancer=balancer.logs(after.balancer),
         )
-        return TrainState(state.step + 1, trainable, opt_state, balancer_state), metrics
+        return after, metrics
 
     return step
 

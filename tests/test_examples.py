@@ -17,7 +17,9 @@ from mft_jax.balancers.base import Balancer
 HELD = ("balancers", "optim", "weights")
 # Rooms whose examples, where there are any, are run.
 ROOMS = ("losses", "balancers", "optim", "weights")
-NOT_FACTORIES = {"balancers": ("base", "convergence", "coba_mftcoder", "gramian", "task_adam")}
+NOT_FACTORIES = {
+    "balancers": ("active_set", "base", "convergence", "coba_mftcoder", "gramian", "task_adam")
+}
 # Rooms in which every public function and dataclass must have an example.
 EVERY = ("weights",)
 

@@ -13,10 +13,18 @@ from mft_jax.balancers.base import RunFacts
 from mft_jax.balancers.famo import FamoConfig, famo
 from mft_jax.data.packing import fill_row
 from mft_jax.finetune.tuning import FinetuneConfig
-from mft_jax.forward import StepSpec, forward_all, make_forward, step_key, task_nll
+from mft_jax.forward import (
+    StepSpec,
+    forward_all,
+    make_forward,
+    single_task_nll,
+    step_key,
+    task_nll,
+)
 from mft_jax.gradients import backward_after_losses
 from mft_jax.losses import ObjectiveConfig, make_objective
 from mft_jax.models.config import ModelConfig
+from mft_jax.models.params import param_infos
 from mft_jax.testing import toy_weights
 from mft_jax.train_state import TrainState
 from mft_jax.types import MftError, TaskTable
@@ -124,3 +132,24 @@ def test_an_objective_with_a_reference_is_refused_where_nothing_is_frozen():
             remat=False,
             vocab_chunk=98,
         )
+
+
+def test_a_task_by_itself_is_free_of_a_row_mate_that_is_not_finite():
+    (trainable, frozen), batch = start(), jax.tree.map(lambda x: x[0], twins())
+    tokens, task_ids = np.asarray(batch.tokens), np.asarray(batch.task_ids)
+    shared = set(tokens[task_ids == 0].tolist())
+    broken = next(t for t in tokens[task_ids == 1].tolist() if t not in shared)
+    (path,) = (path for path, info in param_infos(MODEL).items() if info.kind == "embedding")
+
+    @jax.jit
+    def sums(table):
+        frozen_ = frozen | {path: table}
+        alone = [single_task_nll(SPEC, trainable, frozen_, batch, jnp.int32(t)) for t in (0, 1)]
+        return task_nll(SPEC, trainable, frozen_, batch).sum, jnp.stack(alone)
+
+    together, alone = sums(frozen[path])
+    np.testing.assert_allclose(alone, together, rtol=1e-6)
+    damaged, alone_damaged = sums(frozen[path].at[broken].set(jnp.nan))
+    assert np.isnan(damaged).all()  # 0 times NaN, in the attention of the row
+    np.testing.assert_allclose(alone_damaged[0], together[0], rtol=1e-6)
+    assert np.isnan(alone_damaged[1])

@@ -175,18 +175,34 @@ def test_a_batch_without_a_valid_token_changes_nothing_and_is_not_nan():
     jax.tree.map(np.testing.assert_array_equal, state.trainable, start("qlora")[0])
 
 
+def test_a_step_that_is_not_finite_changes_nothing_but_its_number():
+    state, metrics, _ = one_step("qlora", rows_of(samples(0), 2), np.full(4, np.nan))
+    assert not np.isfinite(metrics.loss) and int(state.step) == 1
+    jax.tree.map(np.testing.assert_array_equal, state.trainable, start("qlora")[0])
+
+
 def spy() -> Balancer:
-    """A balancer that measures in every second step; its state is the losses that it received."""
+    """A balancer that measures in every second step; its state is the losses that it received,
+    before and after the update.
+    """
 
     def update(state, signals):
         seen = signals.valid_losses
         mean = seen.sum / jnp.maximum(seen.count, 1.0)
-        return jax.nn.softmax(3 * mean), seen
+        return jax.nn.softmax(3 * mean), (seen, state[1])
+
+    def after_step(state, losses):
+        return state[0], losses
 
     def init(num_tasks, _):
-        return TaskSums(*jnp.zeros((2, num_tasks)))
+        nothing = TaskSums(*jnp.zeros((2, num_tasks)))
+        return nothing, nothing
 
-    return Balancer(init, update, TaskSums._asdict, frozenset({"valid_losses"}), 2)
+    def logs(state):
+        return state[0]._asdict() | {"after": state[1].sum}
+
+    needs = frozenset({"valid_losses", "post_step_valid_losses"})
+    return Balancer(init, update, logs, needs, 2, after_step)
 
 
 @pytest.fixture(scope="module")
@@ -207,12 +223,14 @@ def test_validation_is_measured_every_so_many_steps_and_absent_in_between(spied)
     states, metrics = spied
     assert [bool(m.balancer["count"].sum() > 0) for m in metrics] == [True, False, True]
     np.testing.assert_allclose(metrics[1].balancer["sum"], 0.0)
-    # ... under the parameters before the update.
+    np.testing.assert_allclose(metrics[1].balancer["after"], 0.0)
     evaluate = jax.jit(functools.partial(task_nll, spec_for("qlora")))
     for step in (0, 2):
         valid = jax.tree.map(jnp.asarray, rows_of(BATCHES[step][1], 2))
-        want = evaluate(states[step].trainable, start("qlora")[1], valid)
-        np.testing.assert_allclose(metrics[step].balancer["sum"], want.sum, rtol=1e-5)
+        # Under the parameters before the update, and under those after it.
+        for name, state in (("sum", states[step]), ("after", states[step + 1])):
+            want = evaluate(state.trainable, start("qlora")[1], valid)
+            np.testing.assert_allclose(metrics[step].balancer[name], want.sum, rtol=1e-5)
 
 
 def test_weights_are_constants_of_the_gradient(spied):

@@ -133,6 +133,7 @@ class Balancer(NamedTuple):
     subset:       the parameters whose gradients are in `gramian`.
     titles:       title and note of each of its numbers, by name; a tuple, so that a balancer can
                   be hashed.
+    state_version: of what the state consists of; a checkpoint of another one is refused.
     """
 
     init: InitFn
@@ -143,6 +144,7 @@ class Balancer(NamedTuple):
     after_step: AfterStepFn | None = None
     subset: Subset = "all"
     titles: tuple[tuple[str, Quantity], ...] = ()
+    state_version: int = 1
 
 
 def memoryless(

@@ -8,18 +8,26 @@ T the present tasks. c = 0 is the mean gradient; c -> infinity goes to MGDA.
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mft_jax.arrays import safe_divide
+from mft_jax.balancers.active_set import (
+    ActiveSet,
+    descend,
+    kkt_residual,
+    no_free_entry,
+    scale_to_ones,
+)
 from mft_jax.balancers.base import Balancer, RunFacts
 from mft_jax.balancers.gramian import (
+    MAX_ITERATIONS,
+    Solved,
     equal_among,
-    from_gramian,
-    minimize,
     normalized,
-    onto_simplex,
     present_tasks,
+    solved_from_gramian,
 )
 from mft_jax.types import at_least
 
@@ -37,24 +45,41 @@ class CagradConfig:
         at_least("balancer.cagrad", self, c=0)
 
 
-def cagrad_weights(gramian: Float[Array, "T T"], c: float) -> Float[Array, " T"]:
+def cagrad_weights(gramian: Float[Array, "T T"], c: float) -> Solved:
+    """The update is d = g_0 + sum_i x_i g_i with x = c ||g_0|| / ||g_w|| w, and the least
+    improvement t = min_i g_i . d is the largest. For a given t, x is the least x^T G x / 2 +
+    sum_i x_i (g_i . g_0 - t) over x >= 0. ||sum_i x_i g_i|| is convex in t, so Newton's steps lead
+    down to the t where it is the radius, from one where it is more.
+    """
     present = present_tasks(gramian)
     g, _ = normalized(gramian)
     mean = equal_among(present, g.dtype)
-    radius = c * _length(mean, g)
+    scaled = scale_to_ones(g)
+    matrix = scaled.matrix
+    along_mean = scaled.inverse_norm * (g @ mean)
+    radius = c * jnp.sqrt(jnp.maximum(jnp.dot(mean, g @ mean), 0.0))
+    longest = jnp.where(present, scaled.inverse_norm, 0.0).max()
+    share = jnp.where(present, safe_divide(scaled.inverse_norm, longest), 0.0)
+    rounding = 30 * jnp.finfo(g.dtype).eps
 
-    def value(w: Float[Array, " T"]) -> Float[Array, ""]:
-        return jnp.dot(w, g @ mean) + radius * _length(w, g)
+    def shorten(carry: tuple[ActiveSet, Array, Array, Array]):
+        at, t, _, count = carry
+        at = descend(scaled, t * share - along_mean, at)
+        length = jnp.sqrt(jnp.maximum(jnp.dot(at.x, matrix @ at.x), 0.0))
+        lower = t - safe_divide((length - radius) * length, jnp.dot(share, at.x))
+        unfinished = (length > radius * (1.0 + rounding)) & (lower < t)
+        return at, jnp.where(unfinished, lower, t), unfinished, count + 1
 
-    w = minimize(value, lambda w: onto_simplex(w, present), mean)
-    length = _length(w, g)
+    start = jnp.min(jnp.where(present, safe_divide(along_mean + radius, share), jnp.inf))
+    start = jnp.where(present.any(), start, 0.0)
+    carry = no_free_entry(mean), start, jnp.ones((), bool), jnp.zeros((), jnp.int32)
+    at, t, *_ = jax.lax.while_loop(lambda c: c[2] & (c[3] < MAX_ITERATIONS), shorten, carry)
+    squared = jnp.dot(at.x, matrix @ at.x)
     # Gradients that cancel to nothing leave no direction.
-    return mean + safe_divide(radius, jnp.where(length > 1e-6, length, 0.0)) * w
-
-
-def _length(w: Float[Array, " T"], gramian: Float[Array, "T T"]) -> Float[Array, ""]:
-    """||sum_i w_i g_i||, smooth at 0."""
-    return jnp.sqrt(jnp.maximum(jnp.dot(w, gramian @ w), 0.0) + 1e-16)
+    cancel = squared <= 4 * scaled.ridge * jnp.dot(at.x, at.x)
+    x = jnp.where(cancel, 0.0, at.x) * scaled.inverse_norm
+    beyond = jnp.abs(safe_divide(jnp.sqrt(jnp.maximum(squared, 0.0)), radius) - (radius > 0))
+    return Solved(mean + x, jnp.maximum(kkt_residual(scaled, t * share - along_mean, at.x), beyond))
 
 
 def cagrad(settings: CagradConfig, run: RunFacts) -> Balancer:
@@ -71,4 +96,4 @@ def cagrad(settings: CagradConfig, run: RunFacts) -> Balancer:
     >>> [round(w, 4) for w in weight.tolist()]
     [0.7041, 0.5]
     """
-    return from_gramian(lambda gramian: cagrad_weights(gramian, settings.c))
+    return solved_from_gramian(lambda gramian: cagrad_weights(gramian, settings.c))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from mft_jax.arrays import safe_divide
 from mft_jax.balancers.base import State, equal_weights
@@ -142,14 +142,23 @@ def convergence_slopes(
     steps: Int[Array, "T history"],
     num_observed: Int[Array, " T"],
 ) -> Float[Array, " T"]:
-    """Least-squares slopes of each task's ratios over the steps of its observations (Eq. 2-3).
+    """Least-squares slopes of each task's ratios over the steps of its observations (Eq. 2-3)."""
+    return slopes_of(ratios, steps, _filled(num_observed, ratios.shape[1]) > 0)
+
+
+def slopes_of(
+    ratios: Float[Array, "T history"],
+    steps: Int[Array, "T history"] | Int[Array, "1 history"],
+    observed: Bool[Array, "T history"],
+) -> Float[Array, " T"]:
+    """Least-squares slopes over the steps of the entries that were observed.
 
     Zero with fewer than two observations, and exactly zero for equal ratios. Steps are taken
     relative to the newest in int32, so float32 stays exact however long the run; ratios are taken
     relative to one of them, so that a flat curve has no rounding error for RCS and ACS to magnify.
     """
-    filled = _filled(num_observed, ratios.shape[1])
-    newest = jnp.max(jnp.where(filled > 0, steps, 0), axis=1, keepdims=True)
+    filled = observed.astype(float)
+    newest = jnp.max(jnp.where(observed, steps, 0), axis=1, keepdims=True)
     x = (steps - newest).astype(ratios.dtype)
     count = jnp.maximum(filled.sum(axis=1, keepdims=True), 1.0)
     x = (x - (filled * x).sum(axis=1, keepdims=True) / count) * filled

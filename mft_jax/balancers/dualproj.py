@@ -8,16 +8,18 @@ from jaxtyping import Array, Float
 
 from mft_jax.balancers.base import Balancer, RunFacts
 from mft_jax.balancers.gramian import (
+    Solved,
     equal_among,
-    from_gramian,
     least_norm_above,
     present_tasks,
+    solved_from_gramian,
 )
 
 
-def dualproj_weights(gramian: Float[Array, "T T"]) -> Float[Array, " T"]:
+def dualproj_weights(gramian: Float[Array, "T T"]) -> Solved:
     mean = equal_among(present_tasks(gramian), gramian.dtype)
-    return least_norm_above(gramian, mean[None])[0]
+    rows, residual = least_norm_above(gramian, mean[None])
+    return Solved(rows[0], residual)
 
 
 def dualproj(settings: None, run: RunFacts) -> Balancer:
@@ -34,4 +36,4 @@ def dualproj(settings: None, run: RunFacts) -> Balancer:
     >>> [round(w, 4) for w in weight.tolist()]
     [0.6109, 0.5]
     """
-    return from_gramian(dualproj_weights)
+    return solved_from_gramian(dualproj_weights)

@@ -10,7 +10,7 @@ import dataclasses
 from jaxtyping import Array, Float
 
 from mft_jax.balancers.base import Balancer, RunFacts
-from mft_jax.balancers.gramian import from_gramian, solve_product
+from mft_jax.balancers.gramian import Solved, solve_product, solved_from_gramian
 from mft_jax.types import above
 
 
@@ -27,7 +27,7 @@ class FairgradConfig:
         above("balancer.fairgrad", self, alpha=0)
 
 
-def fairgrad_weights(gramian: Float[Array, "T T"], alpha: float) -> Float[Array, " T"]:
+def fairgrad_weights(gramian: Float[Array, "T T"], alpha: float) -> Solved:
     return solve_product(gramian, 1.0 / alpha)
 
 
@@ -45,4 +45,4 @@ def fairgrad(settings: FairgradConfig, run: RunFacts) -> Balancer:
     >>> [round(w, 4) for w in weight.tolist()]
     [0.5915, 0.4071]
     """
-    return from_gramian(lambda gramian: fairgrad_weights(gramian, settings.alpha))
+    return solved_from_gramian(lambda gramian: fairgrad_weights(gramian, settings.alpha))

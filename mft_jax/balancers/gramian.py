@@ -6,28 +6,69 @@ An absent task has a zero row and column.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mft_jax.arrays import safe_divide
+from mft_jax.balancers.active_set import nonnegative_minimum
 from mft_jax.balancers.base import Balancer, Signals, memoryless
+from mft_jax.record.schema import Quantity
+from mft_jax.types import TaskSums
 
 MAX_ITERATIONS = 500
-SHORTENINGS = 4  # of one step, by the line search
+TITLES = (
+    (
+        "kkt_residual",
+        Quantity("KKT residual", "of the weights, relative; 0 at their optimum", shown=False),
+    ),
+)
 
-Solve = Callable[[Float[Array, "T T"]], Float[Array, " T"]]
+
+class Solved(NamedTuple):
+    """The weights that solve a method's equations, and how far they are from it.
+
+    residual: the largest violation of the optimality conditions (Karush, Kuhn and Tucker),
+              relative to the numbers in them: 0 at the optimum, about 1e-6 by rounding in float32.
+    """
+
+    weight: Float[Array, " T"]
+    residual: Float[Array, ""]
 
 
-def from_gramian(weights: Solve) -> Balancer:
+def from_gramian(weights: Callable[[Float[Array, "T T"]], Float[Array, " T"]]) -> Balancer:
     """A balancer without memory: the weights of a step follow from its Gramian."""
 
     def of_signals(signals: Signals) -> Float[Array, " T"]:
         assert signals.gramian is not None, "the step provides what `needs` names"
-        return weights(signals.gramian)
+        with jax.default_matmul_precision("highest"):
+            return weights(signals.gramian)
 
     return memoryless(of_signals, frozenset({"task_gradients"}))
+
+
+def solved_from_gramian(solve: Callable[[Float[Array, "T T"]], Solved]) -> Balancer:
+    """As `from_gramian`, for weights that are searched for: the residual of the last step is its
+    state and in the record.
+    """
+
+    def init(num_tasks: int, valid_losses: TaskSums) -> Float[Array, ""]:
+        return jnp.zeros((), float)
+
+    def update(state: Float[Array, ""], signals: Signals) -> tuple[Array, Float[Array, ""]]:
+        assert signals.gramian is not None, "the step provides what `needs` names"
+        with jax.default_matmul_precision("highest"):
+            weight, residual = solve(signals.gramian)
+        return weight, residual.astype(state.dtype)
+
+    def logs(state: Float[Array, ""]) -> dict[str, Array]:
+        return {"kkt_residual": state}
+
+    return Balancer(
+        init, update, logs, frozenset({"task_gradients"}), titles=TITLES, state_version=2
+    )
 
 
 def present_tasks(gramian: Float[Array, "T T"]) -> Bool[Array, " T"]:
@@ -65,59 +106,10 @@ def onto_simplex(point: Float[Array, " T"], present: Bool[Array, " T"]) -> Float
     return jnp.where(present, jnp.maximum(point - excess[last], 0.0), 0.0)
 
 
-def minimize(
-    value: Callable[[Float[Array, " T"]], Float[Array, ""]],
-    project: Callable[[Float[Array, " T"]], Float[Array, " T"]],
-    start: Float[Array, " T"],
-) -> Float[Array, " T"]:
-    """The minimum of a convex function over a convex set, by spectral projected gradients.
-
-    (Birgin, Martinez and Raydan, SIAM J. Optim. 2000.) The line search compares slopes, not values,
-    which near a minimum agree in half of their digits. Functions here are of a normalised Gramian,
-    so gradients are of order 1 and a first step length of 1 is right.
-    """
-    gradient = jax.grad(value)
-    tolerance = 30 * jnp.finfo(start.dtype).eps
-
-    def unfinished(carry) -> Array:
-        _, _, _, moved, count = carry
-        return (moved > tolerance) & (count < MAX_ITERATIONS)
-
-    def step(carry):
-        x, g, length, _, count = carry
-        direction = project(x - length * g) - x
-        change = _until_level(lambda t: jnp.dot(gradient(x + t * direction), direction)) * direction
-        new = x + change
-        new_g = gradient(new)
-        curvature, squared = jnp.dot(change, new_g - g), jnp.dot(change, change)
-        spectral = jnp.where(curvature > 0, safe_divide(squared, curvature), 1e3)
-        return new, new_g, jnp.clip(spectral, 1e-6, 1e6), jnp.abs(change).max(), count + 1
-
-    moved = jnp.asarray(jnp.inf, start.dtype)
-    one = jnp.ones((), start.dtype)
-    carry = (start, gradient(start), one, moved, jnp.zeros((), jnp.int32))
-    return jax.lax.while_loop(unfinished, step, carry)[0]
-
-
-def _until_level(slope: Callable[[Float[Array, ""]], Float[Array, ""]]) -> Float[Array, ""]:
-    """The t in [0, 1] where a rising slope that starts below 0 reaches 0, by false position.
-
-    It is exact at once where the slope is a straight line.
-    """
-    at_0 = slope(jnp.zeros(()))
-
-    def shorten(_, t: Float[Array, ""]) -> Float[Array, ""]:
-        at_t = slope(t)
-        falls = (at_0 < 0) & (at_t > 0)
-        return jnp.where(falls, safe_divide(t * at_0, at_0 - at_t), t)
-
-    return jax.lax.fori_loop(0, SHORTENINGS, shorten, jnp.ones_like(at_0))
-
-
 def least_norm_above(
     gramian: Float[Array, "T T"], bounds: Float[Array, "rows T"]
-) -> Float[Array, "rows T"]:
-    """The weights v >= u of least v^T G v, for every row u of `bounds`.
+) -> tuple[Float[Array, "rows T"], Float[Array, ""]]:
+    """The weights v >= u of least v^T G v, for every row u of `bounds`, and the largest residual.
 
     v^T J is the projection of u^T J onto the dual cone of the gradients (TorchJD, arXiv
     2406.16232, Prop. 1). A ridge of 1e-4 times the trace keeps the problem well posed, as there.
@@ -126,14 +118,11 @@ def least_norm_above(
     size = gramian.shape[0]
     ridge = 1e-4 * jnp.eye(size, dtype=gramian.dtype)
     g = safe_divide(gramian, total) + ridge
-
-    def solve(bound: Float[Array, " T"]) -> Float[Array, " T"]:
-        return minimize(lambda v: jnp.dot(v, g @ v), lambda v: jnp.maximum(v, bound), bound)
-
-    return jax.vmap(solve)(bounds)
+    above, residual = jax.vmap(nonnegative_minimum, in_axes=(None, 0))(g, -bounds @ g)
+    return bounds + above, residual.max()
 
 
-def solve_product(gramian: Float[Array, "T T"], exponent: float) -> Float[Array, " T"]:
+def solve_product(gramian: Float[Array, "T T"], exponent: float) -> Solved:
     """The w > 0 with G w = w^(-exponent), entry by entry; 0 where a task is absent.
 
     It is the minimum of the convex w^T G w / 2 - sum_i phi(w_i) with phi'(x) = x^(-exponent), found
@@ -164,4 +153,6 @@ def solve_product(gramian: Float[Array, "T T"], exponent: float) -> Float[Array,
     start = jnp.ones(g.shape[0], g.dtype)
     carry = (start, jnp.asarray(jnp.inf, g.dtype), jnp.zeros((), jnp.int32))
     w = jax.lax.while_loop(unfinished, step, carry)[0]
-    return jnp.where(present, w * scale ** (-1.0 / (1.0 + exponent)), 0.0)
+    off = jnp.where(present, (g @ w) * w**exponent - 1.0, 0.0)
+    weight = jnp.where(present, w * scale ** (-1.0 / (1.0 + exponent)), 0.0)
+    return Solved(weight, jnp.abs(off).max())

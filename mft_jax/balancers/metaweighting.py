@@ -16,6 +16,7 @@ no effect; an absent task's weight changes only by the projection.
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -69,7 +70,8 @@ def metaweighting(settings: MetaweightingConfig, run: RunFacts) -> Balancer:
     ) -> tuple[Float[Array, " T"], Float[Array, " T"]]:
         assert signals.valid_gramian is not None
         effect = safe_divide(signals.valid_gramian, jnp.abs(signals.valid_gramian).max())
-        improvement = mgda_weights(effect @ effect.T) @ effect
+        with jax.default_matmul_precision("highest"):
+            improvement = mgda_weights(effect @ effect.T).weight @ effect
         everywhere = jnp.ones(state.shape, bool)
         weight = onto_simplex(
             state + settings.learning_rate * improvement.astype(state.dtype), everywhere

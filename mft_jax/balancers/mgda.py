@@ -1,29 +1,25 @@
 """MGDA, multiple-gradient descent (Desideri 2012; Sener and Koltun, NeurIPS'18, arXiv 1810.04650).
 
 w = argmin over the simplex of ||sum_i w_i g_i||^2 (Eq. 3 there): the shortest vector in the convex
-hull of the gradients is a direction of descent for every task. Solved by projected gradients rather
-than with the paper's Frank-Wolfe, to the same minimum. Weights sum to 1.
+hull of the gradients is a direction of descent for every task. Solved by an active set rather than
+with the paper's Frank-Wolfe, exactly up to rounding. Weights sum to 1.
 """
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mft_jax.arrays import safe_divide
+from mft_jax.balancers.active_set import nonnegative_minimum
 from mft_jax.balancers.base import Balancer, RunFacts
-from mft_jax.balancers.gramian import (
-    equal_among,
-    from_gramian,
-    minimize,
-    normalized,
-    onto_simplex,
-    present_tasks,
-)
+from mft_jax.balancers.gramian import Solved, normalized, present_tasks, solved_from_gramian
 
 
-def mgda_weights(gramian: Float[Array, "T T"]) -> Float[Array, " T"]:
-    present = present_tasks(gramian)
+def mgda_weights(gramian: Float[Array, "T T"]) -> Solved:
+    """With G w = lambda on the support and G w >= lambda elsewhere, w / lambda is the least
+    x^T G x / 2 - sum_i x_i over x >= 0.
+    """
     g, _ = normalized(gramian)
-    start = equal_among(present, g.dtype)
-    return minimize(lambda w: jnp.dot(w, g @ w) / 2, lambda w: onto_simplex(w, present), start)
+    x, residual = nonnegative_minimum(g, present_tasks(gramian).astype(g.dtype))
+    return Solved(safe_divide(x, x.sum()), residual)
 
 
 def mgda(settings: None, run: RunFacts) -> Balancer:
@@ -40,4 +36,4 @@ def mgda(settings: None, run: RunFacts) -> Balancer:
     >>> [round(w, 4) for w in weight.tolist()]
     [0.6, 0.4]
     """
-    return from_gramian(mgda_weights)
+    return solved_from_gramian(mgda_weights)

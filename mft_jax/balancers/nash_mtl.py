@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mft_jax.balancers.base import Balancer, RunFacts
-from mft_jax.balancers.gramian import from_gramian, solve_product
+from mft_jax.balancers.gramian import Solved, solve_product, solved_from_gramian
 
 
-def nash_mtl_weights(gramian: Float[Array, "T T"]) -> Float[Array, " T"]:
-    w = solve_product(gramian, 1.0)
+def nash_mtl_weights(gramian: Float[Array, "T T"]) -> Solved:
+    w, residual = solve_product(gramian, 1.0)
     length = jnp.sqrt(jnp.maximum(jnp.dot(w, gramian @ w), 0.0))
-    return w / jnp.maximum(length, 1.0)
+    return Solved(w / jnp.maximum(length, 1.0), residual)
 
 
 def nash_mtl(settings: None, run: RunFacts) -> Balancer:
@@ -32,4 +32,4 @@ def nash_mtl(settings: None, run: RunFacts) -> Balancer:
     >>> [round(w, 4) for w in weight.tolist()]
     [0.4182, 0.2878]
     """
-    return from_gramian(nash_mtl_weights)
+    return solved_from_gramian(nash_mtl_weights)

@@ -35,8 +35,6 @@ from mft_jax.balancers.uniform import uniform
 from mft_jax.balancers.upgrad import upgrad
 from mft_jax.types import MftError, TaskTable, at_least
 
-STATE_VERSION = 1  # of the balancers' states; a checkpoint of another one is refused
-
 
 class Entry(NamedTuple):
     """One balancer: `factory(settings, run)`, with settings of class `config` (None: it has none).

@@ -9,16 +9,18 @@ from jaxtyping import Array, Float
 
 from mft_jax.balancers.base import Balancer, RunFacts
 from mft_jax.balancers.gramian import (
+    Solved,
     equal_among,
-    from_gramian,
     least_norm_above,
     present_tasks,
+    solved_from_gramian,
 )
 
 
-def upgrad_weights(gramian: Float[Array, "T T"]) -> Float[Array, " T"]:
+def upgrad_weights(gramian: Float[Array, "T T"]) -> Solved:
     each = jnp.diag(equal_among(present_tasks(gramian), gramian.dtype))
-    return least_norm_above(gramian, each).sum(axis=0)
+    rows, residual = least_norm_above(gramian, each)
+    return Solved(rows.sum(axis=0), residual)
 
 
 def upgrad(settings: None, run: RunFacts) -> Balancer:
@@ -35,4 +37,4 @@ def upgrad(settings: None, run: RunFacts) -> Balancer:
     >>> [round(w, 4) for w in weight.tolist()]
     [1.1109, 0.7894]
     """
-    return from_gramian(upgrad_weights)
+    return solved_from_gramian(upgrad_weights)

@@ -24,8 +24,8 @@ from mft_jax.run.epochs import EpochPlan, epoch_plan, plan_line
 from mft_jax.run.findings import find
 from mft_jax.types import Batch
 
-# Validation signals that the step reads in every step, whatever the balancer's `every_steps`.
-READ_IN_EVERY_STEP = frozenset({"valid_gradients", "post_step_valid_losses"})
+# Validation signals that the step reads in every `every_steps`-th step; others in every step.
+READ_EVERY_SO_OFTEN = frozenset({"valid_losses", "post_step_valid_losses"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,9 +115,9 @@ class BalancerBatches:
 
 def reads_validation(balancer: Balancer, step: int) -> bool:
     """Whether the compiled step reads its validation micro-batch in step `step`."""
-    if balancer.needs & READ_IN_EVERY_STEP:
+    if "valid_gradients" in balancer.needs:
         return True
-    return "valid_losses" in balancer.needs and step % balancer.every_steps == 0
+    return bool(balancer.needs & READ_EVERY_SO_OFTEN) and step % balancer.every_steps == 0
 
 
 def place_batch(batch: Batch, mesh: Mesh) -> Batch:

@@ -1,6 +1,7 @@
 """The loop of a run: steps, evaluations and checkpoints in one order."""
 
 import dataclasses
+import functools
 import time
 
 import jax
@@ -85,7 +86,15 @@ def take_steps(run: Run, outcome: Outcome, stop: list[int]) -> None:
             _diagnose(run, outcome, batch)
         state, step_metrics = run.functions.step(outcome.state, run.weights.frozen, batch, valid)
         outcome.state, outcome.step = state, step + 1
-        run.recorder.push(step, step_metrics, positions=batch.tokens.size)
+        own_nll = functools.partial(_single_task_nll, run, outcome, batch)
+        run.recorder.push(step, step_metrics, batch.tokens.size, own_nll)
+
+
+def _single_task_nll(run: Run, outcome: Outcome, batch: Batch, task: int) -> jax.Array:
+    """The nll of one task's samples of a step that was not finite, under the parameters of now:
+    such a step leaves them as they are, and at most one other has come after it.
+    """
+    return run.functions.single_task_nll(outcome.state.trainable, run.weights.frozen, batch, task)
 
 
 def _is_stopped(stop: list[int], step: int, log_every_steps: int) -> bool:

@@ -12,14 +12,15 @@ from jax.sharding import Mesh
 
 from mft_jax import optim, sharding
 from mft_jax.balancers.base import Balancer
-from mft_jax.balancers.registry import STATE_VERSION, make_balancer
+from mft_jax.balancers.registry import make_balancer
 from mft_jax.config import TrainConfig
 from mft_jax.data.tasks import Tasks
-from mft_jax.forward import StepSpec, task_nll
+from mft_jax.forward import StepSpec, single_task_nll, task_nll
 from mft_jax.losses import make_objective
 from mft_jax.models.params import ParamInfos, vectors
 from mft_jax.run.base_model import BaseModelInfo
 from mft_jax.run.batches import Data, place_batch
+from mft_jax.run.blame import without_row_mates
 from mft_jax.run.checkpoints import placed_shapes
 from mft_jax.task_gradients import task_gramian
 from mft_jax.train_state import TrainState
@@ -50,6 +51,8 @@ class StepFunctions:
     state_shapes  shapes, dtypes and shardings of the `TrainState`
     init_state    (what is trained, L_i(0) per task) -> state. It takes the first argument over: its
                   buffers become the state's
+    single_task_nll  (trainable, frozen, batch, task) -> the nll of that task's samples without
+                  their row-mates; compiled only where a loss is not finite
     """
 
     spec: StepSpec
@@ -59,6 +62,7 @@ class StepFunctions:
     init_state: Callable[[Params, TaskSums], TrainState]
     step: Any  # the jitted TrainStep
     evaluate: Callable[[Params, Params, Batch], TaskSums]
+    single_task_nll: Callable[[Params, Params, Batch, int], jax.Array]
     diagnose: Callable[[Params, Params, Batch], jax.Array]  # the Gramian of task gradients
 
 
@@ -85,7 +89,7 @@ def build_step_functions(
         balancer=balancer,
         balancer_identity={
             "name": config.balancer.name,
-            "version": STATE_VERSION,
+            "version": balancer.state_version,
             "tasks": list(tasks.table.names),
         },
         state_shapes=placed_shapes(shapes, where),
@@ -93,6 +97,7 @@ def build_step_functions(
         # Metrics are whole on every device: each process reads them.
         step=jax.jit(step, donate_argnums=0, out_shardings=(where, whole)),
         evaluate=jax.jit(functools.partial(task_nll, spec), out_shardings=whole),
+        single_task_nll=jax.jit(functools.partial(single_task_nll, spec), out_shardings=whole),
         diagnose=jax.jit(functools.partial(task_gramian, spec), out_shardings=whole),
     )
 
@@ -188,7 +193,10 @@ def full_pass(
     """The nll of the whole validation set by task, summed in float64 on the host."""
     zeros = np.zeros(len(data.tasks.table))
     total = TaskSums(zeros, zeros)
-    for batch in data.valid_pass:
-        sums = functions.evaluate(trainable, frozen, place_batch(batch, mesh))
-        total = total.merge(TaskSums(*(np.asarray(leaf, np.float64) for leaf in sums)))
+    for rows in data.valid_pass:
+        batch = place_batch(rows, mesh)
+        sums = functions.evaluate(trainable, frozen, batch)
+        own_nll = functools.partial(functions.single_task_nll, trainable, frozen, batch)
+        sums = without_row_mates(TaskSums(*map(np.asarray, sums)), own_nll)
+        total = total.merge(TaskSums(*(leaf.astype(np.float64) for leaf in sums)))
     return total

@@ -13,9 +13,12 @@ from jaxtyping import Float
 
 from mft_jax.record import schema
 from mft_jax.record.files import write_whole
+from mft_jax.run.blame import without_row_mates
 from mft_jax.run.processes import is_first
 from mft_jax.train_step import StepMetrics
 from mft_jax.types import MftError, TaskSums, TaskTable
+
+OwnNll = Callable[[int], jax.Array]
 
 
 class MetricsLog:
@@ -54,20 +57,23 @@ class Recorder:
 
     def __init__(self, log: MetricsLog, show: Callable[[dict[str, Any]], None], tasks: TaskTable):
         self.log, self.show, self.tasks = log, show, tasks
-        self.pending: tuple[int, StepMetrics, int] | None = None
+        self.pending: tuple[int, StepMetrics, int, OwnNll] | None = None
         self.since = time.monotonic()
 
-    def push(self, step: int, metrics: StepMetrics, positions: int) -> None:
-        """`positions`: those of the step's global batch, padding included."""
+    def push(self, step: int, metrics: StepMetrics, positions: int, own_nll: OwnNll) -> None:
+        """`positions`: those of the step's global batch, padding included. `own_nll(task)`: the nll
+        of that task's samples in it without their row-mates; called where a loss is not finite.
+        """
         self.flush()
-        self.pending = (step, metrics, positions)
+        self.pending = (step, metrics, positions, own_nll)
 
     def flush(self) -> None:
         if self.pending is None:
             return
-        step, metrics, positions = self.pending
+        step, metrics, positions, own_nll = self.pending
         self.pending = None
         metrics = jax.device_get(metrics)
+        metrics = metrics._replace(train=without_row_mates(metrics.train, own_nll))
         seconds = time.monotonic() - self.since
         self.restart_clock()
         record = train_record(step, metrics, self.tasks, positions, seconds)

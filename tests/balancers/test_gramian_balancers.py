@@ -25,16 +25,16 @@ from mft_jax.types import TaskSums, TaskTable
 
 KEY = jax.random.key(0)
 WEIGHTS = {
-    "mgda": mgda_weights,
+    "mgda": lambda gram: mgda_weights(gram).weight,
     "pcgrad": lambda gram: pcgrad_weights(gram, KEY),
     "gradvac": lambda gram: gradvac_weights(gram, jnp.zeros_like(gram), KEY, 0.5)[0],
     "imtl_g": imtl_g_weights,
-    "cagrad": lambda gram: cagrad_weights(gram, CagradConfig().c),
+    "cagrad": lambda gram: cagrad_weights(gram, CagradConfig().c).weight,
     "aligned_mtl": aligned_mtl_weights,
-    "upgrad": upgrad_weights,
-    "dualproj": dualproj_weights,
-    "fairgrad": lambda gram: fairgrad_weights(gram, FairgradConfig().alpha),
-    "nash_mtl": nash_mtl_weights,
+    "upgrad": lambda gram: upgrad_weights(gram).weight,
+    "dualproj": lambda gram: dualproj_weights(gram).weight,
+    "fairgrad": lambda gram: fairgrad_weights(gram, FairgradConfig().alpha).weight,
+    "nash_mtl": lambda gram: nash_mtl_weights(gram).weight,
 }
 RUN = RunFacts(TaskTable(("any",)), total_steps=10, valid_micro_batches=1)
 MADE = {
@@ -73,7 +73,7 @@ def test_weights_are_torchjds(name):
 def test_the_nash_update_is_torchjds():
     with jax.enable_x64(True):
         np.testing.assert_allclose(
-            nash_mtl_weights(gram(J)) @ J, [0.0542, 0.7061, 0.7061], atol=6e-5
+            nash_mtl_weights(gram(J)).weight @ J, [0.0542, 0.7061, 0.7061], atol=6e-5
         )
 
 
@@ -129,11 +129,11 @@ def test_dual_cone_projections_are_those_of_an_active_set_enumeration(seed):
         return at
 
     with jax.enable_x64(True):
-        got = upgrad_weights(jnp.asarray(matrix))
+        got = upgrad_weights(jnp.asarray(matrix)).weight
         np.testing.assert_allclose(
             got, sum(enumerate_sets(np.eye(4)[i] / 4) for i in range(4)), rtol=1e-5, atol=1e-7
         )
-        got = dualproj_weights(jnp.asarray(matrix))
+        got = dualproj_weights(jnp.asarray(matrix)).weight
         np.testing.assert_allclose(got, enumerate_sets(np.full(4, 0.25)), rtol=1e-5, atol=1e-7)
 
 
@@ -142,7 +142,7 @@ def test_dual_cone_projections_are_those_of_an_active_set_enumeration(seed):
 def test_fairgrad_solves_its_equation(alpha, seed):
     matrix = random_gram(seed, 5, 12, spread=2.0)
     with jax.enable_x64(True):
-        w = np.asarray(jax.jit(lambda m: fairgrad_weights(m, alpha))(jnp.asarray(matrix)))
+        w = np.asarray(jax.jit(lambda m: fairgrad_weights(m, alpha).weight)(jnp.asarray(matrix)))
     np.testing.assert_allclose(matrix @ w, w ** (-1 / alpha), rtol=1e-3)
 
 
@@ -208,6 +208,11 @@ def hard_cases():
 HARD = hard_cases()
 
 
+def test_weights_that_are_searched_for_have_their_residual_in_the_record():
+    recorded = {name for name in ONLY_GRADIENTS if "kkt_residual" in dict(MADE[name].titles)}
+    assert recorded == {"mgda", "cagrad", "upgrad", "dualproj", "fairgrad", "nash_mtl"}
+
+
 def test_the_gramian_balancers_are_those_of_the_table():
     assert set(ONLY_GRADIENTS) == {*WEIGHTS, "metaweighting"}
 
@@ -230,6 +235,9 @@ def test_weights_and_state_are_never_nan_and_an_absent_task_has_none(name, case)
         assert shapes[0] == shapes[1]
         assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(new))
         state = new
+    if balancer.titles:
+        assert balancer.logs(state).keys() == {"kkt_residual"}
+        assert 0 <= balancer.logs(state)["kkt_residual"] < 1e-4
     if name != "metaweighting":
         absent = np.abs(jacobian).sum(axis=1) == 0
         np.testing.assert_array_equal(np.asarray(weight)[absent], 0.0)

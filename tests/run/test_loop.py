@@ -87,7 +87,9 @@ def test_other_balancers_resume_bit_for_bit_and_conflicts_are_recorded_once(tmp_
 def test_a_balancer_state_of_another_version_is_refused(toy, tmp_path, monkeypatch):
     config, workdir, _ = toy
     old = copy_run(workdir, tmp_path / "old", last_step=5)
-    monkeypatch.setattr(parts, "STATE_VERSION", 99)
+    make = parts.make_balancer
+    newer = lambda *args, **kwargs: make(*args, **kwargs)._replace(state_version=99)  # noqa: E731
+    monkeypatch.setattr(parts, "make_balancer", newer)
     with pytest.raises(MftError, match="holds the balancer state.*'version': 1.*expected.*99"):
         run(config, old)
 

@@ -47,13 +47,29 @@ def test_a_non_finite_step_is_an_error_that_names_step_and_task(metrics, message
         train_record(3, metrics, TASKS, positions=8, seconds=1.0)
 
 
+def never(task: int):
+    raise AssertionError("every loss is finite")
+
+
+def test_a_row_mate_of_a_sample_that_is_not_finite_is_not_blamed(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.open(None)
+    recorder = Recorder(log, lambda record: None, TASKS)
+    own = {0: 2.0, 1: np.nan}
+    bad = step_metrics(total=(np.nan, np.nan), count=(4.0, 2.0), loss=np.nan)
+    recorder.push(3, bad, 8, own_nll=own.__getitem__)
+    with pytest.raises(MftError, match=r"step 3: the loss is not finite \(from task 'b'\)"):
+        recorder.flush()
+    log.close()
+
+
 def test_padding_is_measured_on_the_positions_of_each_step(tmp_path):
     shown = []
     log = MetricsLog(tmp_path)
     log.open(None)
     recorder = Recorder(log, shown.append, TASKS)
     for step, positions in enumerate((8, 24)):  # six tokens each
-        recorder.push(step, step_metrics(), positions)
+        recorder.push(step, step_metrics(), positions, own_nll=never)
     recorder.flush()
     log.close()
     assert [row["padding"] for row in shown] == [0.25, 0.75]
