@@ -141,17 +141,22 @@ def train(
     config: TrainConfig | ConfigDict | Mapping[str, Any],
     workdir: str | os.PathLike[str],
     console: Console | None = None,
+    *,
+    checkpoint: str | int = "",
 ) -> Run:
     """Train, or resume the run that `workdir` holds; then write its adapter and its report.
 
     Ctrl-C saves after the current step and returns; the same call resumes. Before the first step
     there is nothing to save, and it ends at once. Raises `MftError`. With several processes all
     must call it.
+
+    `checkpoint`: where to resume: a step, "best" or "last"; "none" begins anew and keeps what is
+    there under `set_aside`. Without it: the newest one that is as it was written.
     """
     settings = config if isinstance(config, TrainConfig) else resolve(config)
     settings, folder = with_absolute_paths(settings), _folder(workdir)
     display = _display(console)
-    _conclude(session.train(settings, folder, display), display)
+    _conclude(session.train(settings, folder, display, str(checkpoint)), display)
     return Run(folder)
 
 
@@ -163,8 +168,9 @@ def _folder(workdir: str | os.PathLike[str]) -> Path:
 
 
 def _display(console: Console | None) -> Display:
-    """Where a call shows what it does; orbax's warnings of its own defaults are not shown."""
-    logging.set_verbosity(logging.ERROR)
+    """Where a call shows what it does; orbax's warnings of its own
+    defaults are not shown, nor what it also raises."""
+    logging.set_verbosity(logging.FATAL)
     display = Display(console or open_console())
     keep_compiled(display.say)
     return display

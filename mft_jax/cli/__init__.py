@@ -43,7 +43,7 @@ def _call(arguments: list[str]) -> NoReturn:
         print(f"mft: unknown command {name!r}\n\n{usage()}", file=sys.stderr)
         sys.exit(2)
     # Orbax warns of its own defaults at every start; what goes wrong is raised.
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)
     # Transformers advises at its import to install torch, which is not needed.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     command = importlib.import_module(f"mft_jax.cli.{name}")

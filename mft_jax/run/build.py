@@ -9,10 +9,11 @@ from jax.sharding import Mesh
 from mft_jax.config import LoopConfig, TrainConfig
 from mft_jax.run import batches, parts
 from mft_jax.run.base_model import BaseModelInfo, BaseWeights, load_base, load_untrained, prepare
-from mft_jax.run.checkpoints import Checkpoints
+from mft_jax.run.checkpoints import FOLDER, Checkpoints, check_names
 from mft_jax.run.display import Display, RunView
 from mft_jax.run.folder import check_or_write_config, saved_tuning
 from mft_jax.run.recorder import MetricsLog, Recorder
+from mft_jax.run.start import ANEW, Start, find_start
 from mft_jax.sharding import make_mesh
 from mft_jax.types import Params
 
@@ -21,7 +22,7 @@ from mft_jax.types import Params
 class Run:
     """What does not change while the loop runs.
 
-    resumed_at  the step of the checkpoint that the run continues from; None for a new run
+    start  where it begins: the step of a checkpoint, or anew
     """
 
     loop_config: LoopConfig
@@ -34,7 +35,12 @@ class Run:
     log: MetricsLog
     view: RunView
     recorder: Recorder
-    resumed_at: int | None
+    start: Start
+
+    @property
+    def resumed_at(self) -> int | None:
+        """The step of the checkpoint that the run continues from; None for a new run."""
+        return self.start.step
 
     @property
     def has_finished(self) -> bool:
@@ -43,24 +49,33 @@ class Run:
 
 
 def build(
-    config: TrainConfig, workdir: Path, display: Display, stack: contextlib.ExitStack
+    config: TrainConfig,
+    workdir: Path,
+    display: Display,
+    checkpoint: str,
+    stack: contextlib.ExitStack,
 ) -> tuple[Run, Params]:
     """The run, and what it trains as it starts (nothing where it is resumed). `stack` closes what
-    is opened here, also where something is refused. Raises `MftError`.
+    is opened here, also where something is refused. `checkpoint`: see `find_start`. Raises
+    `MftError`.
     """
     # 1. where: devices and their mesh; rows must fit it before anything is read
     mesh = make_mesh(config.mesh)
     parts.check_rows(config, mesh)
     # 2. what is trained, and on what: all that can be wrong, before a weight is read
-    base = prepare(config, display.say, saved_tuning(workdir))
+    tuning = None if checkpoint == ANEW else saved_tuning(workdir)
+    base = prepare(config, display.say, tuning)
     data = batches.build_data(config, base, mesh, display.say)
     parts.check_steps(config, base, data.tasks)
     # 3. where it begins: at a checkpoint, or anew
-    checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir)))
-    at = checkpoints.latest_step()
+    start = find_start(workdir, checkpoint)
+    at, make_way = start.step, start.make_way
     if at is not None:
-        checkpoints.check_names(at, base.trainable_shapes)
-    check_or_write_config(workdir, config, base, data, resumed=at is not None)
+        display.say(start.proven)
+        check_names(workdir / FOLDER / str(at), base.trainable_shapes)
+    resumed = at is not None
+    check_or_write_config(workdir, config, base, data, resumed=resumed, make_way=make_way)
+    checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, proven=at)))
     # 4. how it is trained (objective, balancer, optimiser, compiled step), and the weights
     functions = parts.build_step_functions(config, base, mesh, data.tasks)
     load = load_untrained if at is None else load_base
@@ -71,5 +86,5 @@ def build(
     view = display.run_view(tasks, loop.steps, loop.log_every_steps)
     stack.enter_context(contextlib.closing(view))
     recorder = Recorder(log, view.train, tasks)
-    run = Run(loop, mesh, base, weights, data, functions, checkpoints, log, view, recorder, at)
+    run = Run(loop, mesh, base, weights, data, functions, checkpoints, log, view, recorder, start)
     return run, trainable

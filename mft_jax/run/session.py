@@ -6,8 +6,8 @@ from pathlib import Path
 from mft_jax.config import TrainConfig
 from mft_jax.run.build import build
 from mft_jax.run.display import Display
-from mft_jax.run.folder import locked
 from mft_jax.run.interruption import stop_signals
+from mft_jax.run.lock import locked
 from mft_jax.run.loop import begin, resume, take_steps
 from mft_jax.run.processes import on_first
 from mft_jax.run.recorder import end_record
@@ -15,18 +15,24 @@ from mft_jax.run.run_line import run_record
 from mft_jax.run.trained import Trained
 
 
-def train(config: TrainConfig, workdir: Path, display: Display) -> Trained:
-    """Train, or resume, to the end, to early stopping, or to a signal. Raises `MftError`."""
+def train(config: TrainConfig, workdir: Path, display: Display, checkpoint: str = "") -> Trained:
+    """Train, or resume, to the end, to early stopping, or to a signal. Raises `MftError`.
+
+    `checkpoint`: where to begin, see `find_start`.
+    """
     with locked(workdir), contextlib.ExitStack() as stack:
-        run, trainable = build(config, workdir, display, stack)
+        run, trainable = build(config, workdir, display, checkpoint, stack)
         stop = stack.enter_context(stop_signals())
         header = run_record(
             config, run.base, run.data, run.mesh, dict(run.functions.balancer.titles)
         )
         run.view.header(header)
         if not run.has_finished:
-            on_first("open the record", lambda: run.log.open(run.resumed_at))
+            notes = on_first("open the record", lambda: run.log.open(run.resumed_at))
             run.log.write(header)
+            for event in run.start.events(notes or []):
+                run.log.write(event)
+                run.view.say(event["text"])
         outcome = begin(run, trainable) if run.resumed_at is None else resume(run, run.resumed_at)
         del trainable  # the state has taken it over
         take_steps(run, outcome, stop)
