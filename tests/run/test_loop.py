@@ -103,9 +103,8 @@ def test_gradients_of_tasks_beyond_their_bound_are_refused_before_anything_runs(
         run(config, tmp_path / "run")
 
 
-def test_a_damaged_newest_checkpoint_costs_its_steps_and_is_told_in_record_and_report(
-    toy, tmp_path
-):
+def test_a_damaged_newest_checkpoint_costs_its_steps_and_is_told(toy, tmp_path):
+    # A whole run: only there do state, record and report come together.
     config, workdir, whole = toy
     hurt = shutil.copytree(workdir, tmp_path / "hurt")
     (file,) = (hurt / "checkpoints" / "10" / "training" / "ocdbt.process_0").glob("manifest*")
