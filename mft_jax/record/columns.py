@@ -34,6 +34,13 @@ class Conflicts:
 
 
 @dataclasses.dataclass(frozen=True)
+class Event:
+    step: int
+    what: str
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
 class RunEnd:
     step: int
     reason: str
@@ -52,6 +59,7 @@ class RunRecord:
     end: RunEnd | None  # None: the last session is still running, or was killed
     cut_short: bool  # the last line was incomplete and has been left out
     passed_over: tuple[str, ...]  # kinds and keys that the schema does not name
+    events: tuple[Event, ...] = ()
 
 
 def last_step(record: RunRecord) -> int:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
-from mft_jax.config import LoopConfig, TrainConfig
+from mft_jax.config import LoopConfig
 from mft_jax.run import batches, parts
 from mft_jax.run.base_model import BaseModelInfo, BaseWeights, load_base, load_untrained, prepare
+from mft_jax.run.changes import Continuation
 from mft_jax.run.checkpoints import Checkpoints
 from mft_jax.run.display import Display, RunView
 from mft_jax.run.folder import check_or_write_config, saved_tuning
@@ -22,6 +23,8 @@ class Run:
     """What does not change while the loop runs.
 
     resumed_at  the step of the checkpoint that the run continues from; None for a new run
+    changes     the event of settings that are others from there on; None where none are
+    resized     whether the run was begun with another number of steps
     """
 
     loop_config: LoopConfig
@@ -35,6 +38,8 @@ class Run:
     view: RunView
     recorder: Recorder
     resumed_at: int | None
+    changes: str | None
+    resized: bool
 
     @property
     def has_finished(self) -> bool:
@@ -43,11 +48,12 @@ class Run:
 
 
 def build(
-    config: TrainConfig, workdir: Path, display: Display, stack: contextlib.ExitStack
+    continued: Continuation, workdir: Path, display: Display, stack: contextlib.ExitStack
 ) -> tuple[Run, Params]:
     """The run, and what it trains as it starts (nothing where it is resumed). `stack` closes what
     is opened here, also where something is refused. Raises `MftError`.
     """
+    config, changes = continued.config, None
     # 1. where: devices and their mesh; rows must fit it before anything is read
     mesh = make_mesh(config.mesh)
     parts.check_rows(config, mesh)
@@ -60,7 +66,10 @@ def build(
     at = checkpoints.latest_step()
     if at is not None:
         checkpoints.check_names(at, base.trainable_shapes)
-    check_or_write_config(workdir, config, base, data, resumed=at is not None)
+        continued.check(at)
+        changes = continued.told(at) if continued.changes else None
+    new = [{"step": at, **dataclasses.asdict(change)} for change in continued.changes]
+    check_or_write_config(workdir, config, base, data, resumed=at is not None, changes=new)
     # 4. how it is trained (objective, balancer, optimiser, compiled step), and the weights
     functions = parts.build_step_functions(config, base, mesh, data.tasks)
     load = load_untrained if at is None else load_base
@@ -70,6 +79,8 @@ def build(
     tasks, loop = data.tasks.table, config.loop
     view = display.run_view(tasks, loop.steps, loop.log_every_steps)
     stack.enter_context(contextlib.closing(view))
-    recorder = Recorder(log, view.train, tasks)
-    run = Run(loop, mesh, base, weights, data, functions, checkpoints, log, view, recorder, at)
+    skips = loop.max_skipped_steps if loop.on_nonfinite == "skip" else 0
+    recorder = Recorder(log, view.train, tasks, view.say, skips)
+    outputs = checkpoints, log, view, recorder
+    run = Run(loop, mesh, base, weights, data, functions, *outputs, at, changes, continued.resized)
     return run, trainable

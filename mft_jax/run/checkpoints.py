@@ -40,6 +40,8 @@ class EvalProgress:
     evals_since_best: int = 0
     seconds: float = 0.0  # in the loop, over all sessions
     balancer: dict[str, Any] = dataclasses.field(default_factory=dict)  # whose state is kept
+    skipped: int = 0  # steps whose loss or gradient was not finite
+    saved_loss: float | None = None  # of a validation batch, of the state saved last
 
     def after(self, step: int, ratio: float) -> "EvalProgress":
         """With one more evaluation, of the mean validation ratio `ratio`."""
@@ -133,10 +135,13 @@ class Checkpoints:
             )
 
     def restore(
-        self, step: int, like: TrainState, balancer: dict[str, Any]
+        self, step: int, like: TrainState, balancer: dict[str, Any], resized: bool = False
     ) -> tuple[TrainState, Any, EvalProgress]:
         """`like` holds shapes, dtypes and shardings; `balancer` says whose state is expected: its
         name, the version of its state, and the tasks in their order. A failed restore is fatal.
+
+        `resized`: the number of steps was changed since; a balancer's history of all steps, which
+        begins as zeros, is then cut or filled up with zeros.
         """
         kept = self._read(step, progress=ocp.args.JsonRestore())["progress"].balancer
         if kept != balancer:
@@ -148,7 +153,7 @@ class Checkpoints:
         items = self._read(
             step,
             trainable=ocp.args.StandardRestore(like.trainable),
-            training=ocp.args.StandardRestore(_training(like)),
+            training=ocp.args.StandardRestore(_training(like), strict=not resized),
             cursor=ocp.args.JsonRestore(),
             progress=ocp.args.JsonRestore(),
         )
