@@ -32,6 +32,7 @@ from mft_jax.run.console import open_console
 from mft_jax.run.display import Display
 from mft_jax.run.export import Exported, export_run, save_run_adapter
 from mft_jax.run.folder import read_config
+from mft_jax.run.interruption import StopSignals
 from mft_jax.run.processes import is_first, on_first
 from mft_jax.run.trained import Trained
 from mft_jax.types import MftError
@@ -143,12 +144,17 @@ def train(
     console: Console | None = None,
     *,
     checkpoint: str | int = "",
+    resume_with: Mapping[str, Any] | None = None,
+    stop: StopSignals | None = None,
 ) -> Run:
     """Train, or resume the run that `workdir` holds; then write its adapter and its report.
 
+    `resume_with` changes settings of a run on its way: `{"optim.learning_rate": 1e-4}`, or more
+    `loop.steps` for one that has finished. `stop`: the signals, for a caller that takes them.
+
     Ctrl-C saves after the current step and returns; the same call resumes. Before the first step
-    there is nothing to save, and it ends at once. Raises `MftError`. With several processes all
-    must call it.
+    there is nothing to save, and `KeyboardInterrupt` is raised. Raises `MftError`. With several
+    processes all must call it.
 
     `checkpoint`: where to resume: a step, "best" or "last"; "none" begins anew and keeps what is
     there under `set_aside`. Without it: the newest one that is as it was written.
@@ -156,7 +162,8 @@ def train(
     settings = config if isinstance(config, TrainConfig) else resolve(config)
     settings, folder = with_absolute_paths(settings), _folder(workdir)
     display = _display(console)
-    _conclude(session.train(settings, folder, display, str(checkpoint)), display)
+    trained = session.train(settings, folder, display, str(checkpoint), resume_with, stop)
+    _conclude(trained, display)
     return Run(folder)
 
 

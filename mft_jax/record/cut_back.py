@@ -9,8 +9,6 @@ from mft_jax.record import schema
 from mft_jax.record.files import write_whole
 from mft_jax.types import MftError
 
-STORAGE = "storage"  # the events of what was lost or set aside; they stand for no step
-
 
 def cut_back(path: Path, resume_step: int) -> list[str]:
     """Remove from the record steps that will be repeated, the end of the interrupted session, and
@@ -67,12 +65,7 @@ def _is_repeated(record: dict[str, Any], resume_step: int) -> bool:
 
 def _gap(records: list[dict[str, Any]], resume_step: int) -> str | None:
     """A sentence about training steps before `resume_step` that no line tells of."""
-    told = {
-        record.get("step")
-        for record in records
-        if record["kind"] == schema.TRAIN.name
-        or (record["kind"] == schema.EVENT.name and record.get("what") not in STORAGE)
-    }
+    told = {record.get("step") for record in records if record["kind"] == schema.TRAIN.name}
     missing = [step for step in range(resume_step) if step not in told]
     if not missing:
         return None

@@ -6,13 +6,15 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
-from mft_jax.config import LoopConfig, TrainConfig
+from mft_jax.config import LoopConfig
 from mft_jax.run import batches, parts
 from mft_jax.run.base_model import BaseModelInfo, BaseWeights, load_base, load_untrained, prepare
-from mft_jax.run.checkpoints import FOLDER, Checkpoints, check_names
+from mft_jax.run.changes import Continuation
+from mft_jax.run.checkpoints import Checkpoints, check_names
 from mft_jax.run.display import Display, RunView
 from mft_jax.run.folder import check_or_write_config, saved_tuning
 from mft_jax.run.recorder import MetricsLog, Recorder
+from mft_jax.run.saved import FOLDER
 from mft_jax.run.start import ANEW, Start, find_start
 from mft_jax.sharding import make_mesh
 from mft_jax.types import Params
@@ -22,7 +24,9 @@ from mft_jax.types import Params
 class Run:
     """What does not change while the loop runs.
 
-    start  where it begins: the step of a checkpoint, or anew
+    start    where it begins: the step of a checkpoint, or anew
+    changes  the event of settings that are others from there on; None where none are
+    resized  whether the run was begun with another number of steps
     """
 
     loop_config: LoopConfig
@@ -36,6 +40,8 @@ class Run:
     view: RunView
     recorder: Recorder
     start: Start
+    changes: str | None
+    resized: bool
 
     @property
     def resumed_at(self) -> int | None:
@@ -49,7 +55,7 @@ class Run:
 
 
 def build(
-    config: TrainConfig,
+    continued: Continuation,
     workdir: Path,
     display: Display,
     checkpoint: str,
@@ -59,6 +65,7 @@ def build(
     is opened here, also where something is refused. `checkpoint`: see `find_start`. Raises
     `MftError`.
     """
+    config, changes = continued.config, None
     # 1. where: devices and their mesh; rows must fit it before anything is read
     mesh = make_mesh(config.mesh)
     parts.check_rows(config, mesh)
@@ -69,12 +76,16 @@ def build(
     parts.check_steps(config, base, data.tasks)
     # 3. where it begins: at a checkpoint, or anew
     start = find_start(workdir, checkpoint)
-    at, make_way = start.step, start.make_way
+    at = start.step
     if at is not None:
         display.say(start.proven)
         check_names(workdir / FOLDER / str(at), base.trainable_shapes)
-    resumed = at is not None
-    check_or_write_config(workdir, config, base, data, resumed=resumed, make_way=make_way)
+        continued.check(at)
+        changes = continued.told(at) if continued.changes else None
+    new = [{"step": at, **dataclasses.asdict(change)} for change in continued.changes]
+    check_or_write_config(
+        workdir, config, base, data, resumed=at is not None, changes=new, make_way=start.make_way
+    )
     checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, proven=at)))
     # 4. how it is trained (objective, balancer, optimiser, compiled step), and the weights
     functions = parts.build_step_functions(config, base, mesh, data.tasks)
@@ -85,6 +96,9 @@ def build(
     tasks, loop = data.tasks.table, config.loop
     view = display.run_view(tasks, loop.steps, loop.log_every_steps)
     stack.enter_context(contextlib.closing(view))
-    recorder = Recorder(log, view.train, tasks)
-    run = Run(loop, mesh, base, weights, data, functions, checkpoints, log, view, recorder, start)
+    skips = loop.max_skipped_steps if loop.on_nonfinite == "skip" else 0
+    recorder = Recorder(log, view.train, tasks, view.say, skips)
+    outputs = checkpoints, log, view, recorder
+    told = changes, continued.resized
+    run = Run(loop, mesh, base, weights, data, functions, *outputs, start, *told)
     return run, trainable

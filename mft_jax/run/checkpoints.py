@@ -14,7 +14,6 @@ disk. A checkpoint is proven before it is read.
 
 import contextlib
 import dataclasses
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,16 +23,15 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from mft_jax.record.files import FULL, full_disk, sync_file, sync_folder, write_whole
+from mft_jax.record.files import FULL, full_disk, sync_file, sync_folder
 from mft_jax.record.schema import METRICS_FILE
 from mft_jax.run import proof
 from mft_jax.run.processes import is_first, on_first
 from mft_jax.run.proof import State, Verdict
+from mft_jax.run.saved import FOLDER, note_newest
 from mft_jax.train_state import TrainState
 from mft_jax.types import MftError, Params
 
-FOLDER = "checkpoints"
-NEWEST_FILE = "checkpoints.json"
 UNFINISHED = ocp.path.step.TMP_DIR_SUFFIX  # ends a folder's name while it is written
 
 
@@ -50,6 +48,8 @@ class EvalProgress:
     evals_since_best: int = 0
     seconds: float = 0.0  # in the loop, over all sessions
     balancer: dict[str, Any] = dataclasses.field(default_factory=dict)  # whose state is kept
+    skipped: int = 0  # steps whose loss or gradient was not finite
+    saved_loss: float | None = None  # of a validation batch, of the state saved last
 
     def after(self, step: int, ratio: float) -> "EvalProgress":
         """With one more evaluation, of the mean validation ratio `ratio`."""
@@ -67,29 +67,6 @@ class KeepLastAndBest(checkpoint_managers.PreservationPolicy):
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
         kept = {self.best_step, *sorted(checkpoint.step for checkpoint in checkpoints)[-2:]}
         return [checkpoint.step in kept for checkpoint in checkpoints]
-
-
-def steps_in(workdir: Path) -> list[int]:
-    """The steps with a checkpoint, found without orbax, which would make the folder."""
-    names = (step.name for step in (workdir / FOLDER).glob("*"))
-    return sorted(int(name) for name in names if name.isdecimal())
-
-
-def has_checkpoint(workdir: Path) -> bool:
-    return bool(steps_in(workdir))
-
-
-def note_newest(workdir: Path, step: int | None) -> None:
-    """Keep which checkpoint is the newest; None: nothing has been saved yet."""
-    write_whole(workdir / NEWEST_FILE, json.dumps({"newest_step": step}) + "\n")
-
-
-def newest_noted(workdir: Path) -> int | None:
-    """The newest that was saved; 0: nothing was; None: not known, as in runs of version 0.1."""
-    try:
-        return json.loads((workdir / NEWEST_FILE).read_bytes())["newest_step"] or 0
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None
 
 
 class Checkpoints:
@@ -116,6 +93,10 @@ class Checkpoints:
             ),
             item_names=proof.ITEMS,
         )
+
+    def latest_step(self) -> int | None:
+        """Of those that are complete or being written."""
+        return self.manager.latest_step()
 
     def chosen_step(self, which: str) -> int:
         """`best`, `last`, or a step's number. While none beats step 0 the last one is the best."""
@@ -177,18 +158,12 @@ class Checkpoints:
         try:
             yield
         except BaseException as error:
-            if not isinstance(error, Exception) or isinstance(error, MftError):
-                raise
             self.failed, target = True, self.folder / str(self.saving)
             if is_first():
                 shutil.rmtree(f"{target}{UNFINISHED}", ignore_errors=True)
-            # A full disk comes as an `OSError`, or in the words of the library that wrote.
-            if getattr(error, "errno", None) in FULL or "No space left" in str(error):
-                raise MftError(f"checkpoint {full_disk(target)}") from error
-            raise MftError(
-                f"checkpoint {target} could not be written ({_first_line(error)}); those before it "
-                "are whole: start again when the cause is mended"
-            ) from error
+            if isinstance(error, Exception) and not isinstance(error, MftError):
+                raise MftError(_unwritten(target, error)) from error
+            raise
 
     def prove(self, step: int, items: Sequence[str] = proof.ITEMS) -> None:
         """Raise `MftError` unless these items are as they were written. All processes call it."""
@@ -200,10 +175,13 @@ class Checkpoints:
             self.proven |= {(step, item) for item in items}
 
     def restore(
-        self, step: int, like: TrainState, balancer: dict[str, Any]
+        self, step: int, like: TrainState, balancer: dict[str, Any], resized: bool = False
     ) -> tuple[TrainState, Any, EvalProgress]:
         """`like` holds shapes, dtypes and shardings; `balancer` says whose state is expected: its
         name, the version of its state, and the tasks in their order. A failed restore is fatal.
+
+        `resized`: the number of steps was changed since; a balancer's history of all steps, which
+        begins as zeros, is then cut or filled up with zeros.
         """
         kept = self._read(step, progress=ocp.args.JsonRestore())["progress"].balancer
         if kept != balancer:
@@ -212,7 +190,7 @@ class Checkpoints:
         items = self._read(
             step,
             trainable=ocp.args.StandardRestore(like.trainable),
-            training=ocp.args.StandardRestore(_training(like)),
+            training=ocp.args.StandardRestore(_training(like), strict=not resized),
             cursor=ocp.args.JsonRestore(),
             progress=ocp.args.JsonRestore(),
         )
@@ -269,17 +247,32 @@ def _named_failure(folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if not isinstance(error, Exception) or isinstance(error, MftError):
-            raise
-        cause = (
-            "all files are as they were written, so another process may have ended, memory may "
-            "have run out, or it is of another model or version"
-            if (folder / proof.FILE).exists()
-            else "it has no checksums, so nobody can say whether it is damaged, of another model "
-            "or version, or whether another process has ended"
+        # Orbax raises anything, a bare `Exception` too, where the bytes of an array cannot be read.
+        if isinstance(error, Exception) and not isinstance(error, MftError):
+            raise MftError(Verdict(folder, State.UNREADABLE, _cause(folder, error)).text) from error
+        raise
+
+
+def _cause(folder: Path, error: Exception) -> str:
+    if (folder / proof.FILE).exists():
+        return (
+            f"{_first_line(error)}; all files are as they were written, so another process may "
+            "have ended, memory may have run out, or it is of another model or version"
         )
-        detail = f"{_first_line(error)}; {cause}"
-        raise MftError(Verdict(folder, State.UNREADABLE, detail).text) from error
+    return (
+        f"{_first_line(error)}; it has no checksums, so nobody can say whether it is damaged, of "
+        "another model or version, or whether another process has ended"
+    )
+
+
+def _unwritten(target: Path, error: Exception) -> str:
+    # A full disk comes as an `OSError`, or in the words of the library that wrote.
+    if getattr(error, "errno", None) in FULL or "No space left" in str(error):
+        return f"checkpoint {full_disk(target)}"
+    return (
+        f"checkpoint {target} could not be written ({_first_line(error)}); those before it are "
+        "whole: start again when the cause is mended"
+    )
 
 
 def _first_line(error: Exception) -> str:

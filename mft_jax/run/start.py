@@ -4,12 +4,11 @@ import contextlib
 import dataclasses
 from pathlib import Path
 
-from mft_jax.record.cut_back import STORAGE
-from mft_jax.record.schema import CONFIG_FILE, METRICS_FILE, REPORT_FILE
-from mft_jax.run import checkpoints as saved
-from mft_jax.run import proof
+from mft_jax.record.schema import CONFIG_FILE, METRICS_FILE, REPORT_FILE, STORAGE
+from mft_jax.run import proof, saved
 from mft_jax.run.aside import FOLDER as ASIDE
 from mft_jax.run.aside import copy_aside, set_aside, time_of_day
+from mft_jax.run.checkpoints import Checkpoints
 from mft_jax.run.folder import SAMPLE_FILE
 from mft_jax.run.processes import of_first, on_first
 from mft_jax.run.proof import State, Verdict
@@ -65,7 +64,7 @@ def find_start(workdir: Path, which: str) -> Start:
     """
     asked = None
     if which not in ("", "last", ANEW):
-        with contextlib.closing(saved.Checkpoints(workdir, read_only=True)) as checkpoints:
+        with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
             asked = checkpoints.chosen_step(which)
 
     def find() -> Start:
@@ -121,20 +120,20 @@ def _notes(
     verdict: Verdict,
 ) -> tuple[str, ...]:
     aside = workdir / ASIDE / start.time
-    goes_on = f"the run goes on from step {start.step}"
+    from_here = f"the run continues from step {start.step}"
     notes = [
-        f"{found.text}; it is kept as {aside / names[str(step)]}, and {goes_on}"
+        f"{found.text}; it is kept as {aside / names[str(step)]}, and {from_here}"
         for step, found in lost.items()
     ]
     if asked := sorted(int(name) for name in names if int(name) not in lost):
         notes.append(
-            f"{goes_on}, as was asked; newer checkpoints ({', '.join(map(str, asked))}) and the "
+            f"{from_here}, as was asked; newer checkpoints ({', '.join(map(str, asked))}) and the "
             f"record as it was are kept in {aside}"
         )
     if (noted := saved.newest_noted(workdir) or 0) > newest:
         notes.append(
             f"the checkpoint of step {noted}, the newest that was saved, is missing from "
-            f"{workdir / saved.FOLDER}; {goes_on}"
+            f"{workdir / saved.FOLDER}; {from_here}"
         )
     if verdict.state is State.UNPROVEN:
         notes.append(verdict.text)

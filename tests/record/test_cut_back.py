@@ -42,9 +42,3 @@ def test_steps_whose_lines_were_lost_are_named_until_the_record_says_so(tmp_path
     event = {"kind": "event", "step": 40, "what": "storage", "text": note}
     write(path, [*LINES[:5], *LINES[6:7], event])
     assert cut_back(path, 40) == []
-
-
-def test_a_step_that_an_event_tells_of_is_not_missing(tmp_path):
-    skipped = {"kind": "event", "step": 3, "what": "skipped", "text": "not finite"}
-    path = write(tmp_path / "metrics.jsonl", [*LINES[:5], skipped, *LINES[6:]])
-    assert cut_back(path, 8) == []

@@ -16,12 +16,10 @@ from mft_jax.run.checkpoints import (
     Checkpoints,
     EvalProgress,
     check_names,
-    newest_noted,
-    note_newest,
     placed_shapes,
-    steps_in,
 )
 from mft_jax.run.proof import State
+from mft_jax.run.saved import newest_noted, note_newest, steps_in
 from mft_jax.train_state import TrainState
 from mft_jax.types import MftError
 

@@ -117,7 +117,7 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_and_is_told(toy, tmp_path):
     assert without_time(records(hurt, "train")) == without_time(records(workdir, "train"))
     (event,) = records(hurt, "event")
     assert "checkpoints/10 is damaged: the bytes of training/ocdbt" in event["text"]
-    assert "the run goes on from step 5" in write_report(hurt).read_text()
+    assert "the run continues from step 5" in write_report(hurt).read_text()
     (kept,) = (hurt / "set_aside").iterdir()
     assert (kept / "damaged_checkpoint_10" / "training").is_dir()
     assert (kept / "metrics.jsonl").read_bytes() == (workdir / "metrics.jsonl").read_bytes()

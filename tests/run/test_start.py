@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mft_jax.run import proof
-from mft_jax.run.checkpoints import newest_noted, note_newest, steps_in
+from mft_jax.run.saved import newest_noted, note_newest, steps_in
 from mft_jax.run.start import _anew, _find, find_start
 from mft_jax.types import MftError
 
@@ -57,7 +57,7 @@ def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_it_is_used(
     assert start.step == 10 and written(workdir) == before  # nothing is changed by finding
     (note,) = start.notes
     assert "checkpoints/20 is damaged: the bytes of training/data" in note
-    assert "damaged_checkpoint_20, and the run goes on from step 10" in note
+    assert "damaged_checkpoint_20, and the run continues from step 10" in note
     start.make_way()
     kept = aside(workdir)
     assert steps_in(workdir) == [5, 10] and newest_noted(workdir) == 10
