@@ -12,7 +12,10 @@ from mft_jax.record.files import sync_folder
 FOLDER = "set_aside"
 # Drafts of a process that was killed: of `write_whole`, of the report of version 0.1, and of
 # `huggingface.output`, whose empty folder only tries whether one can be made.
-DRAFT = re.compile(r"\.[\w.-]+\.\d+\.(?:part|html)|(?:config\.json|metrics\.jsonl)\.part")
+DRAFT = re.compile(
+    r"\.(?:config\.json|checkpoints\.json|metrics\.jsonl|report\.html)\.\d+\.part"
+    r"|\.report\.\d+\.html|(?:config\.json|metrics\.jsonl)\.part"
+)
 TRIAL_FOLDER = re.compile(r"tmp\w{8}")
 
 

@@ -1,5 +1,6 @@
 """The whole run on a toy model, in this process: the loop's contracts."""
 
+import dataclasses
 import io
 import json
 import shutil
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from mft_jax import testing
+from mft_jax import door, testing
 from mft_jax.config import resolve
 from mft_jax.report.page import write_report
 from mft_jax.run import parts, session
@@ -121,6 +122,17 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_and_is_told(toy, tmp_path):
     (kept,) = (hurt / "set_aside").iterdir()
     assert (kept / "damaged_checkpoint_10" / "training").is_dir()
     assert (kept / "metrics.jsonl").read_bytes() == (workdir / "metrics.jsonl").read_bytes()
+
+
+def test_a_damaged_best_checkpoint_does_not_cost_the_adapter(toy, tmp_path, monkeypatch):
+    _, workdir, outcome = toy
+    hurt = shutil.copytree(workdir, tmp_path / "hurt")
+    (hurt / "checkpoints" / "5" / "trainable" / "_METADATA").unlink()
+    monkeypatch.setattr(Checkpoints, "chosen_step", lambda *_: 5)
+    said = []
+    told = door._save_adapter(dataclasses.replace(outcome, workdir=hurt), said.append)
+    assert told.endswith("adapter (step 10)") and (hurt / "adapter").is_dir()
+    assert "5 is damaged: trainable/_METADATA is missing" in said[0] and "last step" in said[0]
 
 
 def test_a_record_without_its_checkpoints_is_never_written_over(toy, tmp_path):

@@ -66,6 +66,15 @@ def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_it_is_used(
     assert find_start(workdir, "").notes == ()  # said once
 
 
+def test_checkpoints_of_an_older_version_are_used_with_a_note(workdir):
+    for step in (5, 10, 20):
+        (workdir / "checkpoints" / str(step) / proof.FILE).unlink()
+    (workdir / "checkpoints.json").unlink()
+    start = find_start(workdir, "")
+    assert start.step == 20 and start.replaced == {}
+    assert "has no checksums, because an older version of mft_jax wrote it" in start.notes[0]
+
+
 def test_incomplete_and_damaged_ones_are_passed_over_one_by_one(workdir):
     damage(workdir, 20)
     folder = workdir / "checkpoints" / "10"
