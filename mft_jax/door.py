@@ -143,6 +143,7 @@ def train(
     workdir: str | os.PathLike[str],
     console: Console | None = None,
     *,
+    checkpoint: str | int = "",
     resume_with: Mapping[str, Any] | None = None,
     stop: StopSignals | None = None,
 ) -> Run:
@@ -154,11 +155,15 @@ def train(
     Ctrl-C saves after the current step and returns; the same call resumes. Before the first step
     there is nothing to save, and `KeyboardInterrupt` is raised. Raises `MftError`. With several
     processes all must call it.
+
+    `checkpoint`: where to resume: a step, "best" or "last"; "none" begins anew and keeps what is
+    there under `set_aside`. Without it: the newest one that is as it was written.
     """
     settings = config if isinstance(config, TrainConfig) else resolve(config)
     settings, folder = with_absolute_paths(settings), _folder(workdir)
     display = _display(console)
-    _conclude(session.train(settings, folder, display, resume_with, stop), display)
+    trained = session.train(settings, folder, display, str(checkpoint), resume_with, stop)
+    _conclude(trained, display)
     return Run(folder)
 
 
@@ -170,8 +175,9 @@ def _folder(workdir: str | os.PathLike[str]) -> Path:
 
 
 def _display(console: Console | None) -> Display:
-    """Where a call shows what it does; orbax's warnings of its own defaults are not shown."""
-    logging.set_verbosity(logging.ERROR)
+    """Where a call shows what it does; orbax's warnings of its own
+    defaults are not shown, nor what it also raises."""
+    logging.set_verbosity(logging.FATAL)
     display = Display(console or open_console())
     keep_compiled(display.say)
     return display

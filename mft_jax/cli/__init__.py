@@ -51,7 +51,7 @@ def _call(arguments: list[str]) -> NoReturn:
 
         command = importlib.import_module(f"mft_jax.cli.{name}")
     # Orbax warns of its own defaults at every start; what goes wrong is raised.
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)
     try:
         sys.exit(command.run(rest))
     except MftError as error:

@@ -22,6 +22,13 @@ def run(arguments: Sequence[str]) -> int:
         "workdir", None, "the run's folder; a run that it holds is resumed", flag_values=values
     )
     flags.DEFINE_string(
+        "checkpoint",
+        "",
+        "where to resume: a step, best or last; none begins anew and keeps what is there in "
+        "set_aside; without it the newest that is as it was written",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
         "resume_with",
         "",
         f"settings that change from here on, such as {changes.EXAMPLE}",
@@ -29,10 +36,11 @@ def run(arguments: Sequence[str]) -> int:
     )
     args.parse("train", arguments, values)
     config, workdir = args.resolved(values), args.required_flag(values, "workdir")
+    where = values["checkpoint"].value
     wanted = changes.parse(values["resume_with"].value)
     with stop_signals(config.loop.stop_within_seconds) as stop:
         try:
-            ended = door.train(config, workdir, resume_with=wanted, stop=stop)
+            ended = door.train(config, workdir, checkpoint=where, resume_with=wanted, stop=stop)
         except KeyboardInterrupt:
             print("mft train: interrupted; the same command goes on", file=sys.stderr)
             return CAN_GO_ON

@@ -2,6 +2,7 @@
 
 import dataclasses
 from datetime import datetime
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -33,10 +34,11 @@ class Conflicts:
         return len(self.step)
 
 
-@dataclasses.dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
+    """Something that a reader of the numbers must know, such as a gap in them."""
+
     step: int
-    what: str
+    what: str  # one word
     text: str
 
 

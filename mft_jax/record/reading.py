@@ -106,8 +106,8 @@ def _add(where: str, line: Json, session: Session) -> None:
         step = fields.step(where, line)
         session.conflicts.append((step, _conflict_row(where, line, tasks)))
     elif kind is EVENT:
-        words = (fields.typed(where, line, name, str) for name in ("what", "text"))
-        session.events.append(Event(fields.step(where, line), *words))
+        what, text = (fields.typed(where, line, name, str) for name in ("what", "text"))
+        session.events.append(Event(fields.step(where, line), what, text))
     elif kind is END:
         session.end = _end(where, line)
 

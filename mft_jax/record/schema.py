@@ -105,8 +105,9 @@ KINDS = {kind.name: kind for kind in (RUN, TRAIN, CONFLICTS, VALID, EVENT, END)}
 MEASURED_LOSS, MEASURED_RATIO = "valid_loss", "ratio"
 
 # What the lines of kind `event` are about: settings changed on the way, a step that was skipped
-# (its line of kind `train` has null for what was not finite), a run that could not go on.
-CHANGED, SKIPPED, STOPPED = "changed", "skipped", "stopped"
+# (its line of kind `train` has null for what was not finite), a run that could not go on, files
+# that were lost, damaged or set aside.
+CHANGED, SKIPPED, STOPPED, STORAGE = "changed", "skipped", "stopped", "storage"
 
 END_REASONS = ("finished", "early_stop", "interrupted")
 Number = int | float

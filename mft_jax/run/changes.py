@@ -11,8 +11,8 @@ from typing import Any
 
 from mft_jax import optim
 from mft_jax.config import CHANGEABLE, TrainConfig, is_one_of, resolve, to_dict
-from mft_jax.run.checkpoints import has_checkpoint
 from mft_jax.run.folder import read_changes, read_config
+from mft_jax.run.saved import has_checkpoint
 from mft_jax.settings import settings
 from mft_jax.types import MftError, suggest
 
@@ -87,16 +87,18 @@ class Continuation:
         )
 
 
-def continuation(workdir: Path, config: TrainConfig, wanted: Mapping[str, Any]) -> Continuation:
+def continuation(
+    workdir: Path, config: TrainConfig, wanted: Mapping[str, Any], anew: bool = False
+) -> Continuation:
     """How the run in `workdir` goes on with the settings it was started with, and those `wanted`.
 
     Settings that were changed earlier stay changed, so that the first command still resumes.
     """
     _check_names(wanted)
-    if not has_checkpoint(workdir):
+    if anew or not has_checkpoint(workdir):
         if wanted:
             raise MftError(
-                f"--resume_with: {workdir} holds no checkpoint to go on from; set the values in "
+                f"--resume_with: no checkpoint in {workdir} to go on from; set the values in "
                 "the config or with --config.key=value, and give a new --workdir"
             )
         return Continuation(config)

@@ -2,16 +2,15 @@
 
 config.json      the resolved configuration, what an imported adapter made of it, and fingerprints
                  of the base weights and the tokenized data
-metrics.jsonl    the record          checkpoints/   see `checkpoints`
+metrics.jsonl    the record          checkpoints/   see `checkpoints`, with checkpoints.json
 report.html      the report          adapter/       the PEFT adapter, at the end
+set_aside/       what a later start replaced, by its time
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,11 @@ from mft_jax.record.files import write_whole
 from mft_jax.record.schema import CONFIG_FILE
 from mft_jax.run.base_model import BaseModelInfo
 from mft_jax.run.batches import Data
-from mft_jax.run.checkpoints import has_checkpoint
 from mft_jax.run.processes import check_equal, on_first
+from mft_jax.run.saved import has_checkpoint
 from mft_jax.types import Batch, MftError
 
 SAMPLE_FILE = "sample.npz"
-LOCK_FILE = ".lock"
 SAMPLE_ROWS = 4
 
 
@@ -49,45 +47,10 @@ def fingerprint(data: TokenizedData) -> dict[str, int]:
     return prints
 
 
-@contextlib.contextmanager
-def locked(workdir: Path) -> Iterator[None]:
-    """Hold a run's folder: one run at a time, and no folder that is something else.
-
-    The first process takes the lock. The others wait, and end with it where it cannot.
-    """
-    with contextlib.ExitStack() as held:
-        on_first(f"use {workdir}", lambda: held.enter_context(_locked(workdir)))
-        yield
-
-
-@contextlib.contextmanager
-def _locked(workdir: Path) -> Iterator[None]:
-    if any(sign in str(workdir.absolute()) for sign in "*?[]"):
-        raise MftError(
-            f"--workdir={workdir}: checkpoints in a folder with one of * ? [ ] in its path could "
-            "not be read again; choose another name"
-        )
+def check_is_run(workdir: Path) -> None:
+    """Raise `MftError` where a folder has a `config.json` that is no run's."""
     if (workdir / CONFIG_FILE).exists():
         _read(workdir)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MftError(
-            f"--workdir={workdir} cannot be made a folder ({error.strerror}); choose another name"
-        ) from error
-    with (workdir / LOCK_FILE).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise MftError(
-                f"another run is using {workdir}; wait for it, stop it, or choose another --workdir"
-            ) from error
-        try:
-            yield
-        finally:
-            (workdir / LOCK_FILE).unlink(missing_ok=True)
-            if not any(workdir.iterdir()):
-                workdir.rmdir()
 
 
 def _read(workdir: Path) -> dict[str, Any]:
@@ -142,10 +105,12 @@ def check_or_write_config(
     data: Data,
     *,
     resumed: bool,
+    make_way: Callable[[], None],
     changes: Sequence[dict[str, Any]] = (),
 ) -> None:
     """Write what the run is started with; on resumption compare it with what it was started with,
-    but for the `changes` that are asked for: they are added to those of before.
+    but for the `changes` that are asked for: they are added to those of before. Nothing is changed
+    where that is refused; then `make_way` moves what is replaced.
 
     One rule decides: settings by their values, base model, adapter and data by their content. All
     processes must call it, and must have been started with the same; the first one writes.
@@ -161,10 +126,12 @@ def check_or_write_config(
     started = json.dumps(now, indent=2) + "\n"
     check_equal("what is trained, or the data,", zlib.crc32(started.encode()))
     rows = Batch(*(leaf[:SAMPLE_ROWS] for leaf in next(iter(data.valid_pass))))
-    on_first(f"start in {workdir}", lambda: _check_and_write(workdir, now, rows, resumed))
+    on_first(f"start in {workdir}", lambda: _check_and_write(workdir, now, rows, resumed, make_way))
 
 
-def _check_and_write(workdir: Path, now: dict[str, Any], rows: Batch, resumed: bool) -> None:
+def _check_and_write(
+    workdir: Path, now: dict[str, Any], rows: Batch, resumed: bool, make_way: Callable[[], None]
+) -> None:
     path = workdir / CONFIG_FILE
     if resumed:
         if not path.exists():
@@ -182,6 +149,7 @@ def _check_and_write(workdir: Path, now: dict[str, Any], rows: Batch, resumed: b
             )
         now["adapter"] = before.get("adapter")  # its folder may be gone by now
         now["changes"] = [*before.get("changes", []), *now["changes"]]
+    make_way()
     write_whole(path, json.dumps(now, indent=2) + "\n")
     np.savez(workdir / SAMPLE_FILE, **rows._asdict())
 

@@ -4,15 +4,18 @@ import json
 import math
 import time
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
 from mft_jax.record import schema
-from mft_jax.record.files import write_whole
+from mft_jax.record.cut_back import cut_back
+from mft_jax.record.files import full_disk_named
+from mft_jax.run.aside import set_aside, time_of_day
 from mft_jax.run.console import Say, quiet
 from mft_jax.run.divergence import Diverged
 from mft_jax.run.processes import is_first
@@ -25,22 +28,31 @@ class MetricsLog:
 
     def __init__(self, workdir: Path):
         self.path = workdir / schema.METRICS_FILE
-        self.file: TextIO | None = None
+        self.file: FileIO | None = None
 
-    def open(self, resume_step: int | None) -> None:
-        """Begin a new record (None), or remove what a run resumed at `resume_step` writes again."""
-        if resume_step is None:
-            self.path.unlink(missing_ok=True)
-        else:
-            _cut_back(self.path, resume_step)
-        self.file = self.path.open("a", encoding="utf-8")
+    def open(self, resume_step: int | None) -> list[str]:
+        """Begin a new record (None), or remove what a run resumed at `resume_step` writes again.
+
+        A record that is there already is set aside by a new one. Returns what a reader of the
+        record must know of the lines that are left.
+        """
+        notes = []
+        if resume_step is not None:
+            notes = cut_back(self.path, resume_step)
+        elif self.path.exists():
+            set_aside(self.path.parent, time_of_day(), {self.path: self.path.name})
+        self.file = FileIO(self.path, "a")
+        return notes
 
     def write(self, record: dict[str, Any]) -> None:
         if not is_first():
             return
         assert self.file is not None, "open comes before write"
-        self.file.write(json.dumps(record, allow_nan=False) + "\n")
-        self.file.flush()
+        line = (json.dumps(record, allow_nan=False) + "\n").encode()
+        with full_disk_named(self.path):
+            # Without a buffer: nothing waits that closing the file would try to write again.
+            while line:
+                line = line[self.file.write(line) :]
 
     def close(self) -> None:
         if self.file is not None:
@@ -109,33 +121,6 @@ class Recorder:
         self.since = time.monotonic()
 
 
-def _cut_back(path: Path, resume_step: int) -> None:
-    """Remove steps that will be repeated, the end of the interrupted run, an incomplete line."""
-    if not path.is_file():
-        raise MftError(
-            f"{path} is missing, but its run has checkpoints; put the file back, or start again in "
-            "a new --workdir"
-        )
-    kept = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(True), start=1):
-        if not line.endswith("\n"):
-            break
-        try:
-            record = json.loads(line)
-            kind, step = record["kind"], record.get("step", 0)
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise MftError(
-                f"{path}:{number} is no record of a run ({error}); put the file back as it was "
-                "written, or start again in a new --workdir"
-            ) from error
-        in_step = kind in (schema.TRAIN.name, schema.CONFLICTS.name)
-        repeated = in_step and step >= resume_step
-        if kind == schema.END.name or repeated or step > resume_step:
-            continue
-        kept.append(line)
-    write_whole(path, "".join(kept))
-
-
 def train_record(
     step: int,
     metrics: StepMetrics,
@@ -192,6 +177,7 @@ def valid_record(
 
 
 def event_record(step: int, what: str, text: str) -> dict[str, Any]:
+    """`what`: one word, such as "gap"; `text`: a sentence, which the report shows."""
     return schema.line(schema.EVENT, step=step, what=what, text=text)
 
 

@@ -13,12 +13,13 @@ from mft_jax.run.build import Run, build
 from mft_jax.run.changes import continuation
 from mft_jax.run.display import Display
 from mft_jax.run.divergence import Diverged, ways_out
-from mft_jax.run.folder import locked
 from mft_jax.run.interruption import StopSignals, stop_signals
+from mft_jax.run.lock import locked
 from mft_jax.run.loop import Outcome, begin, resume, take_steps
 from mft_jax.run.processes import on_first
 from mft_jax.run.recorder import end_record, event_record
 from mft_jax.run.run_line import run_record
+from mft_jax.run.start import ANEW
 from mft_jax.run.trained import Trained
 from mft_jax.types import MftError, Params
 
@@ -27,11 +28,13 @@ def train(
     config: TrainConfig,
     workdir: Path,
     display: Display,
+    checkpoint: str = "",
     resume_with: Mapping[str, Any] | None = None,
     stop: StopSignals | None = None,
 ) -> Trained:
     """Train, or resume, to the end, to early stopping, or to a signal. Raises `MftError`.
 
+    checkpoint   where to begin (see `find_start`)
     resume_with  settings by name that change on the way (see `changes`)
     stop         the signals, where the caller has taken them already
     """
@@ -39,16 +42,19 @@ def train(
         stop = stop or stack.enter_context(stop_signals())
         # One process alone may end at any time; of several, only where all do.
         stop.nothing_to_save = jax.process_count() == 1
-        continued = continuation(workdir, config, resume_with or {})
-        run, trainable = build(continued, workdir, display, stack)
+        continued = continuation(workdir, config, resume_with or {}, anew=checkpoint == ANEW)
+        run, trainable = build(continued, workdir, display, checkpoint, stack)
         config = continued.config
         header = run_record(
             config, run.base, run.data, run.mesh, dict(run.functions.balancer.titles)
         )
         run.view.header(header)
         if not run.has_finished:
-            on_first("open the record", lambda: run.log.open(run.resumed_at))
+            notes = on_first("open the record", lambda: run.log.open(run.resumed_at))
             run.log.write(header)
+            for event in run.start.events(notes or []):
+                run.log.write(event)
+                run.view.say(event["text"])
         outcome = _steps(run, trainable, stop, config.optim.learning_rate)
         if not run.has_finished:
             run.log.write(end_record(outcome.step, outcome.reason, outcome.seconds))
