@@ -42,6 +42,7 @@ def run(arguments: Sequence[str]) -> int:
         try:
             ended = door.train(config, workdir, checkpoint=where, resume_with=wanted, stop=stop)
         except KeyboardInterrupt:
-            print("mft train: interrupted; the same command goes on", file=sys.stderr)
+            again = "the same command" + " without --checkpoint" * bool(where)
+            print(f"mft train: interrupted; {again} goes on", file=sys.stderr)
             return CAN_GO_ON
     return CAN_GO_ON if ended.reason == "interrupted" else 0
