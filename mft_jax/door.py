@@ -163,7 +163,8 @@ def train(
     settings, folder = with_absolute_paths(settings), _folder(workdir)
     display = _display(console)
     trained = session.train(settings, folder, display, str(checkpoint), resume_with, stop)
-    _conclude(trained, display)
+    again = "the same command" + " without --checkpoint" * bool(checkpoint)
+    _conclude(trained, display, again)
     return Run(folder)
 
 
@@ -216,13 +217,16 @@ def export(
     return exported
 
 
-def _conclude(trained: Trained, display: Display) -> None:
-    """Write the report and the adapter, and say where everything is. All processes must call it."""
+def _conclude(trained: Trained, display: Display, again: str) -> None:
+    """Write the report and the adapter, and say where everything is. All processes must call it.
+
+    `again`: what resumes an interrupted run, in words.
+    """
     workdir, say = trained.workdir, display.say
     report = on_first("write the report", lambda: write_report(workdir))
     if trained.reason == "interrupted":
         saved = f"and saved at step {trained.step}" if trained.step else "before the first step"
-        say(f"interrupted {saved}; the same command resumes it\nreport      {report}")
+        say(f"interrupted {saved}; {again} resumes it\nreport      {report}")
         return
     lines = [f"report      {report}"]
     if trained.reason == "early_stop":

@@ -91,7 +91,7 @@ END = Kind(
     scalars={"seconds": Quantity("Duration", "seconds in the loop")},
     other=("step", "reason"),
 )
-# `step` is the step that it is about, or the state that the run goes on from.
+# `step` is the step that it is about, or the state that the run continues from.
 EVENT = Kind("event", other=("step", "what", "text"))
 RUN = Kind(
     "run",
