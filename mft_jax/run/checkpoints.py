@@ -158,7 +158,8 @@ class Checkpoints:
         try:
             yield
         except BaseException as error:
-            self.failed, target = True, self.folder / str(self.saving)
+            target = self.folder / str(self.saving)
+            self.saving, self.failed = None, True  # it is no newest one, also when waited for again
             if is_first():
                 shutil.rmtree(f"{target}{UNFINISHED}", ignore_errors=True)
             if isinstance(error, Exception) and not isinstance(error, MftError):
