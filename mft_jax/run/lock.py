@@ -73,9 +73,11 @@ def _taken(workdir: Path) -> BaseFileLock:
             lock = SoftFileLock(workdir / f"{LOCK_FILE}.soft")
             lock.acquire(blocking=False)
     except Timeout as error:
+        # Without locks of the file system, the file of a run that died on another machine stays.
+        left = f", or remove {lock.lock_file} if that process has ended"
         raise MftError(
             f"another run is using {workdir} ({_holder(workdir)}); wait for it, stop it, or choose "
-            "another --workdir"
+            f"another --workdir{left * isinstance(lock, SoftFileLock)}"
         ) from error
     return lock
 
