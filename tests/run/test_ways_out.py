@@ -16,7 +16,9 @@ from rich.console import Console
 from mft_jax import testing
 from mft_jax.config import resolve
 from mft_jax.optim import learning_rate
+from mft_jax.record.columns import Event
 from mft_jax.record.reading import read_record
+from mft_jax.record.schema import CHANGED, SKIPPED, STOPPED
 from mft_jax.run import batches, changes, parts, session
 from mft_jax.run.display import Display
 from mft_jax.run.divergence import Diverged, check_rise
@@ -39,6 +41,12 @@ def until_five(workdir: Path, to: Path) -> Path:
 
 def saved_steps(workdir: Path) -> list[int]:
     return sorted(int(f.name) for f in (workdir / "checkpoints").iterdir() if f.name.isdecimal())
+
+
+def events(workdir: Path) -> list[Event]:
+    """Those of the run itself; that a checkpoint was taken away has one of its own."""
+    found = read_record(workdir / "metrics.jsonl").events
+    return [event for event in found if event.what in (CHANGED, SKIPPED, STOPPED)]
 
 
 def settings_named(message: str) -> list[str]:
@@ -73,8 +81,8 @@ def test_a_step_that_is_not_finite_stops_the_run_and_each_way_out_ends_it(
     with pytest.raises(MftError, match="step 7: the loss is not finite.*checkpoint 5") as error:
         run(config, stopped)
     assert saved_steps(stopped) == [5]
-    [event] = read_record(stopped / "metrics.jsonl").events
-    assert (event.step, event.what) == (5, "stopped") and "step 7" in event.text
+    [event] = events(stopped)
+    assert (event.step, event.what) == (5, STOPPED) and "step 7" in event.text
     lower, skip = settings_named(str(error.value))
     assert (lower, skip) == ("optim.learning_rate=0.0001", "loop.on_nonfinite=skip")
 
@@ -82,9 +90,8 @@ def test_a_step_that_is_not_finite_stops_the_run_and_each_way_out_ends_it(
     shutil.copytree(stopped, tmp_path / "skips")
     assert run(config, tmp_path / "skips", skip).step == 10
     record = read_record(tmp_path / "skips" / "metrics.jsonl")
-    assert [(e.step, e.what) for e in record.events] == [(5, e) for e in ("stopped", "changed")] + [
-        (7, "skipped")
-    ]
+    told = [(event.step, event.what) for event in events(tmp_path / "skips")]
+    assert told == [(5, STOPPED), (5, CHANGED), (7, SKIPPED)]
     assert list(np.flatnonzero(np.isnan(record.train.scalar["loss"]))) == [7]
     assert record.train.step.tolist() == list(range(10))
 
@@ -127,7 +134,7 @@ def test_an_exploded_state_is_not_saved_over_a_good_one(toy, tmp_path, monkeypat
         with pytest.raises(MftError, match="step 10: the state is not saved.*after") as error:
             run(config, exploded)
     assert saved_steps(exploded) == [5]
-    assert read_record(exploded / "metrics.jsonl").events[-1].what == "stopped"
+    assert [event.what for event in events(exploded)] == [STOPPED]
     lower, *_ = settings_named(str(error.value))
     assert run(config, exploded, lower).step == 10
     assert saved_steps(exploded) == [5, 10]
@@ -158,8 +165,8 @@ def test_a_finished_run_gets_more_steps_and_the_schedule_is_stated(toy, tmp_path
     assert record.train.step.tolist() == list(range(14))
     rate = float(learning_rate(resolve(changed).optim, 14)(10))
     assert record.train.scalar["learning_rate"][10] == pytest.approx(rate)
-    [event] = record.events
-    assert (event.step, event.what) == (10, "changed")
+    [event] = events(longer)
+    assert (event.step, event.what) == (10, CHANGED)
     assert f"warm-up and cosine decay over 14 steps: that of step 10 is {rate:.4g}" in event.text
     saved = json.loads((longer / "config.json").read_text())["changes"]
     assert saved == [{"step": 10, "key": "loop.steps", "before": 10, "after": 14}]
