@@ -28,10 +28,11 @@ from mft_jax.report.page import write_report
 from mft_jax.run import session
 from mft_jax.run.checkpoints import Checkpoints
 from mft_jax.run.compiled import keep_compiled
-from mft_jax.run.console import open_console
+from mft_jax.run.console import Say, open_console
 from mft_jax.run.display import Display
 from mft_jax.run.export import Exported, export_run, save_run_adapter
 from mft_jax.run.folder import read_config
+from mft_jax.run.interruption import StopSignals
 from mft_jax.run.processes import is_first, on_first
 from mft_jax.run.trained import Trained
 from mft_jax.types import MftError
@@ -141,17 +142,29 @@ def train(
     config: TrainConfig | ConfigDict | Mapping[str, Any],
     workdir: str | os.PathLike[str],
     console: Console | None = None,
+    *,
+    checkpoint: str | int = "",
+    resume_with: Mapping[str, Any] | None = None,
+    stop: StopSignals | None = None,
 ) -> Run:
     """Train, or resume the run that `workdir` holds; then write its adapter and its report.
 
+    `resume_with` changes settings of a run on its way: `{"optim.learning_rate": 1e-4}`, or more
+    `loop.steps` for one that has finished. `stop`: the signals, for a caller that takes them.
+
     Ctrl-C saves after the current step and returns; the same call resumes. Before the first step
-    there is nothing to save, and it ends at once. Raises `MftError`. With several processes all
-    must call it.
+    there is nothing to save, and `KeyboardInterrupt` is raised. Raises `MftError`. With several
+    processes all must call it.
+
+    `checkpoint`: where to resume: a step, "best" or "last"; "none" begins anew and keeps what is
+    there under `set_aside`. Without it: the newest one that is as it was written.
     """
     settings = config if isinstance(config, TrainConfig) else resolve(config)
     settings, folder = with_absolute_paths(settings), _folder(workdir)
     display = _display(console)
-    _conclude(session.train(settings, folder, display), display)
+    trained = session.train(settings, folder, display, str(checkpoint), resume_with, stop)
+    again = "the same command" + " without --checkpoint" * bool(checkpoint)
+    _conclude(trained, display, again)
     return Run(folder)
 
 
@@ -163,8 +176,9 @@ def _folder(workdir: str | os.PathLike[str]) -> Path:
 
 
 def _display(console: Console | None) -> Display:
-    """Where a call shows what it does; orbax's warnings of its own defaults are not shown."""
-    logging.set_verbosity(logging.ERROR)
+    """Where a call shows what it does; orbax's warnings of its own
+    defaults are not shown, nor what it also raises."""
+    logging.set_verbosity(logging.FATAL)
     display = Display(console or open_console())
     keep_compiled(display.say)
     return display
@@ -203,13 +217,16 @@ def export(
     return exported
 
 
-def _conclude(trained: Trained, display: Display) -> None:
-    """Write the report and the adapter, and say where everything is. All processes must call it."""
+def _conclude(trained: Trained, display: Display, again: str) -> None:
+    """Write the report and the adapter, and say where everything is. All processes must call it.
+
+    `again`: what resumes an interrupted run, in words.
+    """
     workdir, say = trained.workdir, display.say
     report = on_first("write the report", lambda: write_report(workdir))
     if trained.reason == "interrupted":
         saved = f"and saved at step {trained.step}" if trained.step else "before the first step"
-        say(f"interrupted {saved}; the same command resumes it\nreport      {report}")
+        say(f"interrupted {saved}; {again} resumes it\nreport      {report}")
         return
     lines = [f"report      {report}"]
     if trained.reason == "early_stop":
@@ -220,19 +237,23 @@ def _conclude(trained: Trained, display: Display) -> None:
     if trained.progress.best_step == 0:
         lines.insert(0, "no evaluation was better than the model before training")
     if trained.base.tuning.method != "full":
-        lines.append(f"adapter     {_save_adapter(trained)}")
+        lines.append(f"adapter     {_save_adapter(trained, say)}")
     lines.append(f"checkpoint  {trained.checkpoints / str(trained.step)}")
     if is_first():
         display.final(read_record(workdir / METRICS_FILE))
     say("\n".join(lines))
 
 
-def _save_adapter(trained: Trained) -> str:
+def _save_adapter(trained: Trained, say: Say) -> str:
     """Write the adapter of the best step, as `export` does; returns its folder and the step."""
     folder = trained.workdir / "adapter"
     with contextlib.closing(Checkpoints(trained.workdir, read_only=True)) as checkpoints:
         step, trainable = checkpoints.chosen_step("best"), trained.state.trainable
         if step != trained.step:
-            trainable = checkpoints.restore_trainable(step, trained.trainable_shapes)
+            try:
+                trainable = checkpoints.restore_trainable(step, trained.trainable_shapes)
+            except MftError as error:
+                say(f"{error}\nit was the best one; the adapter is of the last step instead")
+                step = trained.step
     save_run_adapter(folder, trained.model(trainable, step), overwrite=True)
     return f"{folder} (step {step})"

@@ -14,6 +14,7 @@ from mft_jax.balancers.base import Balancer, Signals
 from mft_jax.forward import StepSpec, make_forward, step_key
 from mft_jax.gradients import backward_after_losses, backward_known, loss_cotangents
 from mft_jax.objective import ObjectiveSums
+from mft_jax.optim import updates_taken
 from mft_jax.task_gradients import gramian, last_block, task_gradients, valid_gradients
 from mft_jax.task_sums import sum_by_task, task_counts
 from mft_jax.train_state import TrainState
@@ -42,8 +43,8 @@ def make_train_step(
 ) -> TrainStep:
     """`step(state, frozen, batch [A, B, L], valid_batch [B, L]) -> (state, metrics)`, for `jit`.
 
-    A step whose loss or gradient is not finite keeps the state before it, but for its number, so
-    that its cause can be looked for.
+    A step whose loss or gradient is not finite keeps the state before it, but for its number:
+    parameters, moments, balancer, and the place in the schedule, which counts updates.
     """
     objective, num_tasks = spec.objective, spec.objective.num_tasks
 
@@ -65,10 +66,11 @@ def make_train_step(
         before = state._replace(step=state.step + 1)
         after = TrainState(state.step + 1, trainable, opt_state, balancer_state)
         after = jax.tree.map(functools.partial(jnp.where, finite), after, before)
+        scheduled = updates_taken(state.opt_state, state.step)
         metrics = StepMetrics(
             loss=loss,
             grad_norm=grad_norm,
-            learning_rate=jnp.asarray(schedule(state.step), jnp.float32),
+            learning_rate=jnp.asarray(schedule(scheduled), jnp.float32),
             train=TaskSums(result.sums.nll.sum(axis=0), task_counts(batch, num_tasks)),
             weight=result.weight,
             tokens=sum_by_task(batch.segment_ids > 0, batch.task_ids, num_tasks),

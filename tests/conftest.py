@@ -101,7 +101,7 @@ def shared_programs() -> Iterator[None]:
         others = dataclasses.replace(config, model=model, data=data, loop=loop)
         counts = (tasks.table, tasks.expected_counts, tasks.valid_micro_batches)
         key = (others, base.model_config, base.tuning, mesh, mesh.devices, counts)
-        key = repr((*key, parts.STATE_VERSION))
+        key = repr((*key, parts.make_balancer))
         if key not in STEP_FUNCTIONS:
             STEP_FUNCTIONS[key] = build(config, base, mesh, tasks)
         return STEP_FUNCTIONS[key]

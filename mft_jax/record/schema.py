@@ -6,6 +6,7 @@
     train      one optimiser step; step s takes the state from s to s + 1
     conflicts  cosines between the tasks' gradients, and their norms, before step s
     valid      a full validation pass of state s; step 0 is before training
+    event      what a reader of the numbers must know of the run, in words (since 0.2)
     end        why and when a session stopped; absent while it runs, or when it was killed
 
 Losses are nats per trained token. A value of a task that is absent from a step is null. Kinds and
@@ -90,6 +91,8 @@ END = Kind(
     scalars={"seconds": Quantity("Duration", "seconds in the loop")},
     other=("step", "reason"),
 )
+# `step` is the step that it is about, or the state that the run continues from.
+EVENT = Kind("event", other=("step", "what", "text"))
 RUN = Kind(
     "run",
     other=("time", "version", "config", "tasks", "model", "data", "packing", "mesh", "devices"),
@@ -97,11 +100,16 @@ RUN = Kind(
     # task; a list of `Finding`; planned passes over the data.
     optional=("balancer_logs", "read_as", "findings", "epochs"),
 )
-KINDS = {kind.name: kind for kind in (RUN, TRAIN, CONFLICTS, VALID, END)}
+KINDS = {kind.name: kind for kind in (RUN, TRAIN, CONFLICTS, VALID, EVENT, END)}
 
 # Names in a balancer's log that mean the same in every balancer: the validation losses that it
 # measured on micro-batches, and those losses relative to the ones before training.
 MEASURED_LOSS, MEASURED_RATIO = "valid_loss", "ratio"
+
+# What the lines of kind `event` are about: settings changed on the way, a step that was skipped
+# (its line of kind `train` has null for what was not finite), a run that could not go on, files
+# that were lost, damaged or set aside.
+CHANGED, SKIPPED, STOPPED, STORAGE = "changed", "skipped", "stopped", "storage"
 
 END_REASONS = ("finished", "early_stop", "interrupted")
 Number = int | float

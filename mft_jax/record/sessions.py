@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from mft_jax.record.columns import Conflicts, RunEnd, RunRecord, Series
+from mft_jax.record.columns import Conflicts, Event, RunEnd, RunRecord, Series
 from mft_jax.record.header import RunHeader
 from mft_jax.record.schema import TRAIN, VALID, Kind
 
@@ -21,6 +21,7 @@ class Session:
     valid_rows: list[np.ndarray] = dataclasses.field(default_factory=list)
     logs: list[tuple[int, dict[str, np.ndarray]]] = dataclasses.field(default_factory=list)
     conflicts: list[tuple[int, np.ndarray]] = dataclasses.field(default_factory=list)
+    events: list[Event] = dataclasses.field(default_factory=list)
     end: RunEnd | None = None
     passed_over: list[str] = dataclasses.field(default_factory=list)
 
@@ -62,6 +63,8 @@ def merge(sessions: list[Session], cut_short: bool) -> RunRecord:
         end=sessions[-1].end,
         cut_short=cut_short,
         passed_over=tuple(dict.fromkeys(words for s in sessions for words in s.passed_over)),
+        # A step that was repeated may have been skipped again.
+        events=tuple(dict.fromkeys(event for s in sessions for event in s.events)),
     )
 
 

@@ -47,6 +47,7 @@ def notes(record: RunRecord) -> list[str]:
         found.append("No training step has been recorded yet.")
     if not len(record.valid):
         found.append("No validation pass has been recorded yet.")
+    found += [f"Step {event.step:,}: {event.text}." for event in record.events]
     return found
 
 

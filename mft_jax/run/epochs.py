@@ -52,11 +52,16 @@ class EpochPlan:
 def epoch_plan(loop_config: LoopConfig, rows: NumberedRows, mixture: Mixture) -> EpochPlan:
     """The plan of `loop.steps`, or of `loop.epochs` where they are set: then the steps follow."""
     assert rows.rows_with_task is not None  # packed rows know it
-    steps, per_epoch = loop_config.steps, rows.rows_per_epoch
-    if loop_config.epochs is not None:
-        exact = loop_config.epochs * per_epoch / loop_config.rows_per_step
-        steps = max(1, math.ceil(exact - 1e-9))  # 1e-9: what rounding adds to a whole number
+    per_epoch = rows.rows_per_epoch
+    steps = _steps(loop_config, per_epoch)
     return EpochPlan(steps, loop_config.rows_per_step, per_epoch, mixture, rows.rows_with_task)
+
+
+def _steps(loop_config: LoopConfig, rows_per_epoch: int) -> int:
+    if loop_config.epochs is None:
+        return loop_config.steps
+    exact = loop_config.epochs * rows_per_epoch / loop_config.rows_per_step
+    return max(1, math.ceil(exact - 1e-9))  # 1e-9: what rounding adds to a whole number
 
 
 def plan_line(plan: EpochPlan, loop_config: LoopConfig) -> str:
@@ -73,8 +78,9 @@ def plan_line(plan: EpochPlan, loop_config: LoopConfig) -> str:
 
 
 def settled(config: TrainConfig, plan: EpochPlan) -> TrainConfig:
-    """The configuration with the numbers that follow from others: steps, and their warm-up."""
-    loop = dataclasses.replace(config.loop, steps=plan.steps)
-    warmup = warmup_steps(config.optim, plan.steps)
-    optim = dataclasses.replace(config.optim, warmup_steps=warmup)
+    """The configuration with the numbers that follow from others: steps, and their warm-up. Its
+    steps or epochs may be others than those of the plan."""
+    steps = _steps(config.loop, plan.rows_per_epoch)
+    loop = dataclasses.replace(config.loop, steps=steps)
+    optim = dataclasses.replace(config.optim, warmup_steps=warmup_steps(config.optim, steps))
     return dataclasses.replace(config, loop=loop, optim=optim)

@@ -83,7 +83,8 @@ def build_step_functions(
     initial = TaskSums(*(jax.ShapeDtypeStruct((num_tasks,), np.float32) for _ in range(2)))
     shapes = jax.eval_shape(init_state, base.trainable_shapes, initial)
     where = _state_shardings(shapes, optimizer, mesh, base.infos)
-    step = make_train_step(spec, balancer, optimizer, optim.learning_rate(config.optim, steps))
+    schedule = optim.learning_rate(config.optim, steps)
+    step = make_train_step(spec, balancer, optimizer, schedule)
     return StepFunctions(
         spec=spec,
         balancer=balancer,
@@ -185,6 +186,16 @@ def check_task_gradients(
             "choose a balancer of losses and "
             "loop.diagnose_every_steps=0, or raise the bound"
         )
+
+
+def first_batch_loss(
+    functions: StepFunctions, trainable: Params, frozen: Params, data: Data, mesh: Mesh
+) -> float:
+    """The loss (nats per trained token, over all tasks) of the validation set's first batch."""
+    batch = place_batch(next(iter(data.valid_pass)), mesh)
+    sums = functions.evaluate(trainable, frozen, batch)
+    total, count = (float(np.asarray(leaf, np.float64).sum()) for leaf in sums)
+    return total / count
 
 
 def full_pass(

@@ -17,6 +17,7 @@ from mft_jax import testing
 from mft_jax.config import resolve
 from mft_jax.run import batches, parts, session
 from mft_jax.run.display import Display
+from mft_jax.run.proof import write_proof
 from mft_jax.run.restore import restore
 from mft_jax.sharding import MeshConfig, make_mesh
 from mft_jax.types import MftError
@@ -118,6 +119,7 @@ def test_a_checkpoint_with_other_parameter_names_is_refused_untouched(toy, tmp_p
     renamed = {path.replace("layers", "blocks"): x for path, x in whole.state.trainable.items()}
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder, renamed)
+    write_proof(folder.parent)
     before = {file: file.read_bytes() for file in other.rglob("*") if file.is_file()}
     said = "another version of mft_jax.*differ: 14, such as 'blocks/.*resume with that version"
     with pytest.raises(MftError, match=said):

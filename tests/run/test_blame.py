@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from mft_jax import testing
 from mft_jax.config import resolve
 from mft_jax.huggingface.tokenizers import load_tokenizer
-from mft_jax.run import loop
+from mft_jax.run import session
 from mft_jax.run.blame import without_row_mates
 from mft_jax.run.display import Display
 from mft_jax.types import MftError, TaskSums
@@ -46,4 +46,4 @@ def test_a_validation_sample_that_is_not_finite_is_blamed_on_its_own_task(tmp_pa
     weights["model.embed_tokens.weight"][broken] = np.nan
     save_file(weights, file)
     with pytest.raises(MftError, match="step 0: the validation loss of task 'rare'"):
-        loop.train(resolve(config), tmp_path / "run", Display(Console(file=io.StringIO())))
+        session.train(resolve(config), tmp_path / "run", Display(Console(file=io.StringIO())))
