@@ -36,8 +36,8 @@ def run(arguments: Sequence[str]) -> int:
     )
     args.parse("train", arguments, values)
     config, workdir = args.resolved(values), args.required_flag(values, "workdir")
-    where = values["checkpoint"].value
-    wanted = changes.parse(values["resume_with"].value)
+    where = values["checkpoint"].value or ""
+    wanted = changes.parse(values["resume_with"].value or "")
     with stop_signals(config.loop.stop_within_seconds) as stop:
         try:
             ended = door.train(config, workdir, checkpoint=where, resume_with=wanted, stop=stop)

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mft_jax import optim
 from mft_jax.config import CHANGEABLE, TrainConfig, is_one_of, resolve, to_dict
 from mft_jax.run.epochs import EpochPlan, settled
@@ -128,7 +130,7 @@ def continuation(
 
 
 def _rate(config: TrainConfig, step: int) -> float:
-    return float(optim.learning_rate(config.optim, config.loop.steps)(step))
+    return np.asarray(optim.learning_rate(config.optim, config.loop.steps)(step)).item()
 
 
 def _check_names(wanted: Mapping[str, Any]) -> None:
