@@ -25,7 +25,7 @@ from mft_jax.config import TrainConfig, default, resolve, with_absolute_paths
 from mft_jax.record.reading import RunRecord, read_record
 from mft_jax.record.schema import METRICS_FILE
 from mft_jax.report.page import write_report
-from mft_jax.run import loop
+from mft_jax.run import loop, out_of_memory
 from mft_jax.run.checkpoints import Checkpoints
 from mft_jax.run.compiled import keep_compiled
 from mft_jax.run.console import open_console
@@ -151,7 +151,8 @@ def train(
     settings = config if isinstance(config, TrainConfig) else resolve(config)
     settings, folder = with_absolute_paths(settings), _folder(workdir)
     display = _display(console)
-    _conclude(loop.train(settings, folder, display), display)
+    with out_of_memory.explained(lambda: out_of_memory.training_remedy(settings)):
+        _conclude(loop.train(settings, folder, display), display)
     return Run(folder)
 
 
@@ -192,7 +193,8 @@ def export(
     workdir = run.workdir if isinstance(run, Run) else _folder(run)
     display, folder = _display(console), Path(output).expanduser()
     say = display.say
-    exported = export_run(workdir, folder, format, checkpoint, say, display.progress)
+    with out_of_memory.explained(out_of_memory.export_remedy):
+        exported = export_run(workdir, folder, format, checkpoint, say, display.progress)
     say(f"step {exported.step} -> {folder}")
     if (gap := exported.difference) is not None:
         say(

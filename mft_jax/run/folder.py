@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +30,7 @@ from mft_jax.run.base_model import BaseModelInfo
 from mft_jax.run.batches import Data
 from mft_jax.run.checkpoints import has_checkpoint
 from mft_jax.run.processes import check_equal, on_first
-from mft_jax.types import Batch, MftError
+from mft_jax.types import Batch, MftError, foreign_code
 
 SAMPLE_FILE = "sample.npz"
 LOCK_FILE = ".lock"
@@ -227,5 +228,11 @@ def read_sample(workdir: Path) -> Batch:
     path = workdir / SAMPLE_FILE
     if not path.is_file():
         raise MftError(f"{workdir} has no {SAMPLE_FILE}; expected the folder of `mft train`")
-    with np.load(path, allow_pickle=False) as arrays:
-        return Batch(**{name: arrays[name] for name in Batch._fields})
+    with foreign_code(
+        f"{path} is not what `mft train` writes",
+        "start the run once more as it was (`mft train`, also if it has finished): that writes it",
+        also=(zipfile.BadZipFile, zlib.error),
+    ):
+        # Never pickle: an array of Python objects is refused.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return Batch(**{name: arrays[name] for name in Batch._fields})
