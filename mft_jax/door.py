@@ -25,7 +25,7 @@ from mft_jax.config import TrainConfig, default, resolve, with_absolute_paths
 from mft_jax.record.reading import RunRecord, read_record
 from mft_jax.record.schema import METRICS_FILE
 from mft_jax.report.page import write_report
-from mft_jax.run import loop, out_of_memory
+from mft_jax.run import out_of_memory, session
 from mft_jax.run.checkpoints import Checkpoints
 from mft_jax.run.compiled import keep_compiled
 from mft_jax.run.console import open_console
@@ -152,7 +152,7 @@ def train(
     settings, folder = with_absolute_paths(settings), _folder(workdir)
     display = _display(console)
     with out_of_memory.explained(lambda: out_of_memory.training_remedy(settings)):
-        _conclude(loop.train(settings, folder, display), display)
+        _conclude(session.train(settings, folder, display), display)
     return Run(folder)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
-from mft_jax.config import TrainConfig
+from mft_jax.config import LoopConfig, TrainConfig
 from mft_jax.run import batches, parts
 from mft_jax.run.base_model import BaseModelInfo, BaseWeights, load_base, load_untrained, prepare
 from mft_jax.run.checkpoints import Checkpoints
@@ -24,7 +24,7 @@ class Run:
     resumed_at  the step of the checkpoint that the run continues from; None for a new run
     """
 
-    config: TrainConfig
+    loop_config: LoopConfig
     mesh: Mesh
     base: BaseModelInfo
     weights: BaseWeights
@@ -39,7 +39,7 @@ class Run:
     @property
     def has_finished(self) -> bool:
         """Whether an earlier session took the last step."""
-        return self.resumed_at is not None and self.resumed_at >= self.config.loop.steps
+        return self.resumed_at is not None and self.resumed_at >= self.loop_config.steps
 
 
 def build(
@@ -71,5 +71,5 @@ def build(
     view = display.run_view(tasks, loop.steps, loop.log_every_steps)
     stack.enter_context(contextlib.closing(view))
     recorder = Recorder(log, view.train, tasks)
-    run = Run(config, mesh, base, weights, data, functions, checkpoints, log, view, recorder, at)
+    run = Run(loop, mesh, base, weights, data, functions, checkpoints, log, view, recorder, at)
     return run, trainable
