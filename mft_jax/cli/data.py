@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from absl import flags
-from rich.console import Console
 
 from mft_jax.cli import arguments as args
 from mft_jax.data.mixture import make_mixture
@@ -11,7 +10,7 @@ from mft_jax.data.tasks import load_tasks
 from mft_jax.huggingface.base_weights import read_model
 from mft_jax.huggingface.folders import model_folder
 from mft_jax.huggingface.tokenizers import load_tokenizer
-from mft_jax.run.console import sayer
+from mft_jax.run.console import VisibleConsole, sayer
 from mft_jax.run.display import data_table, packing_line
 from mft_jax.run.run_line import packing_facts, task_counts
 
@@ -23,7 +22,7 @@ def run(arguments: Sequence[str]) -> int:
     config = args.resolved(values)
     folder = model_folder(config.model.path)
     tokenizer = load_tokenizer(folder, read_model(folder)[1].vocab_size)
-    console = Console(markup=False)
+    console = VisibleConsole(markup=False)
     with console.status(f"reading and tokenizing {len(config.data.tasks)} tasks"):
         data = load_tasks(config.data, tokenizer)
     packing = packing_facts(data, config.data.row_length, config.loop.rows_per_step)

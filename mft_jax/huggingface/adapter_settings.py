@@ -9,7 +9,7 @@ from mft_jax.huggingface.adapter_export import CONFIG_FILE, WEIGHTS_FILE
 from mft_jax.huggingface.folders import refuse_pickles
 from mft_jax.huggingface.module_patterns import ModulePattern, parse_pattern
 from mft_jax.huggingface.tensors import read_json
-from mft_jax.models.families.base import is_positive
+from mft_jax.models.families.base import LIMIT, is_positive
 from mft_jax.types import MftError
 
 # Settings with which an adapter computes something else; each with the values that mean "not used".
@@ -93,7 +93,7 @@ def _read_file(folder: Path, problems: list[str]) -> dict[str, Any]:
 
 def _size(settings: Mapping[str, Any], problems: list[str]) -> tuple[int, float]:
     rank, alpha = settings.get("r"), settings.get("lora_alpha")
-    if isinstance(rank, int) and rank >= 1 and is_positive(alpha):
+    if isinstance(rank, int) and 1 <= rank < LIMIT and is_positive(alpha):
         return rank, float(alpha)
     problems.append(f"r={rank!r}, lora_alpha={alpha!r}; expected positive numbers")
     return 0, 1.0

@@ -50,9 +50,9 @@ def read_header(where: str, line: Json) -> RunHeader:
         model=ModelFacts(family, **_numbers(where, model, ModelFacts, but="family")),
         data={name: TaskCounts(**_numbers(where, counts[name], TaskCounts)) for name in names},
         packing=PackingFacts(**_numbers(where, packing, PackingFacts)),
-        mesh={axis: int(fields.number(where, mesh, axis)) for axis in mesh},
+        mesh={axis: fields.whole(where, mesh, axis) for axis in mesh},
         devices=fields.typed(where, line, "devices", str),
-        planned_steps=fields.typed(where, fields.typed(where, config, "loop", dict), "steps", int),
+        planned_steps=fields.whole(where, fields.typed(where, config, "loop", dict), "steps"),
         balancer_logs=_balancer_logs(where, line),
     )
 

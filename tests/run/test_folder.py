@@ -40,7 +40,7 @@ def test_a_sample_that_is_no_sample_is_refused_and_never_unpickled(tmp_path):
     assert len(read_sample(tmp_path)) == len(Batch._fields)
     good = (tmp_path / SAMPLE_FILE).read_bytes()
     pickled = np.array([print], dtype=object)
-    np.savez(tmp_path / "pickled.npz", **dict.fromkeys(Batch._fields, pickled), allow_pickle=True)
+    np.savez(tmp_path / "pickled.npz", **dict.fromkeys(Batch._fields, pickled))
     np.savez(tmp_path / "other.npz", other=row)
     huge = good.replace(b"(1, 2)", b"(1 << 60,)")
     zeroed = good[:200] + bytes(99) + good[299:]
