@@ -243,3 +243,12 @@ def test_a_mistake_is_one_clear_message_and_exit_code_2(
 def test_a_setting_that_is_not_there_is_refused(arguments, message, capsys):
     code, _, err = call(capsys, "config", *arguments)
     assert code == 2 and message in err
+
+
+def test_a_host_without_memory_is_no_traceback(capsys, monkeypatch):
+    def starve(arguments):
+        raise MemoryError("9 GiB \x1b[2J")
+
+    monkeypatch.setattr("mft_jax.cli.report.run", starve)
+    code, _, err = call(capsys, "report", "--workdir=x")
+    assert code == 2 and err.startswith(r"mft report: out of host memory (9 GiB \x1b[2J)")
