@@ -15,7 +15,7 @@ CHOSEN = (
     "finetune.alpha", "finetune.targets", "finetune.init", "finetune.adapter",
     "objective.name", "objective.normalization", "balancer.name", "balancer.signal",
     "balancer.coba.update_every_steps", "data.row_length", "data.overlong", "data.sampling",
-    "loop.steps", "loop.rows_per_step", "loop.micro_batches", "loop.valid_rows",
+    "loop.steps", "loop.epochs", "loop.rows_per_step", "loop.micro_batches", "loop.valid_rows",
     "loop.eval_every_steps", "loop.save_every_steps", "loop.patience_evals",
     "loop.diagnose_every_steps", "mesh.data", "mesh.fsdp", "mesh.tensor",
     "optim.learning_rate", "optim.warmup_steps", "optim.lora_plus_ratio",
@@ -29,6 +29,7 @@ def table() -> str:
         setting = known[name]
         default = setting.default
         shown = default if isinstance(default, str) else json.dumps(plain(default))
+        shown = "none" if default is None else shown
         rows.append((f"`{name}`", f"`{shown}`" if shown else "", setting.documentation))
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows)
 

@@ -20,10 +20,10 @@ from mft_jax.balancers.registry import BalancerConfig, make_balancer
 from mft_jax.data.settings import DataConfig
 from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.losses import ObjectiveConfig
-from mft_jax.optim import OptimConfig
+from mft_jax.optim import OptimConfig, warmup_steps
 from mft_jax.settings import default_of
 from mft_jax.sharding import MeshConfig
-from mft_jax.types import MftError, TaskTable, at_least, suggest
+from mft_jax.types import MftError, TaskTable, above, at_least, suggest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,9 @@ class ModelSource:
 class LoopConfig:
     """The loop. Rows are rows of data.row_length tokens, counted over all devices.
 
-    steps                 optimiser steps of the run
+    steps                 optimiser steps of the run, unless `epochs` is set
+    epochs                passes over the mixture of the tasks; if set, it decides, and the steps
+                          follow from it; none: `steps` decides
     rows_per_step         rows of one optimiser step
     micro_batches         parts that the rows of a step are computed in (gradient accumulation)
     valid_rows            rows of the balancer's validation micro-batch, and of a batch of an
@@ -60,6 +62,7 @@ class LoopConfig:
     """
 
     steps: int = 1000
+    epochs: float | None = None
     rows_per_step: int = 8
     micro_batches: int = 1
     valid_rows: int = 8
@@ -70,7 +73,9 @@ class LoopConfig:
     patience_evals: int = 0
 
     def __post_init__(self) -> None:
-        counts = dict.fromkeys((field.name for field in dataclasses.fields(self)), 1)
+        above("loop", self, epochs=0)
+        names = (field.name for field in dataclasses.fields(self) if field.name != "epochs")
+        counts = dict.fromkeys(names, 1)
         at_least("loop", self, **counts | {"patience_evals": 0, "diagnose_every_steps": 0})
 
 
@@ -159,7 +164,7 @@ def to_dict(config: TrainConfig) -> dict[str, Any]:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Lines 'key: old -> new' of settings that may not change between a run and its resumption."""
-    left, right = _flatten(old), _flatten(new)
+    left, right = (_flatten(_with_warmup(settings)) for settings in (old, new))
     return [
         f"{key}: {left.get(key)!r} -> {right.get(key)!r}"
         for key in sorted(left.keys() | right.keys())
@@ -167,6 +172,16 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         and not any(key == free or key.startswith(free + ".") for free in RESUMABLE)
         and not PLACES.fullmatch(key)
     ]
+
+
+def _with_warmup(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings with the warm-up that they mean: none, and the number that it stands for, are
+    the same."""
+    loop, optim = settings.get("loop", {}), settings.get("optim", {})
+    if loop.get("epochs") is not None or optim.get("warmup_steps", 0) is not None:
+        return settings
+    warmup = warmup_steps(OptimConfig(), loop["steps"])
+    return {**settings, "optim": {**optim, "warmup_steps": warmup}}
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

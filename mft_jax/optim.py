@@ -9,13 +9,16 @@ import optax
 
 from mft_jax.types import MftError, Params, above, at_least
 
+DEFAULT_WARMUP_STEPS = 20
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
     """Settings of AdamW, with linear warm-up and cosine decay.
 
     learning_rate      at the end of the warm-up
-    warmup_steps       optimiser steps of the warm-up, part of loop.steps
+    warmup_steps       optimiser steps of the warm-up, part of loop.steps; none: 20, but at most a
+                       tenth of the steps
     min_rate_fraction  the rate at the end, as a share of learning_rate
     weight_decay       of matrices; norms and biases have none
     beta1              decay of the first moment
@@ -27,7 +30,7 @@ class OptimConfig:
     """
 
     learning_rate: float = 1e-3
-    warmup_steps: int = 20
+    warmup_steps: int | None = None
     min_rate_fraction: float = 0.1
     weight_decay: float = 0.0
     beta1: float = 0.9
@@ -45,6 +48,17 @@ class OptimConfig:
                 raise MftError(f"optim.{name}=inf; expected a finite number")
 
 
+def warmup_steps(optim_config: OptimConfig, total_steps: int) -> int:
+    """Optimiser steps of the warm-up in a run of so many.
+
+    >>> [warmup_steps(OptimConfig(), steps) for steps in (5, 100, 1000)]
+    [0, 10, 20]
+    """
+    if optim_config.warmup_steps is None:
+        return min(DEFAULT_WARMUP_STEPS, total_steps // 10)
+    return optim_config.warmup_steps
+
+
 def learning_rate(optim_config: OptimConfig, total_steps: int) -> optax.Schedule:
     """Rate of step t (from 0): peak (t + 1) / warmup, then cosine to the minimum at the end.
 
@@ -52,7 +66,7 @@ def learning_rate(optim_config: OptimConfig, total_steps: int) -> optax.Schedule
     >>> [round(float(schedule(step)), 3) for step in (0, 1, 2, 6, 10)]
     [0.5, 1.0, 1.0, 0.55, 0.1]
     """
-    warmup, peak = optim_config.warmup_steps, optim_config.learning_rate
+    warmup, peak = warmup_steps(optim_config, total_steps), optim_config.learning_rate
     if not 0 <= warmup < total_steps:
         raise MftError(
             f"optim.warmup_steps={warmup} must be at least 0 and below the run's {total_steps} "

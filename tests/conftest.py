@@ -25,6 +25,7 @@ install_import_hook(
 
 import dataclasses  # noqa: E402
 import functools  # noqa: E402
+import gc  # noqa: E402
 from collections.abc import Callable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
@@ -59,6 +60,13 @@ DEAREST = (
     "test_peft_parity.py",
     "test_families.py",
 )
+
+
+def pytest_collection_finish() -> None:
+    """What the imports made stays: collecting garbage need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -38,6 +38,7 @@ def test_frozen_dataclasses_cannot_be_changed():
         ({"finetune": {"method": "qlore"}}, r"finetune\.method='qlore'.*did you mean 'qlora'\?"),
         ({"loop": {"steps": "ten"}}, r"loop\.steps='ten': expected int, got str"),
         ({"loop": {"steps": 1.5}}, r"loop\.steps=1\.5: expected int, got float"),
+        ({"loop": {"epochs": 0}}, r"loop\.epochs=0\.0 is too small; expected a number above 0"),
         ({"seed": -1}, r"config\.seed=-1 is too small"),
         ({"data": {"row_length": 0}}, r"data\.row_length=0 is too small"),
         ({"loop": 3}, r"loop is 3; expected settings by name"),
@@ -135,6 +136,8 @@ def test_differences_name_what_decides_the_numbers_and_nothing_else():
     new["mesh"]["tensor"] = 2
     assert differences(old, new) == []
     new["model"]["path"] = new["finetune"]["adapter"] = "elsewhere"  # compared by content
+    assert differences(old, new) == []
+    old["optim"]["warmup_steps"] = 20  # as an older release wrote what none stands for now
     assert differences(old, new) == []
     new["finetune"]["rank"] = 8
     assert differences(old, new) == ["finetune.rank: 16 -> 8"]

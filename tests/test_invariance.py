@@ -158,7 +158,7 @@ def every_arrangement():
             yield pytest.param(names, arrangement, marks=marks, id=name)
 
 
-@pytest.mark.parametrize(("names", "arrangement"), every_arrangement())
+@pytest.mark.parametrize(("names", "arrangement"), list(every_arrangement()))
 def test_a_step_is_invariant_to_micro_batch_size_device_count_and_packing(names, arrangement):
     with jax.enable_x64(True):
         want = one_whole_batch(names)
@@ -214,7 +214,12 @@ def check_steps_with_absent_task(steps):
     assert all(np.all(np.isfinite(leaf)) and np.any(leaf) for leaf in jax.tree.leaves(change))
 
 
-@pytest.mark.parametrize("names", OTHER_NEEDS, ids="-".join)
+@pytest.mark.parametrize(
+    "names",
+    # The others take longer than everyday tests may.
+    [OTHER_NEEDS[0], *(pytest.param(n, marks=pytest.mark.slow) for n in OTHER_NEEDS[1:])],
+    ids="-".join,
+)
 def test_a_step_of_other_needs_has_weights_with_an_absent_task(names):
     check_steps_with_absent_task(two_steps(names))
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from mft_jax.optim import OptimConfig, learning_rate, optimizer
+from mft_jax.optim import OptimConfig, learning_rate, optimizer, warmup_steps
 from mft_jax.types import MftError
 
 CONFIG = OptimConfig(learning_rate=2.0, warmup_steps=4, min_rate_fraction=0.1)
@@ -35,6 +35,15 @@ def test_without_a_ramp_the_first_step_has_the_peak_rate(warmup):
     got = rates(OptimConfig(learning_rate=2.0, warmup_steps=warmup), 5)
     assert got[0] == pytest.approx(2.0) and got[-1] == pytest.approx(0.2)
     assert np.all(np.diff(got) <= 0)
+
+
+@pytest.mark.parametrize("total", [1, 2, 9, 10, 50, 199, 200, 1000])
+def test_the_default_warmup_is_at_most_a_tenth_of_the_steps(total):
+    optim_config = OptimConfig(learning_rate=2.0)
+    warmup = warmup_steps(optim_config, total)
+    assert warmup == min(20, total // 10)
+    assert np.argmax(rates(optim_config, total)) == max(warmup - 1, 0)
+    assert warmup_steps(OptimConfig(warmup_steps=30), total) == 30
 
 
 @pytest.mark.parametrize("warmup", [-1, 12, 20])

@@ -172,7 +172,7 @@ def step(balancer, balancer_state, micro_batches):
     return metrics, gradient
 
 
-@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize("micro_batches", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_step_of_dpo_is_the_gradient_of_its_equation(micro_batches):
     metrics, gradient = step(uniform(None, RUN), jnp.asarray(WEIGHT), micro_batches)
     np.testing.assert_allclose(metrics.loss, weighted(0, WEIGHT), rtol=1e-10)

@@ -130,7 +130,12 @@ def rows_of(method="qlora", name="task_token_mean", micro_batches=1):
     return run(*start(method), batch_of(micro_batches), key_of(spec))[1].rows
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+EVERY_DAY = ("task_token_mean", "focal_task")  # the others take longer than everyday tests may
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in EVERY_DAY else pytest.mark.slow) for n in OBJECTIVES]
+)
 def test_one_backward_gives_every_tasks_own_gradient(name):
     rows = rows_of(name=name)
     assert worst(rows, oracle_rows(spec_for(name=name))) < 1e-12

@@ -27,8 +27,9 @@ from mft_jax import sharding
 from mft_jax.arrays import over_stack
 from mft_jax.cli import arguments as args
 from mft_jax.config import TrainConfig
+from mft_jax.data.chats import Message
 from mft_jax.data.encoding import build_encoder, encode
-from mft_jax.data.samples import Conversation, Message
+from mft_jax.data.samples import Conversation
 from mft_jax.data.templates import chat_tokenizer, render
 from mft_jax.finetune.attach import store_weight
 from mft_jax.finetune.combine import count_parameters

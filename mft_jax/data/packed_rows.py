@@ -99,4 +99,14 @@ def packed_rows(
         return rows_per_epoch if not varies or epoch == 0 else len(epoch_rows(epoch))
 
     rows_per_epoch = len(epoch_rows(0))
-    return NumberedRows(rows_per_epoch, row)
+    return NumberedRows(rows_per_epoch, row, rows_with_task(samples, epoch_rows(0)))
+
+
+def rows_with_task(
+    samples: Samples, rows: Sequence[Int[np.ndarray, " _"]]
+) -> Int[np.ndarray, " T"]:
+    """The number of rows that hold a sample of each task; rows are indices of samples."""
+    num_tasks = len(samples.tasks)
+    row_of_place = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+    pairs = row_of_place * num_tasks + samples.task_ids[np.concatenate(rows)]
+    return np.bincount(np.unique(pairs) % num_tasks, minlength=num_tasks)

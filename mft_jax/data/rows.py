@@ -81,10 +81,13 @@ class NumberedRows:
 
     `rows_per_epoch` is that of the first epoch: under a mixture every epoch has other samples, so
     it may have another number of rows.
+
+    rows_with_task  rows of the first epoch that hold a sample of each task, where it is known
     """
 
     rows_per_epoch: int
     row: Callable[[int], Batch]
+    rows_with_task: Int[np.ndarray, " T"] | None = None
 
     def batches(self, rows: BatchRows, num_batches: int) -> grain.IterDataset[Batch]:
         def batch(step: int) -> Batch:

@@ -1,44 +1,47 @@
 """The forms of a record, and the two kinds of sample that they become.
 
-{"chat_rounds": [{"role": "human", "content": "..."}, {"role": "bot", "content": "..."}]}
-{"prompt": "...", "answer": "...", "system": "..."}          (other names: see the keys below)
+{"messages": [{"role": "user", "content": "..."}, ...]}      (other names: see `chats`)
+{"prompt": "...", "answer": "...", "system": "..."}          (other names: see `readings`)
 {"text": "..."}
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, Literal
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+from mft_jax.data.chats import (
+    CHAT_KEYS,
+    Message,
+    answer_of,
+    chat_messages,
+    message_list,
+    named,
+    shortened,
+    string_of,
+    unread_keys,
+)
+from mft_jax.data.readings import KNOWN_KEYS, Reading, TakenAs, reading_of, taken_as
 from mft_jax.data.sources import SourceRecord
-from mft_jax.types import MftError
+from mft_jax.types import MftError, suggest
 
-Role = Literal["system", "user", "assistant"]
-ROLES: dict[str, Role] = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "bot": "assistant",
-    "assistant": "assistant",
-    "gpt": "assistant",
-}
-PROMPT_KEYS = ("prompt", "input", "instruction", "question", "query")
-ANSWER_KEYS = ("answer", "output", "response")
-
-
-@dataclasses.dataclass(frozen=True)
-class Message:
-    role: Role
-    content: str
+MOST_UNREAD, LONGEST_NAME = 8, 40  # names of fields that are not read, in one line
 
 
 @dataclasses.dataclass(frozen=True)
 class Conversation:
-    """A chat: at most one system message, then user and assistant in turns; the last answers."""
+    """A chat: at most one system message, then user and assistant in turns; the last answers.
+
+    `tools` are the functions that a chat template tells the model of, as JSON Schemas.
+    """
 
     messages: tuple[Message, ...]
     where: str
+    tools: tuple[dict[str, Any], ...] = ()
+    taken_as: TakenAs = dataclasses.field(default=TakenAs(), compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,145 +50,153 @@ class Document:
 
     text: str
     where: str
+    taken_as: TakenAs = dataclasses.field(default=TakenAs(), compare=False)
 
 
 Sample = Conversation | Document
 
 
-def to_sample(record: SourceRecord) -> Sample:
-    """The sample of a record with `chat_rounds`, a prompt and an answer, or `text`.
+def to_sample(record: SourceRecord, columns: Mapping[str, str] | None = None) -> Sample:
+    """The sample of a record: a chat, a prompt and an answer, or `text`.
 
-    The record must have exactly one of the three forms: one that could be read in two ways is an
-    error, not a guess. A field that is null counts as absent. `instruction` and `input` may occur
-    together; they are joined by a newline. Other fields (`id`, `lang`, ...) are ignored.
+    One that could be read in two ways is an error, not a guess. A field that is null counts as
+    absent. With `columns` (our name -> the record's) only those fields are read; without, fields of
+    other names (`id`, `lang`, ...) are not read. `taken_as` of the sample says both.
     """
-    fields = {key: value for key, value in record.data.items() if value is not None}
-    prompts = [key for key in PROMPT_KEYS if key in fields]
-    answers = [key for key in ANSWER_KEYS if key in fields]
-    chat = [key for key in ("chat_rounds",) if key in fields]
-    text = [key for key in ("text",) if key in fields]
-    if sum(map(bool, (chat, prompts + answers, text))) > 1:
+    data, where = record.data, record.where
+    if columns:
+        data = {ours: data[theirs] for ours, theirs in columns.items() if theirs in data}
+    fields = {key: value for key, value in data.items() if value is not None}
+    if columns and not fields:
         raise MftError(
-            f"{record.where}: the record can be read in more than one way, it has the fields "
-            f"{_names(chat + prompts + answers + text)}; expected one form only: `chat_rounds`, a "
-            "prompt with an answer, or `text`; remove the fields that are not meant"
+            f"{where}: the task's `columns` names {named(tuple(columns.values()))}, but the record "
+            f"has the fields {named(tuple(record.data))}; correct the names"
         )
-    if chat:
-        return Conversation(_chat_messages(fields["chat_rounds"], record.where), record.where)
-    if prompts or answers:
-        return Conversation(_pair_messages(fields, prompts, answers, record.where), record.where)
-    if text:
-        document = _string(fields["text"], "text", record.where)
+    for key in CHAT_KEYS:
+        if isinstance(fields.get(key), str):
+            fields[key] = _decoded(fields[key])
+    reading = reading_of(fields, tuple(record.data), where)
+    taken = _taken_as(reading, fields, record.data, columns or {})
+    if reading.form == "text":
+        document = string_of(fields["text"], "text", where)
         if not document.strip():
-            raise MftError(f"{record.where}: `text` is empty; expected text; remove the record")
-        return Document(document, record.where)
-    raise MftError(
-        f"{record.where}: no known form, the record has the fields {_names(list(record.data))}; "
-        f"expected `chat_rounds`, one of {_names(PROMPT_KEYS)} with one of {_names(ANSWER_KEYS)}, "
-        "or `text`; rename the fields"
-    )
+            raise MftError(f"{where}: `text` is empty; expected text; remove the record")
+        return Document(document, where, taken)
+    if reading.form == "chat":
+        messages = chat_messages(reading.keys[0], fields[reading.keys[0]], where)
+    else:
+        messages = _pair_messages(reading, fields, where)
+    messages = _with_system(messages, fields.get("system"), reading, where)
+    return Conversation(messages, where, _tools(fields.get("tools"), where), taken)
 
 
-def _pair_messages(
-    fields: dict[str, Any], prompts: list[str], answers: list[str], where: str
-) -> tuple[Message, ...]:
-    if not answers:
-        raise MftError(
-            f"{where}: no answer, the record has only {_names(prompts)}; expected also one of "
-            f"{_names(ANSWER_KEYS)}; add the answer or remove the record"
-        )
-    if not prompts:
-        raise MftError(
-            f"{where}: no prompt, the record has only {_names(answers)}; expected also one of "
-            f"{_names(PROMPT_KEYS)}; add the prompt, or name the field `text` if it is plain text"
-        )
-    if len(answers) > 1 or (len(prompts) > 1 and set(prompts) != {"instruction", "input"}):
-        raise MftError(
-            f"{where}: the record can be read in more than one way, it has the fields "
-            f"{_names(prompts + answers)}; expected one prompt (`instruction` and `input` may "
-            "occur together) and one answer; remove the fields that are not meant"
-        )
-    names = ["instruction", "input"] if len(prompts) > 1 else prompts
-    parts = [_string(fields[name], name, where) for name in names]
+def read_as(samples: Iterable[Sample]) -> str:
+    """What the records of a task were taken for, in one line.
+
+    >>> from mft_jax.data.sources import SourceRecord
+    >>> record = SourceRecord({"question": "1 + 1?", "answer": "2", "level": 3}, "a.jsonl:1")
+    >>> read_as([to_sample(record)])
+    '`question` -> `answer`; not read: `level`'
+    """
+    kinds = Counter(sample.taken_as for sample in samples)
+    forms: Counter[str] = Counter()
+    for taken, count in kinds.items():
+        forms[taken.form] += count
+    one = len(forms) == 1
+    text = ", ".join(form if one else f"{form} ({n:,})" for form, n in forms.most_common())
+    unread = sorted({_shown(name) for taken in kinds for name in taken.unread})
+    if unread:
+        more = len(unread) - MOST_UNREAD
+        text += f"; not read: {named(unread[:MOST_UNREAD])}" + f" and {more} more" * (more > 0)
+    return text
+
+
+def _shown(name: str) -> str:
+    """A field's name, which is foreign text: short, and without control characters."""
+    name = name if name.isprintable() else repr(name)[1:-1]
+    return name if len(name) <= LONGEST_NAME else name[:LONGEST_NAME] + "..."
+
+
+def check_columns(columns: Mapping[str, str], where: str) -> None:
+    """Raise `MftError` where the task's `columns` names a field that no form has."""
+    for name in columns:
+        if name not in KNOWN_KEYS:
+            hint = suggest(name, KNOWN_KEYS) or f"expected one of {', '.join(KNOWN_KEYS)}"
+            raise MftError(
+                f"{where}: `columns` says which column is {name!r}, but no form of a record has "
+                f"that field; {hint} (our name first: {{'prompt': 'name in the file'}})"
+            )
+
+
+def _taken_as(
+    reading: Reading,
+    fields: Mapping[str, Any],
+    record: Mapping[str, Any],
+    columns: Mapping[str, str],
+) -> TakenAs:
+    beside = tuple(key for key in ("system", "tools") if key in fields and reading.form != "text")
+    names = tuple(name for name, value in record.items() if value is not None)
+    inside: frozenset[str] = frozenset()
+    if reading.form == "chat" and isinstance(fields[reading.keys[0]], list):
+        inside = unread_keys(reading.keys[0], fields[reading.keys[0]])
+    return taken_as(reading, beside, names, inside, tuple(columns.items()))
+
+
+def _pair_messages(reading: Reading, fields: Mapping[str, Any], where: str) -> tuple[Message, ...]:
+    """One prompt and its answer, each a text or (of the same record) each a list of messages. Of
+    the latter only the answer is trained on."""
+    *prompts, answer = reading.keys
+    if len(prompts) == 1 and isinstance(fields[answer], list):
+        before = message_list(prompts[0], fields[prompts[0]], where)
+        before = tuple(dataclasses.replace(message, trained=False) for message in before)
+        after = message_list(answer, fields[answer], where, before)
+        if after[-1].role != "assistant":
+            raise MftError(
+                f"{where}: no answer, `{answer}` ends with the role {after[-1].role!r}; expected "
+                "an assistant's message at the end; add it or remove the last ones"
+            )
+        return (*before, *after)
+    parts = [string_of(fields[name], name, where) for name in prompts]
     prompt = "\n".join(part for part in parts if part)
-    answer = _answer(fields[answers[0]], answers[0], where)
-    messages = (Message("user", prompt), Message("assistant", answer))
-    if "system" not in fields:
+    text = answer_of(fields[answer], answer, where)
+    return Message("user", prompt), Message("assistant", text)
+
+
+def _with_system(
+    messages: tuple[Message, ...], system: Any, reading: Reading, where: str
+) -> tuple[Message, ...]:
+    """The messages after the record's own `system`, unless they begin with it."""
+    if system is None or (reading.form == "chat" and system == ""):
         return messages
-    return (Message("system", _string(fields["system"], "system", where)), *messages)
-
-
-def _chat_messages(rounds: Any, where: str) -> tuple[Message, ...]:
-    if not isinstance(rounds, list) or not rounds:
+    first = Message("system", string_of(system, "system", where))
+    if messages[0].role != "system":
+        return (first, *messages)
+    if messages[0].content.strip() != first.content.strip():
         raise MftError(
-            f"{where}: `chat_rounds` is {_short(rounds)}; expected a list of "
-            '{"role": ..., "content": ...} with at least a human and a bot round; correct it'
+            f"{where}: the record can be read in more than one way, its `system` is not the system "
+            f"message of `{reading.keys[0]}`; expected one of them; remove the other, or leave it "
+            f"out by the task's columns={reading.columns()}"
         )
-    messages: list[Message] = []
-    for number, entry in enumerate(rounds, start=1):
-        place = f"{where}: round {number} of `chat_rounds`"
-        if not isinstance(entry, dict) or not {"role", "content"} <= set(entry):
-            raise MftError(
-                f'{place} is {_short(entry)}; expected {{"role": ..., "content": ...}}; correct it'
-            )
-        role = ROLES.get(entry["role"]) if isinstance(entry["role"], str) else None
-        if role is None:
-            raise MftError(
-                f"{place} has the unknown role {_short(entry['role'])}; expected one of "
-                f"{_names(tuple(ROLES))}; rename the role"
-            )
-        _check_order(messages, role, entry["role"], place)
-        read = _answer if role == "assistant" else _string
-        messages.append(Message(role, read(entry["content"], "content", place)))
-    if messages[-1].role != "assistant":
-        raise MftError(
-            f"{where}: no answer, `chat_rounds` ends with the role {rounds[-1]['role']!r}; "
-            "expected a bot round at the end; add the answer or remove the last rounds"
-        )
-    return tuple(messages)
+    return messages
 
 
-def _check_order(before: Sequence[Message], role: Role, name: str, place: str) -> None:
-    last = before[-1].role if before else None
-    allowed = {None: ("system", "user"), "system": ("user",), "user": ("assistant",)}
-    expected = allowed.get(last, ("user",))
-    if role not in expected:
-        found = f"after {last!r}" if last else "at the beginning"
-        raise MftError(
-            f"{place} is out of order: role {name!r} {found}; expected {' or '.join(expected)} "
-            "there (at most one system round, then human and bot in turns); reorder the rounds"
-        )
-
-
-def _answer(value: Any, name: str, place: str) -> str:
-    answer = _string(value, name, place)
-    if not answer.strip():
-        raise MftError(
-            f"{place}: the answer `{name}` is empty; expected text to train on; add the answer or "
-            "remove the record"
-        )
-    return answer
-
-
-def _string(value: Any, name: str, place: str) -> str:
-    if not isinstance(value, str):
-        raise MftError(
-            f"{place}: `{name}` is {_short(value)}; expected a string; convert it to text"
-        )
+def _decoded(text: str) -> Any:
+    """The value of JSON text, as which a table holds a list; other text as it is."""
     try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
+        return json.loads(text)
+    except (RecursionError, ValueError):
+        return text
+
+
+def _tools(value: Any, where: str) -> tuple[dict[str, Any], ...]:
+    """The tools of a chat: a list of JSON Schemas, or that list as JSON."""
+    tools = _decoded(value) if isinstance(value, str) else value
+    if not tools:
+        return ()
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise MftError(
-            f"{place}: `{name}` holds half a surrogate pair at character {error.start + 1}; "
-            "expected Unicode text; repair the escape sequence \\ud... there"
-        ) from error
-    return value
-
-
-def _names(keys: Sequence[str]) -> str:
-    return ", ".join(f"`{key}`" for key in keys) if keys else "(none)"
-
-
-def _short(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."
+            f"{where}: `tools` is {shortened(value)}; expected a list of functions as JSON "
+            'Schemas, [{"type": "function", "function": {...}}]; correct it, or leave it out by '
+            "the task's `columns`"
+        )
+    return tuple(tools)

@@ -14,12 +14,15 @@ class TaskConfig:
     """One task.
 
     name               unique; its name in reports and in other settings
-    path               a file, a folder or a glob of .jsonl, .jsonl.gz, .jsonl.zst or .parquet, a
-                       saved dataset, stdlib:<task> or packages:<names>:text
+    path               a file, a folder or a glob of .jsonl, .json, .csv, .tsv (also .gz, .zst) or
+                       .parquet, a saved dataset, datasets:<name>?subset=...&split=...&revision=...
+                       of the hub, stdlib:<task> or packages:<names>:text
     valid_path         validation files; none: a part of `path` is split off
     valid_fraction     share of the samples that is split off, at least one sample
     max_samples        a seeded random subset of the training samples; none: all
     max_valid_samples  a seeded random subset of the validation samples; none: all
+    columns            the fields of a record that are read, our name first, such as {"prompt":
+                       "problem", "answer": "code"}; empty: those with a known name
     """
 
     name: str
@@ -28,6 +31,7 @@ class TaskConfig:
     valid_fraction: float = 0.05
     max_samples: int | None = None
     max_valid_samples: int | None = None
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""Files of records: `.jsonl`, `.jsonl.gz`, `.jsonl.zst`, `.parquet`, a saved Hugging Face dataset.
+"""Files of records: `.jsonl`, `.json`, `.csv`, `.tsv` (each also with `.gz` or `.zst`), `.parquet`,
+a saved Hugging Face dataset; and data sets of the hub.
 
 A source yields every record of its files in a fixed order (files sorted by name, records in file
 order) or raises `MftError`; only blank lines are skipped.
@@ -10,6 +11,7 @@ import codecs
 import dataclasses
 import glob
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,16 @@ import datasets
 import pyarrow
 import pyarrow.parquet
 
+from mft_jax.data import hub
 from mft_jax.data.lines import read_lines
+from mft_jax.data.tables import DELIMITERS, array_rows, table_rows
 from mft_jax.types import FOREIGN_CODE_ERRORS, MftError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+# In a folder these are data files only where there is none of the others beside them, because a
+# folder of data often has a `.json` or `.csv` that describes it.
+TEXT_SUFFIXES = tuple(f"{k}{c}" for k in (".json", ".csv", ".tsv") for c in ("", ".gz", ".zst"))
+EVERY_SUFFIX = (*SUFFIXES, *TEXT_SUFFIXES)
 ROWS_AT_ONCE = 1024  # of Parquet: few, since a column's dictionary may hold very long texts
 SAVED_DATASET = ("dataset_info.json", "dataset_dict.json")
 
@@ -37,13 +45,44 @@ class SourceRecord:
 def read_records(path: str) -> Iterator[SourceRecord]:
     """All records of a file, of a folder's files (not of its sub-folders) or of a glob pattern.
 
-    A folder made by `datasets.Dataset.save_to_disk` is read as that dataset.
+    A folder made by `datasets.Dataset.save_to_disk` is read as that dataset; `datasets:<name>` is
+    one of the hub.
     """
+    if path.startswith(hub.PREFIX):
+        yield from (SourceRecord(*row) for row in hub.hub_rows(path))
+        return
     if any((Path(path) / name).is_file() for name in SAVED_DATASET):
         yield from _read_dataset(Path(path))
         return
     for file in find_files(path):
-        yield from _read_parquet(file) if file.name.endswith(".parquet") else _read_jsonl(file)
+        yield from _read_file(file)
+
+
+def _read_file(file: Path) -> Iterator[SourceRecord]:
+    kind = Path(file.name.removesuffix(".gz").removesuffix(".zst")).suffix
+    if kind == ".parquet":
+        yield from _read_parquet(file)
+    elif kind in DELIMITERS:
+        rows = table_rows(read_lines(file), file, DELIMITERS[kind])
+        yield from (SourceRecord(*row) for row in rows)
+    elif kind == ".json":
+        yield from _read_json(file)
+    else:
+        yield from _read_jsonl(file)
+
+
+def _read_json(file: Path) -> Iterator[SourceRecord]:
+    """The records of an array, or of lines where the file does not begin with one."""
+    lines, begun = read_lines(file), []
+    for line in lines:
+        begun.append(line)
+        if line.strip():
+            break
+    if begun and begun[-1].removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+        text = b"\n".join([*begun, *lines])
+        yield from (SourceRecord(*row) for row in array_rows(text, file))
+    else:
+        yield from _read_jsonl(file)
 
 
 def find_files(path: str) -> list[Path]:
@@ -55,11 +94,13 @@ def find_files(path: str) -> list[Path]:
     """
     place = Path(path).expanduser()
     if place.is_dir():
-        files = sorted(f for f in place.iterdir() if f.is_file() and f.name.endswith(SUFFIXES))
+        inside = sorted(f for f in place.iterdir() if f.is_file())
+        files = [f for f in inside if f.name.endswith(SUFFIXES)]
+        files = files or [f for f in inside if f.name.endswith(TEXT_SUFFIXES)]
         if not files:
             raise MftError(
                 f"folder {path} holds no data file; expected at least one file that ends in "
-                f"{_either(SUFFIXES)}; put one there or name another path"
+                f"{_either(EVERY_SUFFIX)}; put one there or name another path"
             )
         return files
     if place.is_file():
@@ -68,15 +109,18 @@ def find_files(path: str) -> list[Path]:
         matches = glob.glob(str(place), recursive=True)
         files = sorted(Path(match) for match in matches if Path(match).is_file())
     if not files:
+        is_name = re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not path.endswith(EVERY_SUFFIX)
         raise MftError(
             f"no file at {path}; expected an existing file, a folder of data files or a glob "
             "pattern that matches at least one file; correct the path"
+            + f" (a data set of the hub is written {hub.PREFIX}{path})"
+            * bool(is_name)
         )
     for file in files:
-        if not file.name.endswith(SUFFIXES):
+        if not file.name.endswith(EVERY_SUFFIX):
             raise MftError(
                 f"cannot read {file}: its name ends in none of the known suffixes; expected "
-                f"{_either(SUFFIXES)}; convert the file or name another path"
+                f"{_either(EVERY_SUFFIX)}; convert the file or name another path"
             )
     return files
 

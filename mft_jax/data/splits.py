@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from mft_jax.data.python_code import python_records
-from mft_jax.data.samples import Sample, to_sample
+from mft_jax.data.samples import Sample, check_columns, to_sample
 from mft_jax.data.settings import TaskConfig
 from mft_jax.data.sources import SourceRecord, read_records
 from mft_jax.types import MftError
@@ -24,12 +24,13 @@ def load_splits(task: TaskConfig, seed: int) -> tuple[list[Sample], list[Sample]
                 f"task {task.name!r} has valid_path={task.valid_path!r}, but its source "
                 f"{task.path!r} has its own validation split; remove valid_path"
             )
-        train = _samples(_python_source(task.path, "train", seed))
-        valid = _samples(_python_source(task.path, "valid", seed))
+        train = _samples(_python_source(task.path, "train", seed), task)
+        valid = _samples(_python_source(task.path, "valid", seed), task)
     elif task.valid_path is not None:
-        train, valid = _samples(read_records(task.path)), _samples(read_records(task.valid_path))
+        train = _samples(read_records(task.path), task)
+        valid = _samples(read_records(task.valid_path), task)
     else:
-        train, valid = _split(_samples(read_records(task.path)), task, seed)
+        train, valid = _split(_samples(read_records(task.path), task), task, seed)
     if not train:
         raise MftError(
             f"task {task.name!r} is empty: {task.path} holds no record; expected at least one; "
@@ -57,6 +58,7 @@ def _check_numbers(task: TaskConfig) -> None:
             f"task {task.name!r} has valid_fraction={task.valid_fraction}; expected a number "
             "between 0 and 1, both excluded; set it to one such as 0.05"
         )
+    check_columns(task.columns, f"task {task.name!r}")
     for key in ("max_samples", "max_valid_samples"):
         value = getattr(task, key)
         if value is not None and value < 1:
@@ -97,5 +99,5 @@ def _subset(samples: list[Sample], limit: int | None, rng: np.random.Generator) 
     return [samples[i] for i in sorted(rng.permutation(len(samples))[:limit])]
 
 
-def _samples(records: Iterable[SourceRecord]) -> list[Sample]:
-    return [to_sample(record) for record in records]
+def _samples(records: Iterable[SourceRecord], task: TaskConfig) -> list[Sample]:
+    return [to_sample(record, task.columns) for record in records]

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from transformers import PreTrainedTokenizerFast
 
 from mft_jax.data.mixture import Mixture
+from mft_jax.data.samples import read_as
 from mft_jax.data.settings import DataConfig
 from mft_jax.data.splits import load_splits
 from mft_jax.data.tokenization import TaskStats, TokenizedTask, tokenize
@@ -17,13 +18,17 @@ from mft_jax.types import TaskTable
 
 @dataclasses.dataclass(frozen=True)
 class TokenizedData:
-    """The tokens and statistics of all tasks. The place of a task in each tuple is its id."""
+    """The tokens and statistics of all tasks. The place of a task in each tuple is its id.
+
+    `read_as` says what the records of each task were taken for.
+    """
 
     tasks: TaskTable
     train: tuple[TokenizedTask, ...]
     valid: tuple[TokenizedTask, ...]
     train_stats: tuple[TaskStats, ...]
     valid_stats: tuple[TaskStats, ...]
+    read_as: tuple[str, ...] = ()
 
     @property
     def train_sizes(self) -> list[int]:
@@ -51,9 +56,10 @@ class Tasks:
 def load_tasks(data_config: DataConfig, tokenizer: PreTrainedTokenizerFast) -> TokenizedData:
     """The tokens of every task. Raises `MftError` for a bad record or an empty task or split."""
     table = TaskTable(tuple(task.name for task in data_config.tasks))
-    train, valid = [], []
+    train, valid, told = [], [], []
     for task in data_config.tasks:
         splits = load_splits(task, data_config.seed)
+        told.append(read_as(sample for split in splits for sample in split))
         for results, split, samples in zip(
             (train, valid), ("training", "validation"), splits, strict=True
         ):
@@ -63,4 +69,4 @@ def load_tasks(data_config: DataConfig, tokenizer: PreTrainedTokenizerFast) -> T
             )
     train_tasks, train_stats = zip(*train, strict=True)
     valid_tasks, valid_stats = zip(*valid, strict=True)
-    return TokenizedData(table, train_tasks, valid_tasks, train_stats, valid_stats)
+    return TokenizedData(table, train_tasks, valid_tasks, train_stats, valid_stats, tuple(told))

@@ -12,18 +12,29 @@ the end token. The end token must be part of it, or the model would never stop.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from typing import NoReturn
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from mft_jax.data.samples import Conversation, Document, Message, Sample
+from mft_jax.data.chats import Message
+from mft_jax.data.samples import Conversation, Document, Sample
 from mft_jax.data.template_bounds import bounded, check_length, check_operators
+from mft_jax.data.tool_turns import (
+    Tools,
+    call_length,
+    dropped_from,
+    tool_texts,
+    uses_tools,
+    with_texts,
+)
 from mft_jax.types import FOREIGN_CODE_ERRORS, MftError
 
 # Noncharacters, which Unicode reserves for a program's internal use: text almost never has one.
 GUARDS = tuple(map(chr, range(0xFDD0, 0xFDF0)))
+TOOLS_REMEDY = "use a tokenizer whose template takes tools, or remove the record"
 GUARD_PATTERN = re.compile(f"[{GUARDS[0]}-{GUARDS[-1]}]")
 
 
@@ -87,19 +98,20 @@ def render(sample: Sample, chat: ChatTokenizer) -> list[Piece]:
     piece ends wherever training begins or ends: no token crosses from a text that the model reads
     into one that it writes.
     """
-    texts = [sample.text] if isinstance(sample, Document) else [m.content for m in sample.messages]
-    guards = _guards(texts, sample.where)
-    masked = [_mask(text, guards.token, chat) for text in texts]
+    guards = _guards(_texts(sample), sample.where)
     if isinstance(sample, Document):
-        spans = [(masked[0] + chat.eos, True)]
+        spans = [(_mask(sample.text, guards.token, chat) + chat.eos, True)]
     else:
-        messages = [
-            dataclasses.replace(message, content=text)
-            for message, text in zip(sample.messages, masked, strict=True)
-        ]
+        messages, tools = _masked(sample, guards.token, chat)
         if chat.tokenizer.chat_template:
             with bounded(sample.where, chat.tokenizer.name_or_path):
-                spans = _template_spans(messages, guards.answer, sample.where, chat)
+                spans = _template_spans(messages, tools, guards.answer, sample.where, chat)
+        elif uses_tools(messages, tools):
+            raise MftError(
+                f"{sample.where}: the record uses tools, and the tokenizer "
+                f"{chat.tokenizer.name_or_path!r} has no chat template: the built-in form has no "
+                "place for them; use a tokenizer whose template has, or remove the record"
+            )
         else:
             spans = _mftcoder_spans(messages, chat)
     return [piece for text, trained in spans for piece in _cut(text, trained, guards.token, chat)]
@@ -125,6 +137,23 @@ def _guards(texts: list[str], where: str) -> _Guards:
             "expected at most 30, since two are needed as marks; remove the record"
         )
     return _Guards(*free[:2])
+
+
+def _texts(sample: Sample) -> list[str]:
+    """All that a sample holds, in which the guards must not occur."""
+    if isinstance(sample, Document):
+        return [sample.text]
+    return [*(m.content for m in sample.messages), *tool_texts(sample.messages, sample.tools)]
+
+
+def _masked(sample: Conversation, guard: str, chat: ChatTokenizer) -> tuple[list[Message], Tools]:
+    """Messages and tools with every special token that they spell out masked."""
+    mask = functools.partial(_mask, guard=guard, chat=chat)
+    messages = [
+        dataclasses.replace(m, content=mask(m.content), tool_fields=with_texts(m.tool_fields, mask))
+        for m in sample.messages
+    ]
+    return messages, tuple(with_texts(tool, mask) for tool in sample.tools)
 
 
 def _mask(text: str, guard: str, chat: ChatTokenizer) -> str:
@@ -163,13 +192,14 @@ def _mftcoder_spans(messages: list[Message], chat: ChatTokenizer) -> list[tuple[
             case "user":
                 prompt += f"<s>human\n{message.content}\n<s>bot\n"
             case "assistant":
-                spans += [(prompt, False), (f"{message.content}\n{chat.eos}", True)]
+                answer = f"{message.content}\n{chat.eos}"
+                spans += [(prompt, False), (answer, message.trained)]
                 prompt = "\n"
     return spans
 
 
 def _template_spans(
-    messages: list[Message], guard: str, where: str, chat: ChatTokenizer
+    messages: list[Message], tools: Tools, guard: str, where: str, chat: ChatTokenizer
 ) -> list[tuple[str, bool]]:
     r"""Two spans for every answer: the text up to the end of the generation prompt, and the answer.
 
@@ -185,33 +215,52 @@ def _template_spans(
     for place, message in enumerate(messages):
         if message.role != "assistant":
             continue
-        prompt = _apply(messages[:place], True, where, chat)
-        whole = _apply(messages[: place + 1], False, where, chat)
+        prompt = _apply(messages[:place], True, where, chat, tools)
+        whole = _apply(messages[: place + 1], False, where, chat, tools)
         if not (prompt.startswith(done) and whole.startswith(prompt)):
             _refuse(where, "renders a message differently once another one follows it", chat)
-        framed = [*messages[:place], Message("assistant", guard)]
-        before, found, after = _apply(framed, False, where, chat)[len(prompt) :].partition(guard)
-        answer = whole[len(prompt) + len(before) : len(whole) - len(after)]
-        framed_alike = found and before + answer + after == whole[len(prompt) :]
-        if not framed_alike or answer.strip() != message.content.strip():
-            _refuse(where, "drops or changes the answer", chat)
-        end = chat.special.search(after)
-        if end is None:
-            _refuse(where, "puts no end token (a special token) after the answer", chat)
-        # The answer as given: a template may trim what the model reads, but the model must learn
-        # to write the indentation of code.
-        spans += [
-            (prompt[len(done) :], False),
-            (before + message.content + after[: end.end()], True),
-        ]
-        done = whole[: len(whole) - len(after) + end.end()]
+        if fault := dropped_from(prompt, messages[:place], tools):
+            _refuse(where, fault, chat, TOOLS_REMEDY)
+        turn = whole[len(prompt) :]
+        if "tool_calls" in message.tool_fields:
+            length = call_length(message, turn, chat.special)
+            if isinstance(length, str):
+                _refuse(where, length, chat, TOOLS_REMEDY)
+            written = turn[:length]
+        else:
+            framed = [*messages[:place], Message("assistant", guard)]
+            frame = _apply(framed, False, where, chat, tools)[len(prompt) :].partition(guard)
+            written, length = _answer(message, turn, frame, where, chat)
+        spans += [(prompt[len(done) :], False), (written, message.trained)]
+        done = whole[: len(prompt) + length]
     return spans
 
 
-def _apply(messages: list[Message], ask: bool, where: str, chat: ChatTokenizer) -> str:
+def _answer(
+    message: Message, turn: str, frame: tuple[str, str, str], where: str, chat: ChatTokenizer
+) -> tuple[str, int]:
+    """What the model must write in a turn, and the length of the turn up to its end token."""
+    before, found, after = frame
+    answer = turn[len(before) : len(turn) - len(after)]
+    framed_alike = found and before + answer + after == turn
+    if not framed_alike or answer.strip() != message.content.strip():
+        _refuse(where, "drops or changes the answer", chat)
+    end = chat.special.search(after)
+    if end is None:
+        _refuse(where, "puts no end token (a special token) after the answer", chat)
+    # The answer as given: a template may trim what the model reads, but the model must learn
+    # to write the indentation of code.
+    written = before + message.content + after[: end.end()]
+    return written, len(turn) - len(after) + end.end()
+
+
+def _apply(
+    messages: list[Message], ask: bool, where: str, chat: ChatTokenizer, tools: Tools = ()
+) -> str:
     try:
         text = chat.tokenizer.apply_chat_template(
-            [dataclasses.asdict(message) for message in messages],
+            [{"role": m.role, "content": m.content, **m.tool_fields} for m in messages],
+            tools=list(tools) or None,
             tokenize=False,
             add_generation_prompt=ask,
         )
@@ -226,9 +275,14 @@ def _apply(messages: list[Message], ask: bool, where: str, chat: ChatTokenizer) 
     return text
 
 
-def _refuse(where: str, fault: str, chat: ChatTokenizer) -> NoReturn:
+def _refuse(
+    where: str,
+    fault: str,
+    chat: ChatTokenizer,
+    remedy: str = "use another template, or remove it (`tokenizer.chat_template = None`) for the "
+    "built-in form",
+) -> NoReturn:
     raise MftError(
         f"{where}: the chat template of {chat.tokenizer.name_or_path!r} {fault}; expected one that "
-        "keeps earlier text, keeps the answer and ends it with a special token; use another "
-        "template, or remove it (`tokenizer.chat_template = None`) for the built-in form"
+        f"keeps earlier text, keeps the answer and ends it with a special token; {remedy}"
     )

@@ -1,13 +1,14 @@
 """The first line of a session: what the run is."""
 
 import dataclasses
+import math
 from datetime import datetime
 
 from mft_jax.record import fields, schema
 from mft_jax.record.fields import Json
-from mft_jax.record.schema import ModelFacts, PackingFacts, Quantity, TaskCounts
+from mft_jax.record.schema import Finding, ModelFacts, PackingFacts, Quantity, TaskCounts
 
-Facts = type[ModelFacts] | type[PackingFacts] | type[TaskCounts] | type[Quantity]
+Facts = type[ModelFacts] | type[PackingFacts] | type[TaskCounts] | type[Quantity] | type[Finding]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,9 @@ class RunHeader:
     devices: str
     planned_steps: int
     balancer_logs: dict[str, Quantity]  # the balancer's own titles; none in records of 0.1
+    read_as: dict[str, str]  # what records were taken for, by task; none in records of 0.1
+    findings: tuple[Finding, ...]  # none in records of 0.1
+    epochs: float  # planned passes over the data; NaN in records of 0.1
 
 
 def read_header(where: str, line: Json) -> RunHeader:
@@ -54,6 +58,9 @@ def read_header(where: str, line: Json) -> RunHeader:
         devices=fields.typed(where, line, "devices", str),
         planned_steps=fields.whole(where, fields.typed(where, config, "loop", dict), "steps"),
         balancer_logs=_balancer_logs(where, line),
+        read_as=_read_as(where, line, names),
+        findings=_findings(where, line),
+        epochs=fields.number(where, line, "epochs") if "epochs" in line else math.nan,
     )
 
 
@@ -63,6 +70,7 @@ def unknown_keys(line: Json) -> list[str]:
     parts = [("model", line["model"], ModelFacts), ("packing", line["packing"], PackingFacts)]
     parts += [("data", counts, TaskCounts) for counts in map(line["data"].get, line["tasks"])]
     parts += [("balancer_logs", log, Quantity) for log in line.get("balancer_logs", {}).values()]
+    parts += [("findings", finding, Finding) for finding in line.get("findings", ())]
     for name, values, facts in parts:
         found += [f"'{name}.{key}'" for key in values if key not in _keys(facts)]
     return found
@@ -74,6 +82,22 @@ def _keys(facts: Facts) -> list[str]:
 
 def _numbers(where: str, values: Json, facts: Facts, but: str = "") -> dict[str, float]:
     return {key: fields.number(where, values, key) for key in _keys(facts) if key != but}
+
+
+def _read_as(where: str, line: Json, tasks: tuple[str, ...]) -> dict[str, str]:
+    told = fields.typed(where, line, "read_as", dict) if "read_as" in line else {}
+    return {name: fields.typed(where, told, name, str) for name in tasks if name in told}
+
+
+def _findings(where: str, line: Json) -> tuple[Finding, ...]:
+    found = []
+    for entry in fields.typed(where, line, "findings", list) if "findings" in line else ():
+        if not isinstance(entry, dict):
+            raise fields.malformed(where, f"{entry!r} under 'findings'", "an object")
+        task = None if entry.get("task") is None else fields.typed(where, entry, "task", str)
+        kind, text = (fields.typed(where, entry, key, str) for key in ("kind", "text"))
+        found.append(Finding(kind, task, text))
+    return tuple(found)
 
 
 def _balancer_logs(where: str, line: Json) -> dict[str, Quantity]:

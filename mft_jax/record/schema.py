@@ -93,7 +93,9 @@ END = Kind(
 RUN = Kind(
     "run",
     other=("time", "version", "config", "tasks", "model", "data", "packing", "mesh", "devices"),
-    optional=("balancer_logs",),  # since 0.2: the balancer's own titles, a `Quantity` by name
+    # Since 0.2: the balancer's own titles, a `Quantity` by name; what records were taken for, by
+    # task; a list of `Finding`; planned passes over the data.
+    optional=("balancer_logs", "read_as", "findings", "epochs"),
 )
 KINDS = {kind.name: kind for kind in (RUN, TRAIN, CONFLICTS, VALID, END)}
 
@@ -125,6 +127,23 @@ class PackingFacts:
     packed: Number  # as this run packs
     static: Number  # if every sample were padded to the row length
     dynamic: Number  # if samples were padded to the longest of a batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """An entry of `findings` in the run line: what was noticed before training, and what to do.
+
+    kind  a word for it, such as `shared` (validation samples that are trained on)
+    task  whose data it is about; None: the whole run's
+    """
+
+    kind: str
+    task: str | None
+    text: str
+
+    @property
+    def sentence(self) -> str:
+        return self.text if self.task is None else f"{self.task}: {self.text}"
 
 
 NOT_WHOLE = "dropped or cut"

@@ -7,7 +7,7 @@ from mft_jax.record.columns import RunRecord
 from mft_jax.record.files import write_whole
 from mft_jax.record.reading import read_record
 from mft_jax.record.schema import METRICS_FILE, REPORT_FILE
-from mft_jax.report import html, summary, tables
+from mft_jax.report import html, noticed, summary, tables
 from mft_jax.report.figures import figure_groups
 from mft_jax.report.html import Html, element, join
 
@@ -24,10 +24,12 @@ def render(record: RunRecord, name: str) -> str:
     """The page as text. `name` is what the run is called, usually its folder."""
     parts = [
         summary.tiles(record),
+        noticed.findings_card(record),
         card("Tasks", tables.task_table(record)),
         tables.legend(record) if len(record.header.tasks) > 1 else "",
         *(section(heading, figures) for heading, figures in figure_groups(record)),
         card("Data", tables.data_table(record)),
+        noticed.reading_card(record),
         element("h2", "Packing"),
         element("div", tables.packing_bars(record), class_="card padded"),
         element("h2", "Configuration"),

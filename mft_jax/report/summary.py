@@ -59,7 +59,7 @@ def tiles(record: RunRecord) -> Html:
     bits = model.bits_per_weight
     entries = [
         *_validation_tile(record),
-        ("tokens trained on", series.count(tokens), _several(len(train), "step")),
+        ("tokens trained on", series.count(tokens), _steps_and_epochs(record)),
         *_duration_tile(record),
         ("trainable", series.count(model.trainable), f"{100 * share:.3g}% of parameters"),
         (
@@ -81,6 +81,14 @@ def foot(record: RunRecord) -> str:
     mesh = " × ".join(f"{axis} {size}" for axis, size in header.mesh.items())
     parts = [f"mft_jax {header.version}", f"mesh {mesh}", header.devices]
     return " · ".join(parts)
+
+
+def _steps_and_epochs(record: RunRecord) -> str:
+    """Steps taken, and the passes over the data that they are."""
+    header, steps = record.header, len(record.train)
+    if math.isnan(header.epochs) or not header.planned_steps:
+        return _several(steps, "step")
+    return f"{_several(steps, 'step')}, {header.epochs * steps / header.planned_steps:.3g} epochs"
 
 
 def _validation_tile(record: RunRecord) -> list[tuple[str, str, str]]:

@@ -17,8 +17,11 @@ from mft_jax.data.tasks import Tasks, TokenizedData, load_tasks
 from mft_jax.data.templates import chat_tokenizer, stop_token
 from mft_jax.data.validation import ValidationDraws
 from mft_jax.huggingface.tokenizers import load_tokenizer
+from mft_jax.record.schema import Finding
 from mft_jax.run.base_model import BaseModelInfo
 from mft_jax.run.console import Say
+from mft_jax.run.epochs import EpochPlan, epoch_plan, plan_line
+from mft_jax.run.findings import find
 from mft_jax.types import Batch
 
 # Validation signals that the step reads in every step, whatever the balancer's `every_steps`.
@@ -32,6 +35,8 @@ class Data:
     train       batches of the steps; it keeps its place, which checkpoints save
     valid       the balancer's validation micro-batches, by step
     valid_pass  every validation sample once
+    plan        how the steps go through the epochs
+    findings    what was noticed before training
     """
 
     tasks: Tasks
@@ -39,6 +44,8 @@ class Data:
     train: BatchStream
     valid: ValidationDraws
     valid_pass: FullPass
+    plan: EpochPlan
+    findings: tuple[Finding, ...]
 
 
 def build_data(config: TrainConfig, base: BaseModelInfo, mesh: Mesh, say: Say) -> Data:
@@ -57,7 +64,8 @@ def build_data(config: TrainConfig, base: BaseModelInfo, mesh: Mesh, say: Say) -
     rows = packed_rows(tokenized.train, row_length, config.seed, mixture)
     valid_rows = batch_rows(loop.valid_rows)
     valid_pass = FullPass(packed_rows(tokenized.valid, row_length, seed=0), valid_rows)
-    per_epoch = rows.rows_per_epoch
+    per_epoch, plan = rows.rows_per_epoch, epoch_plan(loop, rows, mixture)
+    say(plan_line(plan, loop))
     tasks = Tasks(
         table=tokenized.tasks,
         mixture=mixture,
@@ -68,9 +76,11 @@ def build_data(config: TrainConfig, base: BaseModelInfo, mesh: Mesh, say: Say) -
     return Data(
         tasks=tasks,
         tokenized=tokenized,
-        train=train_loader(rows, batch_rows(loop.rows_per_step, loop.micro_batches), loop.steps),
+        train=train_loader(rows, batch_rows(loop.rows_per_step, loop.micro_batches), plan.steps),
         valid=ValidationDraws(join_tasks(tokenized.valid), row_length, valid_rows, config.seed),
         valid_pass=valid_pass,
+        plan=plan,
+        findings=find(config, tokenized, plan, base.model_config.max_positions),
     )
 
 

@@ -11,6 +11,7 @@ from mft_jax.run import batches, parts
 from mft_jax.run.base_model import BaseModelInfo, BaseWeights, load_base, load_untrained, prepare
 from mft_jax.run.checkpoints import Checkpoints
 from mft_jax.run.display import Display, RunView
+from mft_jax.run.epochs import settled
 from mft_jax.run.folder import check_or_write_config, saved_tuning
 from mft_jax.run.recorder import MetricsLog, Recorder
 from mft_jax.sharding import make_mesh
@@ -54,13 +55,14 @@ def build(
     # 2. what is trained, and on what: all that can be wrong, before a weight is read
     base = prepare(config, display.say, saved_tuning(workdir))
     data = batches.build_data(config, base, mesh, display.say)
+    asked, config = config, settled(config, data.plan)
     parts.check_steps(config, base, data.tasks)
     # 3. where it begins: at a checkpoint, or anew
     checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir)))
     at = checkpoints.latest_step()
     if at is not None:
         checkpoints.check_names(at, base.trainable_shapes)
-    check_or_write_config(workdir, config, base, data, resumed=at is not None)
+    check_or_write_config(workdir, asked, base, data, resumed=at is not None)
     # 4. how it is trained (objective, balancer, optimiser, compiled step), and the weights
     functions = parts.build_step_functions(config, base, mesh, data.tasks)
     load = load_untrained if at is None else load_base

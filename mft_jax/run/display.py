@@ -24,6 +24,7 @@ from mft_jax.record.schema import (
     data_columns,
 )
 from mft_jax.run.console import read_progress, sayer
+from mft_jax.run.data_view import show_data_notes
 from mft_jax.types import TaskTable
 
 LINE_TASKS = 12  # a plain line names at most so many
@@ -82,6 +83,7 @@ class RunView:
         header = read_header("the run line", record)
         self.console.print(data_table(header.data))
         self.say(packing_line(header.packing))
+        show_data_notes(self.console, header.read_as, header.findings)
         self.say(model_line(header))
 
     def train(self, record: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from mft_jax.record import schema
 from mft_jax.record.schema import ModelFacts, PackingFacts, Quantity, TaskCounts
 from mft_jax.run.base_model import BaseModelInfo
 from mft_jax.run.batches import Data
+from mft_jax.run.epochs import settled
 
 
 def run_record(
@@ -28,7 +29,10 @@ def run_record(
     mesh: Mesh,
     balancer_logs: Mapping[str, Quantity],
 ) -> dict[str, Any]:
-    """What this run is. `balancer_logs`: the balancer's titles of what it logs, by name."""
+    """What this run is, with the steps and the warm-up that follow from its configuration.
+
+    balancer_logs  the balancer's titles of what it logs, by name
+    """
     dtype = config.model.compute_dtype
     count = count_parameters(base.tuning, base.infos, base.trainable_shapes, dtype)
     facts = ModelFacts(
@@ -44,7 +48,7 @@ def run_record(
         schema.RUN,
         time=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         version=__version__,
-        config=to_dict(config),
+        config=to_dict(settled(config, data.plan)),
         tasks=list(data.tasks.table.names),
         model=dataclasses.asdict(facts),
         data={name: dataclasses.asdict(row) for name, row in counts.items()},
@@ -52,6 +56,9 @@ def run_record(
         mesh=dict(mesh.shape),
         devices=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         balancer_logs={name: dataclasses.asdict(told) for name, told in balancer_logs.items()},
+        read_as=dict(zip(data.tasks.table.names, data.tokenized.read_as, strict=True)),
+        findings=[dataclasses.asdict(finding) for finding in data.findings],
+        epochs=data.plan.epochs,
     )
 
 

@@ -97,6 +97,7 @@ def test_data_shows_counts_and_packing(config_file, capsys):
     code, out, _ = call(capsys, "data", f"--config={config_file}")
     assert code == 0
     assert "rare" in out and "of them real tokens" in out
+    assert "all tasks: `prompt` -> `answer`" in out and "- rare: 2 validation samples" in out
 
 
 @pytest.mark.parametrize("arguments", [["config"], ["train", "--help"], ["--help"]], ids=" ".join)

@@ -28,6 +28,7 @@ def config_file(single_device, shared_programs, tmp_path_factory) -> Path:
     config.balancer.name = "uniform"  # others resume in test_loop, without a signal
     config.loop.eval_every_steps = 1000
     config.loop.save_every_steps = SAVE_EVERY
+    config.loop.rows_per_step = 4
     return testing.write_config(folder, config)
 
 

@@ -11,6 +11,15 @@ def test_rows_depend_on_the_seed_and_differ_from_epoch_to_epoch(corpus):
     assert not all(map(corpus.equal, *epochs))
 
 
+def test_rows_with_a_task_are_those_of_the_first_epoch_that_hold_it(corpus):
+    tasks = corpus.make_tasks()
+    rows = packed_rows(tasks, 32, seed=3)
+    held = [set(batch.task_ids[batch.segment_ids > 0].tolist()) for batch in
+            map(rows.row, range(rows.rows_per_epoch))]  # fmt: skip
+    expected = [sum(task in tasks_of_row for tasks_of_row in held) for task in range(3)]
+    assert rows.rows_with_task.tolist() == expected
+
+
 def test_rows_can_be_asked_for_in_any_order(corpus):
     tasks = corpus.make_tasks()
     late, early = packed_rows(tasks, 32, seed=3), packed_rows(tasks, 32, seed=3)

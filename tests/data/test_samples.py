@@ -1,12 +1,13 @@
 import pytest
 
-from mft_jax.data.samples import Conversation, Document, Message, to_sample
+from mft_jax.data.chats import Message
+from mft_jax.data.samples import Conversation, Document, check_columns, read_as, to_sample
 from mft_jax.data.sources import SourceRecord
 from mft_jax.types import MftError
 
 
-def read(data):
-    return to_sample(SourceRecord(data, "f.jsonl:7"))
+def read(data, columns=None):
+    return to_sample(SourceRecord(data, "f.jsonl:7"), columns)
 
 
 def rounds(*pairs):
@@ -27,7 +28,7 @@ def test_chat_rounds_of_every_role_name():
 
 
 @pytest.mark.parametrize("prompt", ["prompt", "input", "instruction", "question", "query"])
-@pytest.mark.parametrize("answer", ["answer", "output", "response"])
+@pytest.mark.parametrize("answer", ["answer", "output", "response", "completion"])
 def test_every_pair_of_prompt_and_answer(prompt, answer):
     data = {prompt: "P", answer: "A", "id": 3, "lang": None}
     assert read(data) == chat(("user", "P"), ("assistant", "A"))
@@ -91,3 +92,162 @@ def test_a_record_that_cannot_be_read_says_where_and_why(data, message):
 def test_a_record_that_can_be_read_in_two_ways_is_refused(data):
     with pytest.raises(MftError, match="can be read in more than one way"):
         read(data)
+
+
+def openai(*entries, key="messages", **more):
+    return {key: [dict(entry) for entry in entries], **more}
+
+
+USER, ASSISTANT = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+PARTS = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+ALPACA = {"instruction": "Add.", "input": "1 2", "output": "3"}
+
+
+@pytest.mark.parametrize(
+    ("data", "turns", "form"),
+    [
+        (openai(USER, ASSISTANT), (("user", "a"), ("assistant", "b")), "`messages`"),
+        (
+            openai({"role": "developer", "content": "S"}, USER, ASSISTANT, id=7),
+            (("system", "S"), ("user", "a"), ("assistant", "b")),
+            "`messages`; not read: `id`",
+        ),
+        (
+            openai({"role": "user", "content": PARTS}, ASSISTANT | {"thinking": "hm"}),
+            (("user", "ab"), ("assistant", "b")),
+            "`messages`; not read: `messages[].thinking`",
+        ),
+        (
+            openai(
+                {"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}, key="conversations"
+            ),
+            (("user", "a"), ("assistant", "b")),
+            "`conversations`",
+        ),
+        (
+            openai(USER, ASSISTANT, key="conversations", system="S"),
+            (("system", "S"), ("user", "a"), ("assistant", "b")),
+            "`conversations`, `system`",
+        ),
+        (
+            {"messages": '[{"role": "user", "content": "a"}, {"role": "bot", "content": "b"}]'},
+            (("user", "a"), ("assistant", "b")),
+            "`messages`",
+        ),
+        (
+            openai(USER, ASSISTANT, prompt="a", prompt_id="7"),  # as in UltraChat
+            (("user", "a"), ("assistant", "b")),
+            "`messages`; not read: `prompt`, `prompt_id`",
+        ),
+        (
+            {**ALPACA, "text": "Below is ... Add. ### 1 2 ### Response: 3"},
+            (("user", "Add.\n1 2"), ("assistant", "3")),
+            "`instruction` + `input` -> `output`; not read: `text`",
+        ),
+        (
+            {"instruction": "Who?", "context": "It is I.", "response": "I", "category": "qa"},
+            (("user", "Who?\nIt is I."), ("assistant", "I")),
+            "`instruction` + `context` -> `response`; not read: `category`",
+        ),
+        (
+            {"prompt": "P", "completion": "A", "answer": "A", "input": ""},
+            (("user", "P"), ("assistant", "A")),
+            "`prompt` -> `answer`; not read: `completion`, `input`",
+        ),
+    ],
+)
+def test_records_as_the_world_writes_them(data, turns, form):
+    sample = read(data)
+    assert sample == chat(*turns)
+    assert read_as([sample]) == form
+
+
+def test_a_prompt_and_a_completion_of_messages_train_the_completion_only():
+    earlier = [USER, ASSISTANT, {"role": "user", "content": "c"}]
+    completion = [{"role": "assistant", "content": "d"}]
+    sample = read({"prompt": earlier, "completion": completion})
+    assert [(m.role, m.content, m.trained) for m in sample.messages] == [
+        ("user", "a", False), ("assistant", "b", False), ("user", "c", False),
+        ("assistant", "d", True),
+    ]  # fmt: skip
+    weighed = openai(USER, ASSISTANT | {"weight": 0}, USER, ASSISTANT | {"weight": 1})
+    assert [m.trained for m in read(weighed).messages] == [True, False, True, True]
+
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"x": 1}'}}
+
+
+@pytest.mark.parametrize(
+    "asks",
+    [
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "assistant", "function_call": {"name": "add", "arguments": '{"x": 1}'}},
+    ],
+)
+@pytest.mark.parametrize("role", ["tool", "function"])
+def test_tools_and_their_results_are_part_of_a_chat(asks, role):
+    result = {"role": role, "name": "add", "content": "2"}
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    sample = read(openai(USER, asks, result, ASSISTANT, tools=tools))
+    assert [message.role for message in sample.messages] == [
+        "user", "assistant", "tool", "assistant",
+    ]  # fmt: skip
+    [call] = sample.messages[1].tool_fields["tool_calls"]
+    assert call["function"] == {"name": "add", "arguments": {"x": 1}}
+    assert sample.messages[2].tool_fields == {"name": "add"}
+    assert sample.tools == tuple(tools)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (openai(USER, {"role": "tool", "content": "2"}), "role 'tool' after 'user'"),
+        (openai(USER, ASSISTANT | {"weight": 2}), r"weight=2; expected 1 .* or 0"),
+        (
+            openai({"role": "user", "content": [{"type": "image_url"}]}, ASSISTANT),
+            "`content` has the part .*expected parts of text only",
+        ),
+        (openai(USER, {"role": "assistant", "tool_calls": [{"name": "f"}]}), "the tool call"),
+        (openai(USER, ASSISTANT, tools="add"), "`tools` is 'add'; expected a list of functions"),
+        (
+            openai({"role": "system", "content": "S"}, USER, ASSISTANT, system="T"),
+            "more than one way, its `system` is not the system message",
+        ),
+        (
+            {"prompt": [USER], "completion": [USER]},
+            "round 1 of `completion` is out of order: role 'user' after 'user'",
+        ),
+    ],
+)
+def test_a_chat_that_cannot_be_read_says_where_and_why(data, message):
+    with pytest.raises(MftError, match=f"^f.jsonl:7: .*{message}"):
+        read(data)
+
+
+def test_columns_name_the_fields_and_nothing_else_is_read():
+    data = {"problem": "P", "code": "A", "text": "T", "prompt": "Q", "who": "S"}
+    columns = {"prompt": "problem", "answer": "code", "system": "who"}
+    sample = read(data, columns)
+    assert sample == chat(("system", "S"), ("user", "P"), ("assistant", "A"))
+    assert read_as([sample]) == "`problem` -> `code`, `who`; not read: `prompt`, `text`"
+    with pytest.raises(MftError, match="`columns` names `nowhere`, but the record has the fields"):
+        read(data, {"text": "nowhere"})
+    with pytest.raises(MftError, match="'promt'.* did you mean 'prompt'"):
+        check_columns({"promt": "problem"}, "task 't'")
+
+
+def test_the_columns_that_a_refusal_names_choose_that_reading():
+    data = {"prompt": "P", "answer": "A", "text": "T"}
+    with pytest.raises(MftError, match="as `prompt` -> `answer`, or as `text`") as refusal:
+        read(data)
+    assert "columns={'prompt': 'prompt', 'answer': 'answer'} or columns={'text': 'text'}" in str(
+        refusal.value
+    )
+    pair = read(data, {"prompt": "prompt", "answer": "answer"})
+    assert pair == chat(("user", "P"), ("assistant", "A"))
+    assert read(data, {"text": "text"}) == Document("T", "f.jsonl:7")
+
+
+def test_a_task_of_several_forms_counts_each():
+    records = [{"text": "x"}, {"text": "y"}, {"prompt": "P", "answer": "A", "id": 1}]
+    assert read_as(map(read, records)) == "`text` (2), `prompt` -> `answer` (1); not read: `id`"

@@ -67,7 +67,7 @@ def test_blank_lines_are_skipped_and_counted(tmp_path):
         ("a.jsonl", b'{"text": "x"}\n{"text": \n', "a.jsonl:2: invalid JSON"),
         ("a.jsonl", b'{"text": "x"}\n{"text": "\xff"}\n', r"a.jsonl:2: invalid UTF-8 at byte 11"),
         ("a.jsonl.gz", b'{"text": "x"}\n["x"]\n', "a.jsonl.gz:2: the line holds a JSON list"),
-        ("a.csv", b"text\n", "a.csv: its name ends in none of the known suffixes"),
+        ("a.xlsx", b"text\n", "a.xlsx: its name ends in none of the known suffixes"),
         ("a.parquet", b"PAR1 no more", "a.parquet: not a readable Parquet file"),
         ("a.parquet", b"", "a.parquet: not a readable Parquet file"),
     ],
@@ -76,6 +76,59 @@ def test_bad_data_is_named_by_file_and_line(tmp_path, name, data, message):
     path = write(tmp_path / name, data)
     with pytest.raises(MftError, match=message):
         data_of(path)
+
+
+ROWS = [{"text": 'a, "b"\n\tc \u2028', "lang": "py"}, {"text": "d", "lang": None}]
+CSV = '\ufefftext,lang\r\n"a, ""b""\n\tc \u2028",py\r\n\r\nd,\r\n'.encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.csv", CSV),
+        ("a.csv.gz", CSV),
+        ("a.tsv.zst", 'text\tlang\n"a, ""b""\n\tc \u2028"\tpy\nd\t\n'.encode()),
+        ("a.json", json.dumps(ROWS, indent=1).encode()),
+        ("a.json.gz", b"\n " + json.dumps(ROWS).encode()),
+        ("a.json", "".join(json.dumps(row) + "\n" for row in ROWS).encode()),
+    ],
+)
+def test_tables_and_arrays_give_the_records_that_lines_of_json_give(tmp_path, name, data):
+    path = write(tmp_path / name, data)
+    assert data_of(path) == ROWS
+    places = [record.where for record in read_records(str(path))]
+    assert places in ([f"{path} row 1", f"{path} row 2"], [f"{path}:1", f"{path}:2"])
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.csv", b"a,b\n1,2\n1,2,3\n", r"a.csv row 2: 3 cells; expected 2, one for each of a, b"),
+        ("a.csv", b'a,b\n1,"2\n3,4\n', "a.csv:3: not a readable table .*quotes that are closed"),
+        ("a.csv", b"a,a\n1,2\n", "names the column 'a' twice"),
+        ("a.csv", b"a,b\n1,\xff\n", r"a.csv:2: invalid UTF-8 at byte 3"),
+        ("a.json", b'[{"a": 1},\n {"a": }]', "a.json:2: invalid JSON, .* at character 8"),
+        ("a.json", b'[{"a": 1}, 3]', "a.json row 2: the array holds a JSON int"),
+        ("a.json", b"[" * 99999, "a.json: JSON nested too deeply"),
+        ("a.json", b'["\xff"]', "a.json: invalid UTF-8 at byte 3"),
+    ],
+)
+def test_bad_tables_and_arrays_are_named_by_their_place(tmp_path, name, data, message):
+    with pytest.raises(MftError, match=message):
+        data_of(write(tmp_path / name, data))
+
+
+def test_a_table_beside_lines_of_json_in_a_folder_is_no_data(tmp_path):
+    (tmp_path / "counts.csv").write_text("text\nno data\n")
+    assert data_of(tmp_path) == [{"text": "no data"}]
+    write(tmp_path / "a.jsonl", JSONL)
+    assert data_of(tmp_path) == RECORDS
+
+
+def test_a_name_of_the_hub_without_its_prefix_is_told_how_to_write_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MftError, match="is written datasets:openai/gsm8k"):
+        data_of("openai/gsm8k")
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])

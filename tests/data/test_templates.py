@@ -6,7 +6,8 @@ import pytest
 from tokenizers import AddedToken
 
 from mft_jax.data import template_bounds
-from mft_jax.data.samples import Conversation, Document, Message
+from mft_jax.data.chats import Message
+from mft_jax.data.samples import Conversation, Document
 from mft_jax.data.templates import GUARDS, Piece, chat_tokenizer, render
 from mft_jax.types import MftError
 
@@ -118,6 +119,64 @@ def test_a_template_that_could_not_be_learnt_from_is_refused(make_tokenizer, tem
     tokenizer = make_tokenizer(chat_template=template)
     with pytest.raises(MftError, match=f"^f.jsonl:3: the chat template .*({fault})"):
         picture(chat(("U", "Hi"), ("A", "Hello")), tokenizer)
+
+
+WITH_TOOLS = (
+    "{% for t in tools %}<s>{{ t.function.name }}\n{% endfor %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{% for c in m.tool_calls %}<call>{{ c.function | tojson }}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def with_tools(result="2", argument="1"):
+    calls = [{"type": "function", "function": {"name": "add", "arguments": {"x": argument}}}]
+    messages = (
+        Message("user", "Hi"),
+        Message("assistant", "", tool_fields={"tool_calls": calls}),
+        Message("tool", result),
+        Message("assistant", "Two"),
+    )
+    return Conversation(messages, "f.jsonl:3", ({"function": {"name": "add"}},))
+
+
+@pytest.mark.parametrize("spelt", ["1", "<|im_end|>"])
+def test_calls_of_tools_are_trained_on_and_their_results_are_read(make_tokenizer, spelt):
+    start, end = "«<|im_start|>»", "«<|im_end|>»"
+    shown = picture(with_tools(argument=spelt), make_tokenizer(chat_template=WITH_TOOLS))
+    call = f'{{"name": "add", "arguments": {{"x": "{spelt}"}}}}'
+    assert shown == (
+        f"«<s>»add\n{start}user\nHi{end}\n{start}assistant\n[<call>{call}{end}]\n"
+        f"{start}tool\n2{end}\n{start}assistant\n[Two{end}]"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (("{{ t.function.name }}", ""), "does not tell of the tool 'add'"),
+        (("{{ c.function | tojson }}", ""), "drops the calls of tools"),
+        (("{{ m.content }}", "{{ m.content if m.role != 'tool' }}"), "drops the result of a tool"),
+    ],
+)
+def test_a_template_that_drops_what_tools_say_is_refused(make_tokenizer, change, fault):
+    tokenizer = make_tokenizer(chat_template=WITH_TOOLS.replace(*change))
+    with pytest.raises(MftError, match=f"^f.jsonl:3: the chat template .*{fault}"):
+        picture(with_tools("the result"), tokenizer)
+
+
+def test_tools_without_a_template_are_refused(byte_tokenizer):
+    with pytest.raises(MftError, match="the record uses tools, .* has no chat template"):
+        picture(with_tools(), byte_tokenizer)
+
+
+def test_an_answer_that_is_not_trained_on_is_only_read(byte_tokenizer, chatml_tokenizer):
+    messages = (*chat(*TWO_ROUNDS).messages[:2], Message("assistant", "Hello", trained=False))
+    sample = Conversation((*messages, *chat(*TWO_ROUNDS).messages[3:]), "f.jsonl:3")
+    for tokenizer in (byte_tokenizer, chatml_tokenizer):
+        whole = picture(chat(*TWO_ROUNDS), tokenizer)
+        assert whole.count("[") == 2
+        assert picture(sample, tokenizer) == whole.replace("[", "", 1).replace("]", "", 1)
 
 
 def test_a_tokenizer_without_an_end_token_is_refused(make_tokenizer):

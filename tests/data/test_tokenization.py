@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mft_jax.data.samples import Conversation, Document, Message
+from mft_jax.data.chats import Message
+from mft_jax.data.samples import Conversation, Document
 from mft_jax.data.tokenization import tokenize
 from mft_jax.types import MftError
 

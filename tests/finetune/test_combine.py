@@ -21,16 +21,12 @@ from mft_jax.models.config import ModelConfig
 from mft_jax.models.decoder import bind, init_params
 from mft_jax.models.nll import next_token_nll
 from mft_jax.models.params import param_infos
-from mft_jax.types import MftError
 from mft_jax.weights import protocol
 from mft_jax.weights.frozen import QuantizedArray
 
 CONFIG = ModelConfig(98, 64, 128, 2, 4, 2, 16, 64, qkv_bias=True)
 INFOS = param_infos(CONFIG)
 LINEAR = sorted(path for path in INFOS if INFOS[path].quantizable)
-UP = "layers/mlp/up/kernel"
-OF_EXPERTS = dataclasses.replace(INFOS[UP], kind="expert_matrix", shape=(2, 4, 64, 128))
-EXPERTS = {**INFOS, UP: OF_EXPERTS}
 TABLES = ("all_linear", "embedding", "head")
 TOKENS = jax.random.randint(jax.random.key(9), (2, 12), 0, 98)
 
@@ -259,54 +255,3 @@ def test_a_dropped_head_is_the_same_in_every_chunk_of_the_vocabulary(base):
     dropped = outputs(params)[1]
     assert not np.allclose(dropped[98], outputs(still)[1][98])
     np.testing.assert_allclose(dropped[98], dropped[7], atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"rank": 0}, "rank=0"),
-        ({"loftq_iterations": 0}, "loftq_iterations=0"),
-        ({"alpha": 0.0}, "alpha=0 must be above 0"),
-        ({"alpha": -1.0}, "alpha=-1"),
-        ({"alpha": float("nan")}, "alpha=nan"),
-        ({"dropout": -0.1}, "dropout=-0.1"),
-        ({"dropout": 1.0}, "dropout=1 must be below 1"),
-        ({"quantization": "none"}, "contradicts method='qlora'"),
-        ({"method": "lora", "init": "loftq"}, "what quantisation loses"),
-        ({"method": "full", "init": "loftq"}, "init='loftq'"),
-        ({"method": "full", "quantization": "nf4", "init": "loftq"}, "has no adapter"),
-        ({"method": "full", "init": "pissa"}, "has no adapter"),
-        ({"method": "full", "dora": True}, "has no adapter"),
-        ({"method": "full", "dropout": 0.1}, "has no adapter"),
-        ({"method": "full", "adapter": "x"}, "has no adapter"),
-        ({"adapter": "x", "init": "pissa"}, "init='pissa' contradicts adapter='x'"),
-    ],
-)
-def test_what_contradicts_itself_is_refused(options, said):
-    with pytest.raises(MftError, match=said):
-        FinetuneConfig(**options)
-
-
-@pytest.mark.parametrize("target", ["embedding", "head", "*"])
-def test_dora_has_no_magnitudes_for_tables(target):
-    with pytest.raises(MftError, match="dora has no magnitudes for .*(embedding|head)"):
-        adapted_paths(FinetuneConfig(dora=True, targets=("all_linear", target)), INFOS)
-
-
-def test_dora_has_no_magnitudes_for_experts():
-    config = FinetuneConfig(dora=True, targets=("mlp/up",))
-    with pytest.raises(MftError, match="dora has no magnitudes for mlp/up"):
-        adapted_paths(config, EXPERTS)
-    assert adapted_paths(dataclasses.replace(config, dora=False), EXPERTS)
-
-
-def test_all_linear_leaves_experts_and_tables_out():
-    paths = adapted_paths(FinetuneConfig(), EXPERTS)
-    assert paths == [path for path in LINEAR if path != "layers/mlp/up/kernel"]
-
-
-def test_a_tied_head_cannot_be_a_target():
-    tied = param_infos(dataclasses.replace(CONFIG, tied_head=True))
-    assert adapted_paths(FinetuneConfig(targets=("embedding",)), tied) == ["embedding/table"]
-    with pytest.raises(MftError, match="'head' matches no linear layer"):
-        adapted_paths(FinetuneConfig(targets=("head",)), tied)

@@ -1,5 +1,7 @@
 """full | lora | qlora: what is frozen, what is trained, and where training starts from."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +21,9 @@ from mft_jax.weights.nf4 import NF4Array
 CONFIG = ModelConfig(98, 64, 128, 2, 4, 2, 16, 64, qkv_bias=True)
 INFOS = param_infos(CONFIG)
 LINEAR = sorted(path for path in INFOS if INFOS[path].quantizable)
+UP = "layers/mlp/up/kernel"
+OF_EXPERTS = dataclasses.replace(INFOS[UP], kind="expert_matrix", shape=(2, 4, 64, 128))
+EXPERTS = {**INFOS, UP: OF_EXPERTS}
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +144,54 @@ def test_dense_weights_count_in_the_dtype_they_are_kept_in(method, bits, base):
     trainable, _ = split(config, base)
     count = count_parameters(config, INFOS, trainable, jnp.bfloat16)
     assert count.bits_per_weight == bits
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rank": 0}, "rank=0"),
+        ({"loftq_iterations": 0}, "loftq_iterations=0"),
+        ({"alpha": 0.0}, "alpha=0 must be above 0"),
+        ({"alpha": -1.0}, "alpha=-1"),
+        ({"alpha": float("nan")}, "alpha=nan"),
+        ({"dropout": -0.1}, "dropout=-0.1"),
+        ({"dropout": 1.0}, "dropout=1 must be below 1"),
+        ({"quantization": "none"}, "contradicts method='qlora'"),
+        ({"method": "lora", "init": "loftq"}, "what quantisation loses"),
+        ({"method": "full", "init": "loftq"}, "init='loftq'"),
+        ({"method": "full", "quantization": "nf4", "init": "loftq"}, "has no adapter"),
+        ({"method": "full", "init": "pissa"}, "has no adapter"),
+        ({"method": "full", "dora": True}, "has no adapter"),
+        ({"method": "full", "dropout": 0.1}, "has no adapter"),
+        ({"method": "full", "adapter": "x"}, "has no adapter"),
+        ({"adapter": "x", "init": "pissa"}, "init='pissa' contradicts adapter='x'"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(options, said):
+    with pytest.raises(MftError, match=said):
+        FinetuneConfig(**options)
+
+
+@pytest.mark.parametrize("target", ["embedding", "head", "*"])
+def test_dora_has_no_magnitudes_for_tables(target):
+    with pytest.raises(MftError, match="dora has no magnitudes for .*(embedding|head)"):
+        adapted_paths(FinetuneConfig(dora=True, targets=("all_linear", target)), INFOS)
+
+
+def test_dora_has_no_magnitudes_for_experts():
+    config = FinetuneConfig(dora=True, targets=("mlp/up",))
+    with pytest.raises(MftError, match="dora has no magnitudes for mlp/up"):
+        adapted_paths(config, EXPERTS)
+    assert adapted_paths(dataclasses.replace(config, dora=False), EXPERTS)
+
+
+def test_all_linear_leaves_experts_and_tables_out():
+    paths = adapted_paths(FinetuneConfig(), EXPERTS)
+    assert paths == [path for path in LINEAR if path != "layers/mlp/up/kernel"]
+
+
+def test_a_tied_head_cannot_be_a_target():
+    tied = param_infos(dataclasses.replace(CONFIG, tied_head=True))
+    assert adapted_paths(FinetuneConfig(targets=("embedding",)), tied) == ["embedding/table"]
+    with pytest.raises(MftError, match="'head' matches no linear layer"):
+        adapted_paths(FinetuneConfig(targets=("head",)), tied)

@@ -144,7 +144,13 @@ def test_logits_equal_those_of_the_reference(name, variant, checkpoint, request,
         np.testing.assert_allclose(got, want, **TOLERANCE)
 
 
-@pytest.mark.parametrize(("name", "variant"), CASES)
+def every_day_first_variants():
+    """Further variants of a family take longer than everyday tests may."""
+    first = {(family.name, next(iter(family.tiny))) for family in FAMILIES.values()}
+    return [pytest.param(*c, marks=[] if c in first else pytest.mark.slow) for c in CASES]
+
+
+@pytest.mark.parametrize(("name", "variant"), every_day_first_variants())
 def test_export_of_an_import_is_value_equal(name, variant, checkpoint, tmp_path):
     folder = checkpoint(name, variant)
     family, config, params = loaded(folder)
@@ -222,7 +228,14 @@ def test_the_comparison_would_see_each_capability_missing(name, variant, checkpo
         assert gap > 1e-3, f"{what} makes no difference"
 
 
-@pytest.mark.parametrize("name", ["mixtral", "deepseek_v2", "gemma2", "chatglm"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mixtral",
+        "deepseek_v2",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("gemma2", "chatglm")),
+    ],
+)
 def test_every_mesh_computes_the_same(name, checkpoint):
     _, config, params = loaded(checkpoint(name, ""), "qlora")
     mesh = make_mesh(MeshConfig(2, 2, 2))

@@ -11,7 +11,7 @@ import pytest
 
 from mft_jax.record.columns import last_step
 from mft_jax.record.reading import passed_over_note, read_record
-from mft_jax.record.schema import COLUMNS, Quantity
+from mft_jax.record.schema import COLUMNS, Finding, Quantity
 from mft_jax.types import MftError
 
 TASKS = ["completion", "comment"]
@@ -249,6 +249,19 @@ def test_the_titles_of_a_balancer_come_back(tmp_path, run_line):
     line["balancer_logs"]["slope"]["shown"] = "yes"
     with pytest.raises(MftError, match="str under 'shown'"):
         read_record(write(tmp_path / "metrics.jsonl", line))
+
+
+def test_what_was_noticed_before_training_comes_back(tmp_path, run_line):
+    found = Finding("shared", TASKS[0], "half of it"), Finding("positions", None, "too long")
+    line = run_line(*TASKS) | {"epochs": 2.5, "read_as": dict.fromkeys(TASKS, "`text`")}
+    line["findings"] = [dataclasses.asdict(finding) for finding in found]
+    path = tmp_path / "metrics.jsonl"
+    header = read_record(write(path, line)).header
+    assert (header.findings, header.epochs) == (found, 2.5)
+    assert header.read_as == dict.fromkeys(TASKS, "`text`")
+    for bad in ("x", {"kind": "shared", "task": None}):
+        with pytest.raises(MftError, match="findings|'text'"):
+            read_record(write(path, line | {"findings": [bad]}))
 
 
 def test_the_planned_steps_are_required_where_the_configuration_keeps_them(tmp_path, run_line):
