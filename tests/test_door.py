@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 
+import jax
 import pytest
 
 import mft_jax as mft
@@ -84,3 +85,14 @@ def test_a_workdir_that_is_no_folder_is_refused(tmp_path):
     for workdir, message in (("", "workdir is empty"), (tmp_path / "file", "cannot be made a")):
         with pytest.raises(mft.MftError, match=message):
             mft.train(config, workdir)
+
+
+def test_a_full_device_is_an_error_with_advice(tmp_path, monkeypatch):
+    def full(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 99999999 b")
+
+    monkeypatch.setattr(door.session, "train", full)
+    config = mft.default_config()
+    config.data.tasks = [{"name": "a", "path": "a.jsonl"}]
+    with pytest.raises(mft.MftError, match=r"out of memory: .*100\.0 MB.* What helps most"):
+        mft.train(config, tmp_path / "run")

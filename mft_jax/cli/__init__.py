@@ -47,7 +47,7 @@ def _call(arguments: list[str]) -> NoReturn:
     with _ended_by_ctrl_c(name):
         from absl import logging
 
-        from mft_jax.types import MftError
+        from mft_jax.types import MftError, visible
 
         command = importlib.import_module(f"mft_jax.cli.{name}")
     # Orbax warns of its own defaults at every start; what goes wrong is raised.
@@ -61,8 +61,15 @@ def _call(arguments: list[str]) -> NoReturn:
         raise
     except OSError as error:
         place = "" if error.filename is None else f" {error.filename}"
+        words = visible(f"cannot read or write{place}: {error.strerror or error}")
+        print(f"mft {name}: {words}", file=sys.stderr)
+        sys.exit(2)
+    except MemoryError as error:
         print(
-            f"mft {name}: cannot read or write{place}: {error.strerror or error}", file=sys.stderr
+            f"mft {name}: out of host memory ({visible(str(error)) or 'no more could be had'}); "
+            "expected room for the data of all tasks as tokens, and one tensor of the model; use "
+            "fewer samples (data.tasks[].max_samples) or a larger machine",
+            file=sys.stderr,
         )
         sys.exit(2)
     except KeyboardInterrupt:

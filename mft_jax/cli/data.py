@@ -4,7 +4,6 @@ whole, how well the rows pack, and what should be known before training."""
 from collections.abc import Sequence
 
 from absl import flags
-from rich.console import Console
 
 from mft_jax.cli import arguments as args
 from mft_jax.data.mixture import make_mixture
@@ -13,7 +12,7 @@ from mft_jax.data.tasks import load_tasks
 from mft_jax.huggingface.base_weights import read_model
 from mft_jax.huggingface.folders import model_folder
 from mft_jax.huggingface.tokenizers import load_tokenizer
-from mft_jax.run.console import sayer
+from mft_jax.run.console import VisibleConsole, sayer
 from mft_jax.run.data_view import show_data_notes
 from mft_jax.run.display import data_table, packing_line
 from mft_jax.run.epochs import epoch_plan, plan_line
@@ -29,7 +28,7 @@ def run(arguments: Sequence[str]) -> int:
     folder = model_folder(config.model.path)
     model_config = read_model(folder)[1]
     tokenizer = load_tokenizer(folder, model_config.vocab_size)
-    console = Console(markup=False)
+    console = VisibleConsole(markup=False)
     with console.status(f"reading and tokenizing {len(config.data.tasks)} tasks"):
         data = load_tasks(config.data, tokenizer)
     packing = packing_facts(data, config.data.row_length, config.loop.rows_per_step)

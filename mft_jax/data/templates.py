@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mft_jax.data.chats import Message
 from mft_jax.data.samples import Conversation, Document, Sample
+from mft_jax.data.template_bounds import bounded, check_length, check_operators
 from mft_jax.data.tool_turns import (
     Tools,
     call_length,
@@ -77,6 +78,7 @@ def chat_tokenizer(tokenizer: PreTrainedTokenizerBase) -> ChatTokenizer:
             f"the tokenizer {tokenizer.name_or_path!r} has no end token; expected `eos_token`, "
             "without which the model never learns to stop; set it in tokenizer_config.json"
         )
+    check_operators(tokenizer.chat_template, tokenizer.name_or_path)
     added = [token for token in tokenizer.added_tokens_decoder.values() if token.special]
     texts = sorted({token.content for token in added} | {eos}, key=lambda text: (-len(text), text))
     return ChatTokenizer(
@@ -102,7 +104,8 @@ def render(sample: Sample, chat: ChatTokenizer) -> list[Piece]:
     else:
         messages, tools = _masked(sample, guards.token, chat)
         if chat.tokenizer.chat_template:
-            spans = _template_spans(messages, tools, guards.answer, sample.where, chat)
+            with bounded(sample.where, chat.tokenizer.name_or_path):
+                spans = _template_spans(messages, tools, guards.answer, sample.where, chat)
         elif uses_tools(messages, tools):
             raise MftError(
                 f"{sample.where}: the record uses tools, and the tokenizer "
@@ -268,6 +271,7 @@ def _apply(
             f"{', '.join(message.role for message in messages)}; change the record or the template"
         ) from error
     assert isinstance(text, str)
+    check_length(text, where, chat.tokenizer.name_or_path)
     return text
 
 

@@ -1,46 +1,38 @@
 """What was noticed before training, and what the records of the tasks were taken for."""
 
-from html import escape
-
 from mft_jax.record.columns import RunRecord
 from mft_jax.record.schema import Finding
+from mft_jax.report.html import Html, element, join
+from mft_jax.report.tables import named_values
 
 SHOWN = 5  # the others unfold
 
 
-def findings_card(record: RunRecord) -> str:
+def findings_card(record: RunRecord) -> Html:
     """A list, those that make a number wrong first; nothing where nothing was noticed."""
     findings = record.header.findings
     if not findings:
-        return ""
-    hidden = findings[SHOWN:]
-    rest = (
-        f"<details><summary>{len(hidden)} more</summary>{_list(hidden)}</details>" if hidden else ""
-    )
-    return (
-        "<h2>Noticed before training</h2>\n"
-        f'<div class="card findings">{_list(findings[:SHOWN])}{rest}</div>'
-    )
+        return join([])
+    parts, hidden = [_list(findings[:SHOWN])], findings[SHOWN:]
+    if hidden:
+        heading = element("summary", f"{len(hidden)} more")
+        parts.append(element("details", heading, _list(hidden)))
+    card = element("div", *parts, class_="card findings")
+    return join([element("h2", "Noticed before training"), card], "\n")
 
 
-def _list(findings: tuple[Finding, ...]) -> str:
+def _list(findings: tuple[Finding, ...]) -> Html:
     items = []
     for finding in findings:
-        task = "" if finding.task is None else f"<b>{escape(finding.task)}</b>: "
-        items.append(f"<li>{task}{escape(finding.text)}</li>")
-    return f"<ul>{''.join(items)}</ul>"
+        task = [] if finding.task is None else [element("b", finding.task), ": "]
+        items.append(element("li", *task, finding.text))
+    return element("ul", *items)
 
 
-def reading_card(record: RunRecord) -> str:
+def reading_card(record: RunRecord) -> Html:
     """By task, what its records were taken for."""
-    header = record.header
-    rows = "".join(
-        f"<tr><th scope=row>{escape(task)}</th><td>{escape(form)}</td></tr>"
-        for task, form in header.read_as.items()
-    )
-    if not rows:
-        return ""
-    return (
-        '<details class="card"><summary>What the records were taken for</summary>'
-        f'<table class="config">{rows}</table></details>'
-    )
+    read_as = record.header.read_as
+    if not read_as:
+        return join([])
+    heading = element("summary", "What the records were taken for")
+    return element("details", heading, named_values(read_as.items()), class_="card")

@@ -1,7 +1,6 @@
 """What one wants to know before any figure: the state of the run and its main numbers."""
 
 import math
-from html import escape
 
 import numpy as np
 from jaxtyping import Float
@@ -9,6 +8,7 @@ from jaxtyping import Float
 from mft_jax.record.columns import RunRecord, last_step
 from mft_jax.record.reading import passed_over_note
 from mft_jax.report import series
+from mft_jax.report.html import Html, element, join
 
 END_WORDS = {
     "finished": "Finished at",
@@ -17,7 +17,7 @@ END_WORDS = {
 }
 
 
-def summary(record: RunRecord) -> str:
+def summary(record: RunRecord) -> Html:
     header = record.header
     parts = [
         progress(record),
@@ -27,7 +27,7 @@ def summary(record: RunRecord) -> str:
     ]
     if record.resumes:
         parts.append(f"resumed {_several(record.resumes, 'time')}")
-    return " · ".join(f"<span>{escape(part)}</span>" for part in parts)
+    return join((element("span", part) for part in parts), " · ")
 
 
 def progress(record: RunRecord) -> str:
@@ -51,12 +51,12 @@ def notes(record: RunRecord) -> list[str]:
     return found
 
 
-def tiles(record: RunRecord) -> str:
+def tiles(record: RunRecord) -> Html:
     """The numbers one looks for first."""
     header, train = record.header, record.train
     model = header.model
     tokens = float(np.nansum(train.task["tokens"]))
-    share = model.trainable / model.parameters
+    share = model.trainable / (model.parameters or math.nan)
     bits = model.bits_per_weight
     entries = [
         *_validation_tile(record),
@@ -71,17 +71,17 @@ def tiles(record: RunRecord) -> str:
         ("row filling", series.percent(header.packing.packed), "positions that hold a token"),
     ]
     cells = (
-        f"<div><dt>{name}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
+        element("div", element("dt", name), element("dd", value, element("small", note)))
         for name, value, note in entries
     )
-    return f'<dl class="tiles">{"".join(cells)}</dl>'
+    return element("dl", *cells, class_="tiles")
 
 
 def foot(record: RunRecord) -> str:
     header = record.header
     mesh = " × ".join(f"{axis} {size}" for axis, size in header.mesh.items())
     parts = [f"mft_jax {header.version}", f"mesh {mesh}", header.devices]
-    return " · ".join(escape(part) for part in parts)
+    return " · ".join(parts)
 
 
 def _steps_and_epochs(record: RunRecord) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
@@ -22,18 +22,31 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.segment import Segment
 
 from mft_jax.run.processes import is_first
+from mft_jax.types import visible
 
 Say = Callable[[str], None]
 OnBytes = Callable[[int, int], None]  # bytes read, bytes in all
 ReadProgress = Callable[[str], AbstractContextManager[OnBytes]]  # by the name of what is read
 
 
+class VisibleConsole(Console):
+    """A console that spells out what a terminal would obey: text may come from any file, and only
+    the console's own control codes reach the terminal."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+
 def open_console() -> Console:
     """A console that prints on the first process; on the others nothing is shown."""
     if is_first():
-        return Console(
+        return VisibleConsole(
             markup=False,
             highlight=False,
             force_jupyter=False,
@@ -62,7 +75,7 @@ def read_progress(console: Console) -> ReadProgress:
     @contextlib.contextmanager
     def reading(name: str) -> Iterator[OnBytes]:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             DownloadColumn(),
             TransferSpeedColumn(),
