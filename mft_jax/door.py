@@ -28,7 +28,7 @@ from mft_jax.report.page import write_report
 from mft_jax.run import loop
 from mft_jax.run.checkpoints import Checkpoints
 from mft_jax.run.compiled import keep_compiled
-from mft_jax.run.console import open_console
+from mft_jax.run.console import Say, open_console
 from mft_jax.run.display import Display
 from mft_jax.run.export import Exported, export_run, save_run_adapter
 from mft_jax.run.folder import read_config
@@ -220,19 +220,19 @@ def _conclude(trained: Trained, display: Display) -> None:
     if trained.progress.best_step == 0:
         lines.insert(0, "no evaluation was better than the model before training")
     if trained.base.tuning.method != "full":
-        lines.append(f"adapter     {_save_adapter(trained)}")
+        lines.append(f"adapter     {_save_adapter(trained, say)}")
     lines.append(f"checkpoint  {trained.checkpoints / str(trained.step)}")
     if is_first():
         display.final(read_record(workdir / METRICS_FILE))
     say("\n".join(lines))
 
 
-def _save_adapter(trained: Trained) -> str:
+def _save_adapter(trained: Trained, say: Say) -> str:
     """Write the adapter of the best step, as `export` does; returns its folder and the step."""
     folder = trained.workdir / "adapter"
     with contextlib.closing(Checkpoints(trained.workdir, read_only=True)) as checkpoints:
         step, trainable = checkpoints.chosen_step("best"), trained.state.trainable
         if step != trained.step:
             trainable = checkpoints.restore_trainable(step, trained.trainable_shapes)
-    save_run_adapter(folder, trained.model(trainable, step), overwrite=True)
+    save_run_adapter(trained.workdir, folder, trained.model(trainable, step), say, overwrite=True)
     return f"{folder} (step {step})"
