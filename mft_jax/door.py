@@ -34,7 +34,7 @@ from mft_jax.run.export import Exported, export_run, save_run_adapter
 from mft_jax.run.folder import read_config
 from mft_jax.run.processes import is_first, on_first
 from mft_jax.run.trained import Trained
-from mft_jax.types import MftError
+from mft_jax.types import MftError, check_local
 
 
 def default_config() -> Any:
@@ -159,6 +159,7 @@ def _folder(workdir: str | os.PathLike[str]) -> Path:
     """The run's folder, whatever the current folder will be."""
     if not os.fspath(workdir):
         raise MftError("the workdir is empty; expected the name of a folder for the run")
+    check_local("workdir", os.fspath(workdir))
     return Path(workdir).expanduser().absolute()
 
 
@@ -190,6 +191,7 @@ def export(
     `checkpoint`: "best" (lowest validation ratio), "last", or a step. Raises `MftError`.
     """
     workdir = run.workdir if isinstance(run, Run) else _folder(run)
+    check_local("output", os.fspath(output))
     display, folder = _display(console), Path(output).expanduser()
     say = display.say
     exported = export_run(workdir, folder, format, checkpoint, say, display.progress)

@@ -9,9 +9,10 @@ from absl import flags
 from ml_collections import config_flags
 
 from mft_jax.cli.commands import COMMANDS
+from mft_jax.cli.flag_values import check_flags
+from mft_jax.cli.overrides import apply, split_overrides
 from mft_jax.config import TrainConfig, resolve, with_absolute_paths
-from mft_jax.settings import settings
-from mft_jax.types import MftError, suggest
+from mft_jax.types import MftError, check_local
 
 
 def parse(command: str, arguments: Sequence[str], values: flags.FlagValues) -> None:
@@ -28,6 +29,8 @@ def parse(command: str, arguments: Sequence[str], values: flags.FlagValues) -> N
                 "\n`mft config --config=...` prints every setting that --config.key=value changes"
             )
         sys.exit(0)
+    arguments, changes = split_overrides(arguments)
+    check_flags(command, arguments, values)
     try:
         rest = values([f"mft {command}", *arguments])
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -44,33 +47,21 @@ def parse(command: str, arguments: Sequence[str], values: flags.FlagValues) -> N
             f"unexpected argument {rest[1]!r}; flags are written --name=value; see "
             f"`mft {command} --help`"
         )
-
-
-def check_overrides(arguments: Sequence[str]) -> None:
-    """Refuse `--config.key=value` for a key that no setting has, with the nearest name; and any
-    without a `--config` that it could change."""
-    known = [setting.name for setting in settings(TrainConfig)]
-    keys = [a[9:].partition("=")[0] for a in arguments if a.startswith("--config.")]
-    for key in keys:
-        parts = [name for name in known if name == key or name.startswith(f"{key}.")]
-        room, _, last = key.rpartition(".")
-        if room in known:
-            raise MftError(
-                f"--config.{key}: {room} holds values by name ({last!r}); set it in the config file"
-            )
-        if not parts and not key.startswith("data.tasks"):
-            raise MftError(f"unknown setting {key!r}; {suggest(key, known) or 'see `mft config`'}")
-    if keys and not any(argument.startswith("--config=") for argument in arguments):
-        raise MftError(
-            f"--config.{keys[0]} changes a setting, but no --config was given; expected a "
-            "file such as configs/quickstart.py"
-        )
+    if changes:
+        apply(values["config"].value, changes)
 
 
 def config_flag(values: flags.FlagValues, arguments: Sequence[str]) -> None:
-    """The flag `--config`. It reads its overrides itself, so it gets the arguments beforehand."""
-    check_overrides(arguments)
+    """The flag `--config`. The changes of its settings are read by `overrides`."""
+    arguments, changes = split_overrides(arguments)
+    if changes and not any(argument.startswith("--config=") for argument in arguments):
+        raise MftError(
+            f"{changes[0].flag} changes a setting, but no --config was given; expected a "
+            "file such as configs/quickstart.py"
+        )
     for argument in arguments:
+        if argument.startswith("--config="):
+            check_local("--config", argument.partition("=")[2])
         path = argument.partition("=")[2].partition(":")[0]
         if argument.startswith("--config=") and not Path(path).is_file():
             raise MftError(
@@ -83,7 +74,7 @@ def config_flag(values: flags.FlagValues, arguments: Sequence[str]) -> None:
         "a file such as configs/quickstart.py; --config.key=value changes a setting",
         lock_config=True,
         flag_values=values,
-        sys_argv=["mft", *arguments],
+        sys_argv=["mft"],
     )
 
 
@@ -99,4 +90,5 @@ def required_flag(values: flags.FlagValues, name: str) -> str:
     value = values[name].value
     if not value:
         raise MftError(f"no --{name} was given; it is required")
+    check_local(f"--{name}", value)
     return os.path.expanduser(value)

@@ -6,7 +6,7 @@ import math
 from typing import Literal
 
 from mft_jax.models.params import ParamInfos
-from mft_jax.types import MftError, at_least
+from mft_jax.types import MftError, at_least, check_local
 from mft_jax.weights.storage import QuantizedDtype
 
 
@@ -46,6 +46,7 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         at_least("finetune", self, rank=1, loftq_iterations=1, dropout=0.0)
+        check_local("finetune.adapter", self.adapter)
         problem = None
         if not 0 < self.alpha < math.inf:
             problem = f"alpha={self.alpha:g} must be above 0: the update is scaled by it"

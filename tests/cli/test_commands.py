@@ -74,6 +74,11 @@ def test_module_and_console_command_are_the_same(capsys):
     assert all(name in out for name in COMMANDS)
 
 
+def test_the_version_is_one_line(capsys):
+    code, out, _ = call(capsys, "--version")
+    assert code == 0 and re.fullmatch(r"mft_jax \S+, Python \S+, jax \S+, jaxlib \S+\n", out)
+
+
 FLAGS = {
     "config": {"config", "schema", "find"},
     "check": {"config", "headers_only", "prompt"},
@@ -248,17 +253,24 @@ def test_peft_export_writes_an_adapter_folder(workdir, tmp_path, capsys):
         (["train"], "no --config was given"),
         (["train", "--config=absent.py", "--workdir=w"], "absent.py"),
         (["train", "--config={config}"], "no --workdir was given"),
-        (["train", "--config={config}", "--workdri=w"], "workdri"),
+        (["train", "--config={config}", "--workdri=w"], "--workdri; did you mean '--workdir'?"),
         (["train", "--config={config}", "--workdir=w", "w2"], "unexpected argument 'w2'"),
         (["train", "--config={config}", "--workdir=w", "--config.loop.stepz=3"], "stepz"),
-        (["train", "--config={config}", "--workdir=w", "--config.loop.steps=many"], "many"),
+        (
+            ["train", "--config={config}", "--workdir=w", "--config.loop.steps=many"],
+            "many: expected a whole",
+        ),
         (
             ["train", "--config={config}", "--workdir=w", "--config.balancer.name=coab"],
             "did you mean 'coba'?",
         ),
         (["report", "--workdir=absent"], "absent"),
         (["export", "--workdir=absent", "--format=peft", "--output=o"], "absent"),
-        (["export", "--workdir=w", "--format=gguf", "--output=o"], "gguf"),
+        (["export", "--workdir=w", "--format=gguf", "--output=o"], "expected one of peft, merged"),
+        (["report", "--workdir=gs://bucket/run"], "--workdir=gs://bucket/run is a URL"),
+        (["train", "--config={config}", "--workdir=s3://b/r"], "is a URL, which is not supported"),
+        (["export", "--workdir=w", "--format=peft", "--output=gs://b/o"], "--output=gs://b/o is a"),
+        (["train", "--config=gs://b/config.py", "--workdir=w"], "--config=gs://b/config.py is a"),
     ],
 )
 def test_a_mistake_is_one_clear_message_and_exit_code_2(
@@ -278,7 +290,9 @@ def test_a_mistake_is_one_clear_message_and_exit_code_2(
     [
         (["--config.loop.stps=3"], "unknown setting 'loop.stps'; did you mean 'loop.steps'"),
         (["--config.loop.steps=3"], "no --config was given"),
-        (["--config.data.rates.add=2"], "data.rates holds values by name"),
+        (["--config.data.tasks.add.pth=2"], "did you mean 'path'?"),
+        (["--config.data.tasks.add=2"], "expected data.tasks.NAME.SETTING"),
+        (["--config.loop=3"], "a group of settings; expected one of them, such as loop.steps"),
         (["--find=zzzz"], "no setting's name or text holds it"),
     ],
 )
