@@ -20,8 +20,9 @@ class FinetuneConfig:
                       estimator, arXiv 1308.3432)
     rank              of the adapters
     alpha             the update is scaled by alpha / rank, or with rslora by alpha / sqrt(rank)
-    targets           all_linear (every matrix but those of experts), or patterns over layer names:
-                      attention/*, mlp/down, embedding, head
+    targets           all_linear (every matrix but those of experts), patterns over layer names
+                      (attention/*, mlp/down, embedding, head), or names of the checkpoint as in
+                      peft (q_proj, c_attn)
     dropout           share of an adapter's input that is left out while training
     rslora            scale by alpha / sqrt(rank) (arXiv 2312.03732)
     dora              train magnitudes and directions separately (arXiv 2402.09353)
