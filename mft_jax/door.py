@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from mft_jax.config import TrainConfig, default, resolve, with_absolute_paths
+from mft_jax.huggingface.companions import CARD_FILE
 from mft_jax.record.reading import RunRecord, read_record
 from mft_jax.record.schema import METRICS_FILE
 from mft_jax.report.page import write_report
@@ -196,6 +197,7 @@ def export(
     say = display.say
     exported = export_run(workdir, folder, format, checkpoint, say, display.progress)
     say(f"step {exported.step} -> {folder}")
+    say(f"how to load it and talk to it: {folder / CARD_FILE}")
     if (gap := exported.difference) is not None:
         say(
             f"logits of the export against the trained model, on {exported.num_tokens} validation "

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,16 +19,7 @@ from mft_jax.types import MftError, check_local
 def parse(command: str, arguments: Sequence[str], values: flags.FlagValues) -> None:
     """Parse `arguments` into `values`; `--help` prints the flags and ends."""
     if any(argument in ("-h", "--help", "-help") for argument in arguments):
-        print(f"mft {command}: {COMMANDS[command]}\n")
-        for name in values:
-            if name == values[name].name:
-                default = values[name].default
-                shown = "" if default is None else f" (default: {default})"
-                print(f"  --{name}={'...':<6} {values[name].help}{shown}")
-        if "config" in values:
-            print(
-                "\n`mft config --config=...` prints every setting that --config.key=value changes"
-            )
+        print(_help(command, values))
         sys.exit(0)
     arguments, changes = split_overrides(arguments)
     check_flags(command, arguments, values)
@@ -49,6 +41,22 @@ def parse(command: str, arguments: Sequence[str], values: flags.FlagValues) -> N
         )
     if changes:
         apply(values["config"].value, changes)
+
+
+def _help(command: str, values: flags.FlagValues) -> str:
+    """The flags of a command, and what they mean, in 80 columns."""
+    lines = [f"mft {command}: {COMMANDS[command]}", ""]
+    for name in values:
+        if name == values[name].name:
+            default = values[name].default
+            shown = "" if default in (None, "") else f" (default: {default})"
+            lines += textwrap.wrap(
+                f"{values[name].help}{shown}", 80, initial_indent=f"  --{name}=... ".ljust(20),
+                subsequent_indent=" " * 20, break_on_hyphens=False,
+            )  # fmt: skip
+    if "config" in values:
+        lines += ["", "`mft config` prints every setting that --config.key=value changes"]
+    return "\n".join(lines)
 
 
 def config_flag(values: flags.FlagValues, arguments: Sequence[str]) -> None:

@@ -190,9 +190,10 @@ def _with_transformers(facts: CardFacts) -> Iterator[str]:
 
 
 def _with_vllm(facts: CardFacts) -> Iterator[str]:
-    tuning = facts.base.tuning
+    tuning, foreign = facts.base.tuning, facts.base.family.reference == "numpy"
+    trust = " --trust-remote-code" * foreign
     if not facts.is_adapter:
-        yield "```\nvllm serve .\n```\n"
+        yield f"```\nvllm serve .{trust}\n```\n"
         return
     if tuning.dora:
         yield "vLLM does not load adapters of DoRA: export the run as `merged` for it.\n"
@@ -203,7 +204,7 @@ def _with_vllm(facts: CardFacts) -> Iterator[str]:
     rank = tuning.rank * (1 if tuning.init == "lora" else 2)
     largest = max(8, 2 ** math.ceil(math.log2(rank)))
     yield (
-        f"```\nvllm serve {shlex.quote(facts.base.name)} \\\n"
+        f"```\nvllm serve {shlex.quote(facts.base.name)}{trust} \\\n"
         f"    --enable-lora --max-lora-rank {largest} --lora-modules tuned=. \\\n"
         "    --tokenizer . --generation-config .\n```\n"
     )
