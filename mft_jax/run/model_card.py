@@ -119,9 +119,14 @@ def _losses(facts: CardFacts) -> str:
     ]
     mean, _ = mean_and_worst(ratios)
     verdict = (
-        f"Mean ratio {_number(mean)}: on the validation data it is no better than the base model."
-        if mean >= 1
-        else f"Mean ratio {_number(mean)}; below 1 is better than the base model."
+        ""
+        if math.isnan(mean)
+        else f"Mean ratio {_number(mean)}: "
+        + (
+            "on the validation data it is no better than the base model."
+            if mean >= 1
+            else "below 1 is better than the base model."
+        )
     )
     columns = f"| task | training samples | loss before | loss at step {at:,} | ratio |"
     note = "Losses are of the validation data, in nats per trained token."
