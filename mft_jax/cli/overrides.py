@@ -70,7 +70,8 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[Override]
     return rest, found
 
 
-def apply(config: ConfigDict, changes: Iterable[Override]) -> None:
+def apply(config: Any, changes: Iterable[Override]) -> None:
+    """Change what the config file made, in place."""
     if not isinstance(config, ConfigDict):
         raise MftError(
             f"get_config() of --config returned {config!r}; expected the ConfigDict that "
@@ -167,7 +168,7 @@ def _literal(kind: Any, text: str, flag: str) -> Any:
         raise MftError(f"{flag}: cannot be read; expected {expected}") from error
 
 
-def _set(room: ConfigDict, place: tuple[str, ...], value: Any, flag: str) -> None:
+def _set(room: Any, place: tuple[str, ...], value: Any, flag: str) -> None:
     for depth, name in enumerate(place[:-1], start=1):
         if name not in room:
             room[name] = ConfigDict()
