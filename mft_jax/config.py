@@ -23,7 +23,7 @@ from mft_jax.losses import ObjectiveConfig
 from mft_jax.optim import OptimConfig, warmup_steps
 from mft_jax.settings import default_of
 from mft_jax.sharding import MeshConfig
-from mft_jax.types import MftError, TaskTable, above, at_least, suggest
+from mft_jax.types import MftError, TaskTable, above, at_least, check_local, suggest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,9 @@ class ModelSource:
     weights: Literal["pretrained", "random"] = "pretrained"
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     remat: bool = True
+
+    def __post_init__(self) -> None:
+        check_local("model.path", self.path)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from mft_jax.config import TrainConfig, default, resolve, with_absolute_paths
+from mft_jax.huggingface.companions import CARD_FILE
 from mft_jax.record.reading import RunRecord, read_record
 from mft_jax.record.schema import METRICS_FILE
 from mft_jax.report.page import write_report
@@ -35,7 +36,7 @@ from mft_jax.run.folder import read_config
 from mft_jax.run.interruption import StopSignals
 from mft_jax.run.processes import is_first, on_first
 from mft_jax.run.trained import Trained
-from mft_jax.types import MftError
+from mft_jax.types import MftError, check_local
 
 
 def default_config() -> Any:
@@ -173,6 +174,7 @@ def _folder(workdir: str | os.PathLike[str]) -> Path:
     """The run's folder, whatever the current folder will be."""
     if not os.fspath(workdir):
         raise MftError("the workdir is empty; expected the name of a folder for the run")
+    check_local("workdir", os.fspath(workdir))
     return Path(workdir).expanduser().absolute()
 
 
@@ -205,11 +207,13 @@ def export(
     `checkpoint`: "best" (lowest validation ratio), "last", or a step. Raises `MftError`.
     """
     workdir = run.workdir if isinstance(run, Run) else _folder(run)
+    check_local("output", os.fspath(output))
     display, folder = _display(console), Path(output).expanduser()
     say = display.say
     with out_of_memory.explained(out_of_memory.export_remedy):
         exported = export_run(workdir, folder, format, checkpoint, say, display.progress)
     say(f"step {exported.step} -> {folder}")
+    say(f"how to load it and talk to it: {folder / CARD_FILE}")
     if (gap := exported.difference) is not None:
         say(
             f"logits of the export against the trained model, on {exported.num_tokens} validation "
@@ -257,5 +261,5 @@ def _save_adapter(trained: Trained, say: Say) -> str:
             except MftError as error:
                 say(f"{error}\nit was the best one; the adapter is of the last step instead")
                 step = trained.step
-    save_run_adapter(folder, trained.model(trainable, step), overwrite=True)
+    save_run_adapter(trained.workdir, folder, trained.model(trainable, step), say, overwrite=True)
     return f"{folder} (step {step})"

@@ -73,6 +73,11 @@ def foreign_code(fault: str, remedy: str, also: tuple[type[Exception], ...] = ()
         raise
 
 
+# Two slashes become one where a `pathlib.Path` was made of it; one letter is a drive.
+URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/+")
+HUB_PAGE = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<name>[\w.-]+/[\w.-]+)/?")
+
+
 def suggest(name: str, known: Iterable[str], most: int = 1) -> str:
     """The part of an error text that names the known words nearest to a mistyped one.
 
@@ -86,6 +91,20 @@ def suggest(name: str, known: Iterable[str], most: int = 1) -> str:
     near += difflib.get_close_matches(name, known, n=most, cutoff=0.5)
     nearest = list(dict.fromkeys(near))[:most]
     return f"did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
+
+
+def check_local(where: str, path: str) -> None:
+    """Raise `MftError` where a path is a URL: none is read or written, and as the name of a folder
+    it would be made here. `where` is the setting or flag."""
+    url = URL.match(path)
+    if url is None:
+        return
+    remedy = "mount the bucket as a folder (gcsfuse, mountpoint-s3), or copy the files to a folder"
+    if url["scheme"] == "file":
+        remedy = f"write {path[url.end() - 1 :]}"
+    elif model := HUB_PAGE.fullmatch(path):
+        remedy = f"a model on the hub is called by its name, {model['name']}"
+    raise MftError(f"{where}={path} is a URL, which is not supported; expected a path; {remedy}")
 
 
 def at_least(room: str, settings: object, **least: float) -> None:

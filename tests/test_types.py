@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from mft_jax.types import MftError, TaskSums, TaskTable, foreign_code, suggest, visible
+from mft_jax.types import (
+    MftError,
+    TaskSums,
+    TaskTable,
+    check_local,
+    foreign_code,
+    suggest,
+    visible,
+)
 
 
 def test_mean_of_merged_parts_is_the_mean_of_the_whole_not_of_the_means():
@@ -96,3 +104,26 @@ def test_what_is_not_about_the_file_passes_unchanged(error):
     with pytest.raises(type(error)) as raised, foreign_code("a.json is damaged", "mend it"):
         raise error
     assert raised.value is error
+
+
+@pytest.mark.parametrize(
+    ("path", "remedy"),
+    [
+        ("gs://bucket/run", "mount the bucket"),
+        ("gs:/bucket/run", "mount the bucket"),  # what is left of it in a pathlib.Path
+        ("s3://b", "mount the bucket"),
+        ("file:///data/x.jsonl", "write /data/x.jsonl"),
+        ("https://huggingface.co/Qwen/Qwen2.5-0.5B", "by its name, Qwen/Qwen2.5-0.5B"),
+    ],
+)
+def test_a_url_is_never_a_folder(path, remedy):
+    with pytest.raises(MftError, match=f"model.path={path} is a URL.*{remedy}"):
+        check_local("model.path", path)
+
+
+@pytest.mark.parametrize(
+    "path", ["", "run", "a/b:c", "builtin:tiny", "stdlib:comment", "packages:jax,flax:text",
+             "C:/models/x", "Qwen/Qwen2.5-0.5B", "data/*.jsonl", "datasets:a/b?split=train"],
+)  # fmt: skip
+def test_a_path_or_a_name_is_no_url(path):
+    check_local("data.tasks.a.path", path)

@@ -3,12 +3,15 @@
 import contextlib
 import importlib
 import os
+import platform
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from importlib import metadata
 from typing import Any, NoReturn
 
+from mft_jax import __version__
 from mft_jax.cli.commands import COMMANDS
 
 
@@ -17,8 +20,15 @@ def usage() -> str:
     return (
         "usage: mft COMMAND [--flag=value ...]\n\n"
         + "\n".join(rows)
-        + ("\n\n`mft COMMAND --help` lists a command's flags.")
+        + ("\n\n`mft COMMAND --help` lists a command's flags; `mft --version` says what is run.")
     )
+
+
+def version() -> str:
+    """This release, and what its numbers depend on."""
+    parts = {"mft_jax": __version__, "Python": platform.python_version()}
+    parts |= {name: metadata.version(name) for name in ("jax", "jaxlib")}
+    return ", ".join(f"{name} {number}" for name, number in parts.items())
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -38,6 +48,9 @@ def _call(arguments: list[str]) -> NoReturn:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         sys.exit(0 if arguments else 2)
+    if arguments[0] in ("--version", "-version", "version"):
+        print(version())
+        sys.exit(0)
     name, *rest = arguments
     if name not in COMMANDS:
         print(f"mft: unknown command {name!r}\n\n{usage()}", file=sys.stderr)

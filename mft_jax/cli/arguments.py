@@ -2,6 +2,7 @@
 
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,25 +11,19 @@ from ml_collections import config_flags
 
 from mft_jax.cli.commands import COMMANDS
 from mft_jax.cli.config_errors import check_loaded, located
+from mft_jax.cli.flag_values import check_flags
+from mft_jax.cli.overrides import apply, split_overrides
 from mft_jax.config import TrainConfig, resolve, with_absolute_paths
-from mft_jax.settings import settings
-from mft_jax.types import MftError, suggest
+from mft_jax.types import MftError, check_local
 
 
 def parse(command: str, arguments: Sequence[str], values: flags.FlagValues) -> None:
     """Parse `arguments` into `values`; `--help` prints the flags and ends."""
     if any(argument in ("-h", "--help", "-help") for argument in arguments):
-        print(f"mft {command}: {COMMANDS[command]}\n")
-        for name in values:
-            if name == values[name].name:
-                default = values[name].default
-                shown = "" if default is None else f" (default: {default})"
-                print(f"  --{name}={'...':<6} {values[name].help}{shown}")
-        if "config" in values:
-            print(
-                "\n`mft config --config=...` prints every setting that --config.key=value changes"
-            )
+        print(_help(command, values))
         sys.exit(0)
+    arguments, changes = split_overrides(arguments)
+    check_flags(command, arguments, values)
     try:
         rest = _parsed(command, arguments, values)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -45,6 +40,8 @@ def parse(command: str, arguments: Sequence[str], values: flags.FlagValues) -> N
             f"unexpected argument {rest[1]!r}; flags are written --name=value; see "
             f"`mft {command} --help`"
         )
+    if changes:
+        apply(values["config"].value, changes)
 
 
 def _parsed(command: str, arguments: Sequence[str], values: flags.FlagValues) -> Sequence[str]:
@@ -58,31 +55,33 @@ def _parsed(command: str, arguments: Sequence[str], values: flags.FlagValues) ->
     return rest
 
 
-def check_overrides(arguments: Sequence[str]) -> None:
-    """Refuse `--config.key=value` for a key that no setting has, with the nearest name; and any
-    without a `--config` that it could change."""
-    known = [setting.name for setting in settings(TrainConfig)]
-    keys = [a[9:].partition("=")[0] for a in arguments if a.startswith("--config.")]
-    for key in keys:
-        parts = [name for name in known if name == key or name.startswith(f"{key}.")]
-        room, _, last = key.rpartition(".")
-        if room in known:
-            raise MftError(
-                f"--config.{key}: {room} holds values by name ({last!r}); set it in the config file"
-            )
-        if not parts and not key.startswith("data.tasks"):
-            raise MftError(f"unknown setting {key!r}; {suggest(key, known) or 'see `mft config`'}")
-    if keys and not any(argument.startswith("--config=") for argument in arguments):
-        raise MftError(
-            f"--config.{keys[0]} changes a setting, but no --config was given; expected a "
-            "file such as configs/quickstart.py"
-        )
+def _help(command: str, values: flags.FlagValues) -> str:
+    """The flags of a command, and what they mean, in 80 columns."""
+    lines = [f"mft {command}: {COMMANDS[command]}", ""]
+    for name in values:
+        if name == values[name].name:
+            default = values[name].default
+            shown = "" if default in (None, "") else f" (default: {default})"
+            lines += textwrap.wrap(
+                f"{values[name].help}{shown}", 80, initial_indent=f"  --{name}=... ".ljust(20),
+                subsequent_indent=" " * 20, break_on_hyphens=False,
+            )  # fmt: skip
+    if "config" in values:
+        lines += ["", "`mft config` prints every setting that --config.key=value changes"]
+    return "\n".join(lines)
 
 
 def config_flag(values: flags.FlagValues, arguments: Sequence[str]) -> None:
-    """The flag `--config`. It reads its overrides itself, so it gets the arguments beforehand."""
-    check_overrides(arguments)
+    """The flag `--config`. The changes of its settings are read by `overrides`."""
+    arguments, changes = split_overrides(arguments)
+    if changes and not any(argument.startswith("--config=") for argument in arguments):
+        raise MftError(
+            f"{changes[0].flag} changes a setting, but no --config was given; expected a "
+            "file such as configs/quickstart.py"
+        )
     for argument in arguments:
+        if argument.startswith("--config="):
+            check_local("--config", argument.partition("=")[2])
         path = argument.partition("=")[2].partition(":")[0]
         if argument.startswith("--config=") and not Path(path).is_file():
             raise MftError(
@@ -95,7 +94,7 @@ def config_flag(values: flags.FlagValues, arguments: Sequence[str]) -> None:
         "a file such as configs/quickstart.py; --config.key=value changes a setting",
         lock_config=True,
         flag_values=values,
-        sys_argv=["mft", *arguments],
+        sys_argv=["mft"],
     )
 
 
@@ -111,4 +110,5 @@ def required_flag(values: flags.FlagValues, name: str) -> str:
     value = values[name].value
     if not value:
         raise MftError(f"no --{name} was given; it is required")
+    check_local(f"--{name}", value)
     return os.path.expanduser(value)

@@ -6,7 +6,7 @@ the comparison with transformers reads weights, once for each side, in float32.
 
 import dataclasses
 import functools
-import importlib
+import importlib.util
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -88,7 +88,21 @@ def run(arguments: Sequence[str]) -> int:
         raise MftError(
             "this checkpoint cannot be trained so:\n" + "\n".join(dict.fromkeys(problems))
         )
-    return 0 if values.headers_only or compare(subject, values.prompt or PROMPT, console) else 1
+    if values.headers_only:
+        return 0
+    if values.prompt is None and (reason := incomparable(subject.family)):
+        console.print(f"logits not compared: {reason}", soft_wrap=True)
+        return 0
+    return 0 if compare(subject, values.prompt or PROMPT, console) else 1
+
+
+def incomparable(family: Family) -> str:
+    """Why there is nothing to compare logits with; empty where there is."""
+    if family.reference == "numpy":
+        return f"transformers has no modelling file for {family.name!r}"
+    if importlib.util.find_spec("torch") is None:
+        return "torch is not installed; the extra has it (pip install -e '.[parity]')"
+    return ""
 
 
 def overview(subject: Subject) -> tuple[Table, list[str]]:
@@ -198,11 +212,8 @@ def tokenizer_rows(subject: Subject) -> Rows:
 
 def compare(subject: Subject, prompt: str, console: Console) -> bool:
     """Whether the logits of `prompt` are those of transformers, within the printed bound."""
-    if subject.family.reference == "numpy":
-        raise MftError(
-            f"transformers has no modelling file for {subject.family.name!r}, so there is nothing "
-            "to compare logits with; use --headers_only"
-        )
+    if reason := incomparable(subject.family):
+        raise MftError(f"--prompt has nothing to compare logits with: {reason}; leave it out")
     tokenizer = load_tokenizer(subject.folder, subject.model_config.vocab_size)
     ids = np.asarray(tokenizer(prompt)["input_ids"], np.int32)
     if not 0 < len(ids) <= subject.model_config.max_positions:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from mft_jax.types import MftError, TaskTable, at_least
+from mft_jax.types import MftError, TaskTable, at_least, check_local
 
 Overlong = Literal["drop", "truncate", "split", "error"]
 Sampling = Literal["proportional", "temperature", "rates"]
@@ -32,6 +32,10 @@ class TaskConfig:
     max_samples: int | None = None
     max_valid_samples: int | None = None
     columns: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_local(f"data.tasks.{self.name}.path", self.path)
+        check_local(f"data.tasks.{self.name}.valid_path", self.valid_path or "")
 
 
 @dataclasses.dataclass(frozen=True)

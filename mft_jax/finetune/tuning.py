@@ -6,7 +6,7 @@ import math
 from typing import Literal
 
 from mft_jax.models.params import ParamInfos
-from mft_jax.types import MftError, at_least
+from mft_jax.types import MftError, at_least, check_local
 from mft_jax.weights.storage import QuantizedDtype
 
 
@@ -20,8 +20,9 @@ class FinetuneConfig:
                       estimator, arXiv 1308.3432)
     rank              of the adapters
     alpha             the update is scaled by alpha / rank, or with rslora by alpha / sqrt(rank)
-    targets           all_linear (every matrix but those of experts), or patterns over layer names:
-                      attention/*, mlp/down, embedding, head
+    targets           all_linear (every matrix but those of experts), patterns over layer names
+                      (attention/*, mlp/down, embedding, head), or names of the checkpoint as in
+                      peft (q_proj, c_attn)
     dropout           share of an adapter's input that is left out while training
     rslora            scale by alpha / sqrt(rank) (arXiv 2312.03732)
     dora              train magnitudes and directions separately (arXiv 2402.09353)
@@ -46,6 +47,7 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         at_least("finetune", self, rank=1, loftq_iterations=1, dropout=0.0)
+        check_local("finetune.adapter", self.adapter)
         problem = None
         if not 0 < self.alpha < math.inf:
             problem = f"alpha={self.alpha:g} must be above 0: the update is scaled by it"

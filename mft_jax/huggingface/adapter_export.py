@@ -23,6 +23,7 @@ from jax.experimental import multihost_utils
 
 from mft_jax.finetune.merge import TrainedWeights
 from mft_jax.finetune.tuning import FinetuneConfig
+from mft_jax.huggingface.companions import Companions
 from mft_jax.huggingface.output import new_folder
 from mft_jax.huggingface.tensors import TensorType, write_tensors
 from mft_jax.models.config import ModelConfig
@@ -44,6 +45,7 @@ def save_adapter(
     family: Family,
     model_config: ModelConfig,
     base_model: str,
+    companions: Companions | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write the adapter in float32. `base_model` is where PEFT finds the base weights.
@@ -68,6 +70,8 @@ def save_adapter(
         settings = peft_config(tuning, rank_factor, target_modules(trainable, entries, infos))
         settings["base_model_name_or_path"] = base_model
         (partial / CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+        if companions is not None:
+            companions.write(partial)
 
 
 def not_for_peft(adapted: Collection[str], family: Family, model_config: ModelConfig) -> str:

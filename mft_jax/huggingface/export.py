@@ -9,7 +9,6 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from mft_jax.finetune.merge import (
     trained_weight,
 )
 from mft_jax.huggingface.base_weights import checked_spans, hf_shape
+from mft_jax.huggingface.companions import Companions
 from mft_jax.huggingface.folders import has_weights, own_files
 from mft_jax.huggingface.output import new_folder
 from mft_jax.huggingface.tensors import (
@@ -38,18 +38,6 @@ from mft_jax.models.params import ParamInfo, param_infos
 from mft_jax.types import MftError
 
 MAX_SHARD_BYTES = 5_000_000_000
-COPIED_FILES = (
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
 CONFIG_DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 
@@ -71,12 +59,12 @@ def save_merged(
     family: Family,
     model_config: ModelConfig,
     dequantized: bool,
-    stop_ids: tuple[int, ...] = (),
+    companions: Companions | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write the weights in the base checkpoint's dtype, config.json and the tokenizer's files.
+    """Write the weights in the base checkpoint's dtype, config.json and `companions`; without them
+    the tokenizer and generation settings of the base.
 
-    `stop_ids` are added to the end tokens of generation_config.json, also if the base has none.
     With `dequantized` the base is the stored one (`trained.frozen`), else that of `base_folder`. A
     `full` export needs no weights in `base_folder`: then config.json names the dtype.
     One process must hold all shards of the parameters. Raises `MftError`, before anything is
@@ -93,26 +81,18 @@ def save_merged(
     spans = {} if scratch else checked_spans(base_folder, family, model_config)
     sources = _sources(base_folder, spans, family, model_config)
     # Code that config.json's `auto_map` names is copied, never run.
-    copied = own_files(base_folder, [*COPIED_FILES, "*.py"])
+    code = own_files(base_folder, ["*.py"])
+    companions = companions or Companions(base_folder)
+    companions.check()
     merged = functools.partial(_merged, trained=trained, spans=spans, dequantized=dequantized)
     with new_folder(output) as partial:
         _write_shards(partial, sources, merged, max_shard_bytes)
         hf_config = read_json(base_folder / "config.json")
         hf_config["architectures"] = [family.architecture]
         (partial / "config.json").write_text(json.dumps(hf_config, indent=2) + "\n", "utf-8")
-        for file in copied:
+        for file in code:
             shutil.copyfile(file, partial / file.name)
-        _stop_at(partial / "generation_config.json", hf_config, stop_ids)
-
-
-def _stop_at(file: Path, hf_config: dict[str, Any], stop_ids: tuple[int, ...]) -> None:
-    """Add `stop_ids` to the end tokens, since a tuned model ends with its template's end token."""
-    settings = read_json(file) if file.is_file() else {}
-    known = settings.get("eos_token_id", hf_config.get("eos_token_id"))
-    known = known if isinstance(known, list) else [known] * (known is not None)
-    if missing := [i for i in stop_ids if i not in known]:
-        settings["eos_token_id"] = [*known, *missing]
-        file.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+        companions.write(partial)
 
 
 def _sources(

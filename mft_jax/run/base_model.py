@@ -21,6 +21,7 @@ from mft_jax.finetune.attach import (
 from mft_jax.finetune.tuning import FinetuneConfig, adapted_paths
 from mft_jax.huggingface.adapter_export import not_for_peft
 from mft_jax.huggingface.adapter_import import ImportedAdapter, read_adapter
+from mft_jax.huggingface.adapter_targets import our_targets
 from mft_jax.huggingface.base_weights import (
     checked_spans,
     load_params,
@@ -116,6 +117,9 @@ def describe(
             f"training continues from {imported.folder}: rank {tuning.rank}, alpha "
             f"{tuning.alpha:g}, trained on {imported.base_model}"
         )
+    elif tuning.method != "full" and not resumed:
+        targets = our_targets(tuning.targets, family, model_config)
+        tuning = dataclasses.replace(tuning, targets=targets)
     name = hub_name(config.model.path) or str(folder)
     base = BaseModelInfo(folder, family, model_config, tuning, imported, name, spans)
     check_model(config, model_config, base.adapted)

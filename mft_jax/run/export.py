@@ -8,15 +8,21 @@ from typing import Literal, get_args
 import jax
 import numpy as np
 
+from mft_jax.data.builtin_template import builtin_template
 from mft_jax.data.templates import chat_tokenizer, stop_token
 from mft_jax.huggingface.adapter_export import save_adapter
 from mft_jax.huggingface.base_weights import load_params
+from mft_jax.huggingface.companions import Companions
 from mft_jax.huggingface.export import save_merged
 from mft_jax.huggingface.logit_difference import LogitDifference, logit_difference
 from mft_jax.huggingface.output import check_free
 from mft_jax.huggingface.tokenizers import load_tokenizer
+from mft_jax.record.reading import read_record
+from mft_jax.record.schema import METRICS_FILE
 from mft_jax.run.console import ReadProgress, Say, no_progress, quiet
 from mft_jax.run.folder import read_config, read_sample
+from mft_jax.run.model_card import CardFacts, model_card
+from mft_jax.run.processes import on_first
 from mft_jax.run.restore import TrainedModel, restore
 from mft_jax.sharding import MeshConfig, leaf_shardings, make_mesh
 from mft_jax.types import MftError
@@ -61,13 +67,15 @@ def export_run(
         )
     model = restore(workdir, which, make_mesh(MeshConfig(), jax.devices()[:1]), say, progress)
     if format == "peft":
-        save_run_adapter(output, model)
+        save_run_adapter(workdir, output, model, say)
         return Exported(output, model.step)
-    _save_merged(output, model, dequantized=format == "merged_dequantized")
+    _save_merged(workdir, output, model, format, say)
     return _compared(workdir, output, model)
 
 
-def save_run_adapter(output: Path, model: TrainedModel, overwrite: bool = False) -> None:
+def save_run_adapter(
+    workdir: Path, output: Path, model: TrainedModel, say: Say = quiet, overwrite: bool = False
+) -> None:
     """All processes must call it; the first writes."""
     save_adapter(
         output,
@@ -75,22 +83,39 @@ def save_run_adapter(output: Path, model: TrainedModel, overwrite: bool = False)
         family=model.base.family,
         model_config=model.base.model_config,
         base_model=model.base.name,
+        companions=on_first("describe it", lambda: companions(workdir, model, "peft", say)),
         overwrite=overwrite,
     )
 
 
-def _save_merged(output: Path, model: TrainedModel, dequantized: bool) -> None:
+def companions(workdir: Path, model: TrainedModel, format: str, say: Say) -> Companions:
+    """The files beside the weights: how to talk to the model, and what it is."""
     base = model.base
     tokenizer = load_tokenizer(base.folder, base.model_config.vocab_size)
-    stop = tokenizer.get_vocab()[stop_token(chat_tokenizer(tokenizer))]
+    chat = chat_tokenizer(tokenizer)
+    vocabulary = tokenizer.get_vocab()
+    # A chat ends at the template's token, plain text at the tokenizer's.
+    stop_ids = tuple(dict.fromkeys(vocabulary[token] for token in (stop_token(chat), chat.eos)))
+    try:
+        record = read_record(workdir / METRICS_FILE)
+    except MftError as error:
+        say(f"note: the model card has no losses: {error}")
+        record = None
+    facts = CardFacts(model.config, base, model.step, format, chat, stop_ids, record)
+    template = "" if tokenizer.chat_template else builtin_template(chat.eos)
+    return Companions(base.folder, chat.eos, template, stop_ids, model_card(facts))
+
+
+def _save_merged(workdir: Path, output: Path, model: TrainedModel, format: str, say: Say) -> None:
+    base = model.base
     save_merged(
         output,
         base_folder=base.folder,
         trained=model.trained,
         family=base.family,
         model_config=base.model_config,
-        dequantized=dequantized,
-        stop_ids=(stop,),
+        dequantized=format == "merged_dequantized",
+        companions=companions(workdir, model, format, say),
     )
 
 

@@ -1,8 +1,40 @@
-"""`check`: the command as a user calls it."""
+"""`check`: the command as a user calls it; and one toy run for all tests of a worker."""
 
+import contextlib
+import io
+from pathlib import Path
+
+import jax
 import pytest
 
+from mft_jax import testing
 from mft_jax.cli import main
+
+
+@pytest.fixture(scope="session")
+def config_file(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("toy")
+    config = testing.toy_config(folder, steps=4)
+    config.loop.eval_every_steps = 4
+    return testing.write_config(folder, config)
+
+
+@pytest.fixture(scope="session")
+def trained(config_file, tmp_path_factory) -> tuple[Path, str]:
+    """A run's folder, and what the command printed."""
+    workdir = tmp_path_factory.mktemp("run") / "toy"
+    first = jax.devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:  # as in `single_device`, which is of a module
+        patch.setattr(jax, "devices", lambda *backend: first)
+        with pytest.raises(SystemExit) as ended, contextlib.redirect_stdout(io.StringIO()) as out:
+            main(["train", f"--config={config_file}", f"--workdir={workdir}"])
+    assert ended.value.code == 0
+    return workdir, out.getvalue()
+
+
+@pytest.fixture
+def workdir(trained) -> Path:
+    return trained[0]
 
 
 @pytest.fixture

@@ -24,6 +24,15 @@ def test_without_torch_the_remedy_is_named(tmp_path, monkeypatch):
     assert "pip install -e '.[parity]'" in str(raised.value)
 
 
+def test_without_torch_the_check_ends_well_and_says_what_it_left_out(tmp_path, check, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    folder = tiny_checkpoint(tmp_path / "model", "llama")
+    code, out, err = check(folder)
+    assert (code, err) == (0, "") and "logits not compared: torch is not installed" in out
+    code, _, err = check(folder, "--prompt=x = 1")
+    assert code == 2 and "torch is not installed" in err
+
+
 @pytest.mark.parity
 @pytest.mark.parametrize("change", [{"hidden_act": "nope"}, {"pad_token_id": "x"}])
 def test_what_transformers_cannot_compute_is_said(tmp_path, change):

@@ -121,7 +121,7 @@ def test_a_checkpoint_with_other_parameter_names_is_refused_untouched(toy, tmp_p
         checkpointer.save(folder, renamed)
     write_proof(folder.parent)
     before = {file: file.read_bytes() for file in other.rglob("*") if file.is_file()}
-    said = "another version of mft_jax.*differ: 14, such as 'blocks/.*nothing was changed: resume with"
+    said = "another version of mft_jax.*differ: 14, such as 'blocks/.*changed: resume with"
     with pytest.raises(MftError, match=said):
         run(config, other)
     with pytest.raises(MftError, match=said):
