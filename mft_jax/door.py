@@ -13,6 +13,7 @@ import dataclasses
 import html
 import importlib
 import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,14 @@ from rich.console import Console
 from mft_jax.config import TrainConfig, default, resolve, with_absolute_paths
 from mft_jax.record.reading import RunRecord, read_record
 from mft_jax.record.schema import METRICS_FILE
+from mft_jax.record.verdict import Verdict, verdict
 from mft_jax.report.page import write_report
 from mft_jax.run import loop
 from mft_jax.run.checkpoints import Checkpoints
 from mft_jax.run.compiled import keep_compiled
 from mft_jax.run.console import open_console
 from mft_jax.run.display import Display
+from mft_jax.run.ending import ending, what_is_handed_out
 from mft_jax.run.export import Exported, export_run, save_run_adapter
 from mft_jax.run.folder import read_config
 from mft_jax.run.processes import is_first, on_first
@@ -94,6 +97,11 @@ class Run:
     def config(self) -> TrainConfig:
         """The settings that it was last started with."""
         return read_config(self.workdir)
+
+    @property
+    def verdict(self) -> Verdict:
+        """What became of it, in words: of the run (`word`) and of every task by name (`tasks`)."""
+        return verdict(read_record(self.workdir / METRICS_FILE))
 
     @property
     def reason(self) -> str | None:
@@ -194,6 +202,8 @@ def export(
     say = display.say
     exported = export_run(workdir, folder, format, checkpoint, say, display.progress)
     say(f"step {exported.step} -> {folder}")
+    if note := what_is_handed_out(workdir, exported.step):
+        say(f"note: {note}")
     if (gap := exported.difference) is not None:
         say(
             f"logits of the export against the trained model, on {exported.num_tokens} validation "
@@ -207,32 +217,32 @@ def _conclude(trained: Trained, display: Display) -> None:
     """Write the report and the adapter, and say where everything is. All processes must call it."""
     workdir, say = trained.workdir, display.say
     report = on_first("write the report", lambda: write_report(workdir))
+    files, adapter_step = [f"report      {report}"], None
     if trained.reason == "interrupted":
         saved = f"and saved at step {trained.step}" if trained.step else "before the first step"
-        say(f"interrupted {saved}; the same command resumes it\nreport      {report}")
+        say(f"interrupted {saved}; the same command resumes it")
+    else:
+        if trained.base.tuning.method != "full":
+            folder, adapter_step = _save_adapter(trained)
+            files.append(f"adapter     {folder} (step {adapter_step})")
+        files.append(f"checkpoint  {trained.checkpoints / str(trained.step)}")
+    if not is_first():
         return
-    lines = [f"report      {report}"]
+    record = read_record(workdir / METRICS_FILE)
+    if trained.reason != "interrupted":
+        display.final(record)
     if trained.reason == "early_stop":
         evals = trained.config.loop.patience_evals
-        lines.insert(
-            0, f"stopped early at step {trained.step}: {evals} evaluations without a better ratio"
-        )
-    if trained.progress.best_step == 0:
-        lines.insert(0, "no evaluation was better than the model before training")
-    if trained.base.tuning.method != "full":
-        lines.append(f"adapter     {_save_adapter(trained)}")
-    lines.append(f"checkpoint  {trained.checkpoints / str(trained.step)}")
-    if is_first():
-        display.final(read_record(workdir / METRICS_FILE))
-    say("\n".join(lines))
+        say(f"stopped early at step {trained.step}: {evals} evaluations without a better ratio")
+    say(ending(record, workdir, files, adapter_step, time.monotonic() - display.began))
 
 
-def _save_adapter(trained: Trained) -> str:
-    """Write the adapter of the best step, as `export` does; returns its folder and the step."""
+def _save_adapter(trained: Trained) -> tuple[Path, int]:
+    """Write the adapter of the best step, as `export` does. Returns its folder and the step."""
     folder = trained.workdir / "adapter"
     with contextlib.closing(Checkpoints(trained.workdir, read_only=True)) as checkpoints:
         step, trainable = checkpoints.chosen_step("best"), trained.state.trainable
         if step != trained.step:
             trainable = checkpoints.restore_trainable(step, trained.trainable_shapes)
     save_run_adapter(folder, trained.model(trainable, step), overwrite=True)
-    return f"{folder} (step {step})"
+    return folder, step

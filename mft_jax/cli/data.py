@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from absl import flags
-from rich.console import Console
 
 from mft_jax.cli import arguments as args
 from mft_jax.data.mixture import make_mixture
@@ -11,9 +10,9 @@ from mft_jax.data.tasks import load_tasks
 from mft_jax.huggingface.base_weights import read_model
 from mft_jax.huggingface.folders import model_folder
 from mft_jax.huggingface.tokenizers import load_tokenizer
-from mft_jax.run.console import sayer
-from mft_jax.run.display import data_table, packing_line
+from mft_jax.run.console import open_console, sayer, task_progress
 from mft_jax.run.run_line import packing_facts, task_counts
+from mft_jax.run.task_tables import data_table, packing_line
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -23,9 +22,9 @@ def run(arguments: Sequence[str]) -> int:
     config = args.resolved(values)
     folder = model_folder(config.model.path)
     tokenizer = load_tokenizer(folder, read_model(folder)[1].vocab_size)
-    console = Console(markup=False)
-    with console.status(f"reading and tokenizing {len(config.data.tasks)} tasks"):
-        data = load_tasks(config.data, tokenizer)
+    console = open_console()
+    with task_progress(console)() as on_work:
+        data = load_tasks(config.data, tokenizer, on_work)
     packing = packing_facts(data, config.data.row_length, config.loop.rows_per_step)
     mixture = make_mixture(data.train_sizes, data.tasks, config.data)
     console.print(data_table(task_counts(data, mixture)))

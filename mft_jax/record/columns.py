@@ -37,7 +37,9 @@ class Conflicts:
 class RunEnd:
     step: int
     reason: str
-    seconds: float
+    seconds: float  # in the loop, over all sessions
+    peak_host_bytes: float  # of the last session; NaN: not recorded
+    peak_device_bytes: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,7 @@ class RunRecord:
     end: RunEnd | None  # None: the last session is still running, or was killed
     cut_short: bool  # the last line was incomplete and has been left out
     passed_over: tuple[str, ...]  # kinds and keys that the schema does not name
+    last_time: datetime | None = None  # of the newest line; None in records of 0.1
 
 
 def last_step(record: RunRecord) -> int:

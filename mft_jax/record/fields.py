@@ -1,6 +1,7 @@
 """Typed values out of one line of metrics.jsonl. `where` is "file:line" in every message."""
 
 import math
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,20 @@ def number(where: str, line: Json, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise malformed(where, f"{value!r} under {name!r}", "a number or null there")
     return float(value)
+
+
+def stamp(where: str, line: Json) -> datetime:
+    """The time of a line."""
+    text = typed(where, line, "time", str)
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError as error:
+        raise malformed(where, f"time {text!r}", "an ISO 8601 time") from error
+
+
+def optional_number(where: str, line: Json, name: str) -> float:
+    """The number under `name`; NaN where there is none."""
+    return number(where, line, name) if name in line else math.nan
 
 
 def typed(where: str, line: Json, name: str, kind: type) -> Any:

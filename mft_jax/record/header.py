@@ -23,6 +23,8 @@ class RunHeader:
     devices: str
     planned_steps: int
     balancer_logs: dict[str, Quantity]  # the balancer's own titles; none in records of 0.1
+    software: dict[str, str]  # versions by name, and `commit`; none in records of 0.1
+    command: str  # that started the session; empty where it is not known
 
 
 def read_header(where: str, line: Json) -> RunHeader:
@@ -31,11 +33,6 @@ def read_header(where: str, line: Json) -> RunHeader:
     if not tasks or len(set(map(str, tasks))) != len(tasks):
         raise fields.malformed(where, f"tasks {tasks!r}", "a list of different task names")
     names = tuple(map(str, tasks))
-    stamp = fields.typed(where, line, "time", str)
-    try:
-        time = datetime.fromisoformat(stamp)
-    except ValueError as error:
-        raise fields.malformed(where, f"time {stamp!r}", "an ISO 8601 time") from error
     model, packing, mesh, data, config = (
         fields.typed(where, line, key, dict)
         for key in ("model", "packing", "mesh", "data", "config")
@@ -43,7 +40,7 @@ def read_header(where: str, line: Json) -> RunHeader:
     counts = {name: fields.typed(where, data, name, dict) for name in names}
     family = fields.typed(where, model, "family", str)
     return RunHeader(
-        time=time,
+        time=fields.stamp(where, line),
         version=fields.typed(where, line, "version", str),
         config=config,
         tasks=names,
@@ -54,6 +51,8 @@ def read_header(where: str, line: Json) -> RunHeader:
         devices=fields.typed(where, line, "devices", str),
         planned_steps=fields.typed(where, fields.typed(where, config, "loop", dict), "steps", int),
         balancer_logs=_balancer_logs(where, line),
+        software=_software(where, line),
+        command=fields.typed(where, line, "command", str) if "command" in line else "",
     )
 
 
@@ -74,6 +73,11 @@ def _keys(facts: Facts) -> list[str]:
 
 def _numbers(where: str, values: Json, facts: Facts, but: str = "") -> dict[str, float]:
     return {key: fields.number(where, values, key) for key in _keys(facts) if key != but}
+
+
+def _software(where: str, line: Json) -> dict[str, str]:
+    software = fields.typed(where, line, "software", dict) if "software" in line else {}
+    return {name: fields.typed(where, software, name, str) for name in software}
 
 
 def _balancer_logs(where: str, line: Json) -> dict[str, Quantity]:

@@ -8,8 +8,9 @@
     valid      a full validation pass of state s; step 0 is before training
     end        why and when a session stopped; absent while it runs, or when it was killed
 
-Losses are nats per trained token. A value of a task that is absent from a step is null. Kinds and
-keys that are not named here are those of a newer release: readers pass over them and say so.
+Since 0.2 every line has its `time` (UTC). Losses are nats per trained token. A value of a task that
+is absent from a step is null. Kinds and keys that are not named here are those of a newer release:
+readers pass over them and say so.
 """
 
 import dataclasses
@@ -47,7 +48,7 @@ class Kind:
         return {*self.scalars, *self.per_task, *self.other}
 
     def keys(self) -> set[str]:
-        return {"kind", *self.required(), *self.optional}
+        return {"kind", "time", *self.required(), *self.optional}
 
 
 TRAIN = Kind(
@@ -89,11 +90,15 @@ END = Kind(
     "end",
     scalars={"seconds": Quantity("Duration", "seconds in the loop")},
     other=("step", "reason"),
+    # Since 0.2: the largest that host and device memory of the first process have held.
+    optional=("peak_host_bytes", "peak_device_bytes"),
 )
 RUN = Kind(
     "run",
     other=("time", "version", "config", "tasks", "model", "data", "packing", "mesh", "devices"),
-    optional=("balancer_logs",),  # since 0.2: the balancer's own titles, a `Quantity` by name
+    # Since 0.2: the balancer's own titles, a `Quantity` by name; versions by name, and `commit`
+    # where it is known; the command that started the session.
+    optional=("balancer_logs", "software", "command"),
 )
 KINDS = {kind.name: kind for kind in (RUN, TRAIN, CONFLICTS, VALID, END)}
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from datetime import datetime
 
 import numpy as np
 
@@ -23,6 +24,7 @@ class Session:
     conflicts: list[tuple[int, np.ndarray]] = dataclasses.field(default_factory=list)
     end: RunEnd | None = None
     passed_over: list[str] = dataclasses.field(default_factory=list)
+    last_time: datetime | None = None
 
 
 def merge(sessions: list[Session], cut_short: bool) -> RunRecord:
@@ -62,6 +64,7 @@ def merge(sessions: list[Session], cut_short: bool) -> RunRecord:
         end=sessions[-1].end,
         cut_short=cut_short,
         passed_over=tuple(dict.fromkeys(words for s in sessions for words in s.passed_over)),
+        last_time=sessions[-1].last_time,
     )
 
 

@@ -25,6 +25,7 @@ def render(record: RunRecord, name: str) -> str:
     """The page as text. `name` is what the run is called, usually its folder."""
     parts = [
         summary.tiles(record),
+        f'<h2>Verdict</h2><div class="card padded">{summary.verdict_words(record)}</div>',
         card("Tasks", tables.task_table(record)),
         tables.legend(record) if len(record.header.tasks) > 1 else "",
         *(section(heading, figures) for heading, figures in figure_groups(record)),

@@ -9,20 +9,25 @@ import numpy as np
 from mft_jax.record.columns import RunRecord
 from mft_jax.record.outcome import TaskOutcome, task_outcomes
 from mft_jax.record.schema import COLUMNS, data_columns
+from mft_jax.record.verdict import verdict
 from mft_jax.report import series
 from mft_jax.report.charts import task_look
 
 
 def task_table(record: RunRecord) -> str:
     """Outcome first, so that a phone shows it before the table has to be scrolled."""
-    rows = [_task_row(record, n, row) for n, row in enumerate(task_outcomes(record))]
-    groups = [("", 1), ("validation loss", 5), ("", 1), ("samples", 1), ("tokens", 2)]
-    heads = ["task", "before", "last", "best", "at step", "ratio", "final weight", "train"]
-    heads += ["train", "with loss"]
+    judged = verdict(record).tasks
+    rows = [
+        _task_row(record, n, row, judged[row.task].short)
+        for n, row in enumerate(task_outcomes(record))
+    ]
+    groups = [("", 1), ("validation loss", 5), ("", 2), ("samples", 1), ("tokens", 2)]
+    heads = ["task", "before", "last", "best", "at step", "ratio", "verdict", "final weight"]
+    heads += ["train", "train", "with loss"]
     return table(groups, heads, rows)
 
 
-def _task_row(record: RunRecord, task: int, row: TaskOutcome) -> list[str]:
+def _task_row(record: RunRecord, task: int, row: TaskOutcome, judged: str) -> list[str]:
     data = record.header.data[row.task]
     return [
         swatch(task, row.task),
@@ -31,6 +36,7 @@ def _task_row(record: RunRecord, task: int, row: TaskOutcome) -> list[str]:
         series.fixed(row.best),
         "–" if row.best_step is None else f"{row.best_step:,}",
         ratio_bar(row.ratio),
+        escape(judged),
         series.fixed(row.weight),
         *map(series.count, (data.train_samples, data.train_tokens, data.trained_tokens)),
     ]
@@ -81,9 +87,10 @@ def _bar(words: str, share: float) -> str:
 
 
 def config_table(record: RunRecord) -> str:
+    command = [("command", record.header.command)] if record.header.command else []
     rows = "".join(
         f"<tr><th scope=row>{escape(key)}</th><td>{escape(value)}</td></tr>"
-        for key, value in _flat(record.header.config, "")
+        for key, value in [*command, *_flat(record.header.config, "")]
     )
     return f'<table class="config">{rows}</table>'
 

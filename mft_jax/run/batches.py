@@ -18,7 +18,7 @@ from mft_jax.data.templates import chat_tokenizer, stop_token
 from mft_jax.data.validation import ValidationDraws
 from mft_jax.huggingface.tokenizers import load_tokenizer
 from mft_jax.run.base_model import BaseModelInfo
-from mft_jax.run.console import Say
+from mft_jax.run.console import Say, TaskProgress, no_task_progress
 from mft_jax.types import Batch
 
 # Validation signals that the step reads in every step, whatever the balancer's `every_steps`.
@@ -41,11 +41,18 @@ class Data:
     valid_pass: FullPass
 
 
-def build_data(config: TrainConfig, base: BaseModelInfo, mesh: Mesh, say: Say) -> Data:
+def build_data(
+    config: TrainConfig,
+    base: BaseModelInfo,
+    mesh: Mesh,
+    say: Say,
+    progress: TaskProgress = no_task_progress,
+) -> Data:
     """Read, tokenize and pack all tasks. Raises `MftError` where data cannot be trained on."""
     loop, row_length = config.loop, config.data.row_length
     tokenizer = load_tokenizer(base.folder, base.model_config.vocab_size)
-    tokenized = load_tasks(config.data, tokenizer)
+    with progress() as on_work:
+        tokenized = load_tasks(config.data, tokenizer, on_work)
     say(_token_line(tokenizer))
 
     def batch_rows(rows_per_batch: int, micro_batches: int = 1) -> BatchRows:

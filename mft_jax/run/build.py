@@ -10,9 +10,11 @@ from mft_jax.config import TrainConfig
 from mft_jax.run import batches, parts
 from mft_jax.run.base_model import BaseModelInfo, BaseWeights, load_base, load_untrained, prepare
 from mft_jax.run.checkpoints import Checkpoints
-from mft_jax.run.display import Display, RunView
+from mft_jax.run.compiled import announced
+from mft_jax.run.display import Display
 from mft_jax.run.folder import check_or_write_config, saved_tuning
 from mft_jax.run.recorder import MetricsLog, Recorder
+from mft_jax.run.view import RunView
 from mft_jax.sharding import make_mesh
 from mft_jax.types import Params
 
@@ -53,7 +55,7 @@ def build(
     parts.check_rows(config, mesh)
     # 2. what is trained, and on what: all that can be wrong, before a weight is read
     base = prepare(config, display.say, saved_tuning(workdir))
-    data = batches.build_data(config, base, mesh, display.say)
+    data = batches.build_data(config, base, mesh, display.say, display.task_progress)
     parts.check_steps(config, base, data.tasks)
     # 3. where it begins: at a checkpoint, or anew
     checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir)))
@@ -70,6 +72,11 @@ def build(
     tasks, loop = data.tasks.table, config.loop
     view = display.run_view(tasks, loop.steps, loop.log_every_steps)
     stack.enter_context(contextlib.closing(view))
+    functions = dataclasses.replace(
+        functions,
+        step=announced(functions.step, "compiling the training step", view.wait),
+        evaluate=announced(functions.evaluate, "compiling the validation pass", view.wait),
+    )
     recorder = Recorder(log, view.train, tasks)
     run = Run(config, mesh, base, weights, data, functions, checkpoints, log, view, recorder, at)
     return run, trainable

@@ -1,5 +1,6 @@
 """The writer of `metrics.jsonl`: a line for each thing that happens, as `record.schema` says."""
 
+import datetime
 import json
 import math
 import time
@@ -13,6 +14,7 @@ from jaxtyping import Float
 
 from mft_jax.record import schema
 from mft_jax.record.files import write_whole
+from mft_jax.run.memory import peak_device_bytes, peak_host_bytes
 from mft_jax.run.processes import is_first
 from mft_jax.train_step import StepMetrics
 from mft_jax.types import MftError, TaskSums, TaskTable
@@ -37,7 +39,8 @@ class MetricsLog:
         if not is_first():
             return
         assert self.file is not None, "open comes before write"
-        self.file.write(json.dumps(record, allow_nan=False) + "\n")
+        stamped = {"kind": record["kind"], "time": time_stamp(), **record}
+        self.file.write(json.dumps(stamped, allow_nan=False) + "\n")
         self.file.flush()
 
     def close(self) -> None:
@@ -155,7 +158,14 @@ def valid_record(
 
 
 def end_record(step: int, reason: str, seconds: float) -> dict[str, Any]:
-    return schema.line(schema.END, step=step, reason=reason, seconds=seconds)
+    peaks = {"peak_host_bytes": peak_host_bytes(), "peak_device_bytes": peak_device_bytes()}
+    return schema.line(schema.END, step=step, reason=reason, seconds=seconds, **peaks)
+
+
+def time_stamp() -> str:
+    """Now, in UTC, to the millisecond."""
+    now = datetime.datetime.now(datetime.UTC)
+    return now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def mean_by_name(sums: TaskSums, tasks: TaskTable) -> dict[str, float | None]:

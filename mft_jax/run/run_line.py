@@ -1,7 +1,6 @@
 """The record's first line, built from the parts of a run."""
 
 import dataclasses
-import datetime
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +18,8 @@ from mft_jax.record import schema
 from mft_jax.record.schema import ModelFacts, PackingFacts, Quantity, TaskCounts
 from mft_jax.run.base_model import BaseModelInfo
 from mft_jax.run.batches import Data
+from mft_jax.run.provenance import command, software
+from mft_jax.run.recorder import time_stamp
 
 
 def run_record(
@@ -42,7 +43,7 @@ def run_record(
     packing = packing_facts(data.tokenized, config.data.row_length, config.loop.rows_per_step)
     return schema.line(
         schema.RUN,
-        time=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        time=time_stamp(),
         version=__version__,
         config=to_dict(config),
         tasks=list(data.tasks.table.names),
@@ -52,6 +53,8 @@ def run_record(
         mesh=dict(mesh.shape),
         devices=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         balancer_logs={name: dataclasses.asdict(told) for name, told in balancer_logs.items()},
+        software=software(),
+        command=command(),
     )
 
 

@@ -1,0 +1,166 @@
+"""Text and tables laid out in a width so that no word and no number is broken."""
+
+import dataclasses
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import Literal
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+
+Kind = Literal["name", "number", "words"]
+INDENT = 2
+LABEL = re.compile(r"\w+ {2,16}(?=\S)")  # as "report      " before a path
+GLUE = "\N{NO-BREAK SPACE}"
+SHORTEST_NAME = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    name    of a task or a run: shortened in its middle where there is no room
+    number  on one line, whole
+    words   wrapped between words
+    """
+
+    head: str
+    kind: Kind = "number"
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """One way to show a table: columns and rows of text. `more`: a line below the last row."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[str]]
+    more: str = ""
+
+    def widths(self, width: int, frame: int) -> list[int] | None:
+        """The width of every column in a table of `width`, of which `frame` are its lines and
+        spaces; None where it has no room."""
+        wanted, least = self._wanted(), self._least()
+        room = width - frame
+        if sum(least) > room:
+            return None
+        # Names first: a shortened name is harder to read than words on two lines.
+        found = list(least)
+        for kind in ("name", "number", "words"):
+            for place, column in enumerate(self.columns):
+                if column.kind == kind:
+                    spare = room - sum(found)
+                    found[place] = min(wanted[place], least[place] + spare)
+        return found
+
+    def _wanted(self) -> list[int]:
+        return [
+            _longest([column.head, *cells])
+            for column, cells in zip(self.columns, self._cells(), strict=True)
+        ]
+
+    def _least(self) -> list[int]:
+        least = []
+        for column, cells, wanted in zip(self.columns, self._cells(), self._wanted(), strict=True):
+            head = _longest(column.head.split())
+            if column.kind == "name":
+                least.append(min(wanted, max(SHORTEST_NAME, head)))
+            elif column.kind == "number":
+                least.append(max(_longest(cells), head))
+            else:
+                least.append(max(_longest(" ".join(cells).split()), head))
+        return least
+
+    def _cells(self) -> list[list[str]]:
+        return [[row[place] for row in self.rows] for place in range(len(self.columns))]
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeTable:
+    """A table in the width of its console: the first of `layouts` that has room, else the last.
+
+    plain  without lines, for a table that is drawn again and again
+    """
+
+    layouts: Sequence[Layout]
+    title: str = ""
+    plain: bool = False
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = options.max_width
+        for layout in self.layouts:
+            widths = layout.widths(width, self._frame(layout))
+            if widths is not None:
+                break
+        else:
+            layout = self.layouts[-1]
+            widths = layout.widths(10**6, 0) or []
+            options = options.update_width(sum(widths) + self._frame(layout))
+        yield from console.render(self._table(layout, widths), options)
+        if layout.more:
+            yield from console.render(fit_words(layout.more, width), options)
+
+    def _frame(self, layout: Layout) -> int:
+        count = len(layout.columns)
+        return 2 * (count - 1) if self.plain else 3 * count + 1
+
+    def _table(self, layout: Layout, widths: Sequence[int]) -> Table:
+        table = Table(
+            title=self.title or None,
+            title_justify="left",
+            box=None if self.plain else box.HEAVY_HEAD,
+            pad_edge=not self.plain,
+        )
+        for column, width in zip(layout.columns, widths, strict=True):
+            table.add_column(
+                column.head,
+                justify="right" if column.kind == "number" else "left",
+                width=width,
+            )
+        for row in layout.rows:
+            cells = zip(layout.columns, row, widths, strict=True)
+            table.add_row(*(shortened(t, w) if c.kind == "name" else t for c, t, w in cells))
+        return table
+
+
+def shortened(name: str, width: int) -> str:
+    """The name in at most `width` cells: names of one run often differ only at their ends.
+
+    >>> shortened("completion_of_functions_3", 12)
+    'comple…ons_3'
+    """
+    if cell_len(name) <= width:
+        return name
+    tail = (width - 1) // 2
+    return f"{name[: width - 1 - tail]}…{name[len(name) - tail :]}"
+
+
+def fit_words(text: str, width: int) -> str:
+    """The text in lines of at most `width`. A word longer than that, such as a path, stays whole;
+    words with `GLUE` between them stay together.
+
+    >>> print(fit_words("one two three", 8))
+    one two
+      three
+    >>> print(fit_words("label   one two three", 16))
+    label   one two
+            three
+    """
+    lines = []
+    for line in text.split("\n"):
+        label = LABEL.match(line)
+        indent = label.end() if label else INDENT
+        lines += textwrap.wrap(
+            line,
+            max(width, 2 * indent),
+            subsequent_indent=" " * indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [""]
+    return "\n".join(lines).replace(GLUE, " ")
+
+
+def _longest(texts: Sequence[str]) -> int:
+    return max(map(cell_len, texts), default=0)
