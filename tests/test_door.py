@@ -53,6 +53,11 @@ def test_a_run_tells_how_it_ended_and_what_it_recorded(run):
     assert rows[6]["train_loss"] is None and rows[6]["valid_loss"] > 0
 
 
+def test_a_run_has_a_verdict_in_words(run):
+    judged = run.verdict
+    assert judged.word in str(judged) and set(judged.tasks) == {"add", "echo", "rare"}
+
+
 def test_the_record_as_a_data_frame_says_what_it_needs(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)  # as if it were not installed
     with pytest.raises(mft.MftError, match="pip install pandas"):

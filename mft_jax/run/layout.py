@@ -3,12 +3,13 @@
 import dataclasses
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions
+from rich.segment import Segment
 from rich.table import Table
 
 Kind = Literal["name", "number", "words"]
@@ -42,7 +43,7 @@ class Layout:
     def widths(self, width: int, frame: int) -> list[int] | None:
         """The width of every column in a table of `width`, of which `frame` are its lines and
         spaces; None where it has no room."""
-        wanted, least = self._wanted(), self._least()
+        wanted, least = self._wanted(), self.least()
         room = width - frame
         if sum(least) > room:
             return None
@@ -61,7 +62,8 @@ class Layout:
             for column, cells in zip(self.columns, self._cells(), strict=True)
         ]
 
-    def _least(self) -> list[int]:
+    def least(self) -> list[int]:
+        """The widths below which a word or number would be broken, or a name cut to nothing."""
         least = []
         for column, cells, wanted in zip(self.columns, self._cells(), self._wanted(), strict=True):
             head = _longest(column.head.split())
@@ -88,7 +90,7 @@ class WholeTable:
     title: str = ""
     plain: bool = False
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
         width = options.max_width
         for layout in self.layouts:
             widths = layout.widths(width, self._frame(layout))
@@ -96,7 +98,7 @@ class WholeTable:
                 break
         else:
             layout = self.layouts[-1]
-            widths = layout.widths(10**6, 0) or []
+            widths = layout.least()
             options = options.update_width(sum(widths) + self._frame(layout))
         yield from console.render(self._table(layout, widths), options)
         if layout.more:
