@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -9,6 +10,7 @@ from typing import NoReturn
 from absl import logging
 
 from mft_jax.cli.commands import COMMANDS
+from mft_jax.run.words import fit_words
 from mft_jax.types import MftError
 
 
@@ -50,16 +52,20 @@ def _call(arguments: list[str]) -> NoReturn:
     try:
         sys.exit(command.run(rest))
     except MftError as error:
-        print(f"mft {name}: {error}", file=sys.stderr)
+        _complain(f"mft {name}: {error}")
         sys.exit(2)
     except BrokenPipeError:
         raise
     except OSError as error:
         place = "" if error.filename is None else f" {error.filename}"
-        print(
-            f"mft {name}: cannot read or write{place}: {error.strerror or error}", file=sys.stderr
-        )
+        _complain(f"mft {name}: cannot read or write{place}: {error.strerror or error}")
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"mft {name}: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _complain(message: str) -> None:
+    """Print an error; on a terminal it is wrapped between words."""
+    width = shutil.get_terminal_size().columns
+    print(fit_words(message, width) if sys.stderr.isatty() else message, file=sys.stderr)

@@ -1,6 +1,7 @@
 """Flags of a command, read with absl and ml_collections; every mistake is an `MftError`."""
 
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from ml_collections import config_flags
 
 from mft_jax.cli.commands import COMMANDS
 from mft_jax.config import TrainConfig, resolve, with_absolute_paths
+from mft_jax.run.words import fit_words
 from mft_jax.settings import settings
 from mft_jax.types import MftError, suggest
 
@@ -22,7 +24,8 @@ def parse(command: str, arguments: Sequence[str], values: flags.FlagValues) -> N
             if name == values[name].name:
                 default = values[name].default
                 shown = "" if default is None else f" (default: {default})"
-                print(f"  --{name}={'...':<6} {values[name].help}{shown}")
+                line = f"  --{name}={'...':<6} {values[name].help}{shown}"
+                print(fit_words(line, shutil.get_terminal_size().columns, indent=6))
         if "config" in values:
             print(
                 "\n`mft config --config=...` prints every setting that --config.key=value changes"

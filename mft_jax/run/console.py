@@ -23,9 +23,10 @@ from rich.progress import (
 )
 
 from mft_jax.data.progress import OnWork, Work, unseen
-from mft_jax.run.layout import fit_words, shortened
+from mft_jax.run.layout import shortened
 from mft_jax.run.memory import peak_host_bytes
 from mft_jax.run.processes import is_first
+from mft_jax.run.words import fit_words
 
 Say = Callable[[str], None]
 OnBytes = Callable[[int, int], None]  # bytes read, bytes in all

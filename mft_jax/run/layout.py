@@ -1,9 +1,7 @@
-"""Text and tables laid out in a width so that no word and no number is broken."""
+"""Tables laid out in a width so that no word and no number is broken."""
 
 import dataclasses
-import re
-import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 from rich import box
@@ -12,10 +10,9 @@ from rich.console import Console, ConsoleOptions
 from rich.segment import Segment
 from rich.table import Table
 
+from mft_jax.run.words import fit_words
+
 Kind = Literal["name", "number", "words"]
-INDENT = 2
-LABEL = re.compile(r"\w+ {2,16}(?=\S)")  # as "report      " before a path
-GLUE = "\N{NO-BREAK SPACE}"
 SHORTEST_NAME = 8
 
 
@@ -25,7 +22,7 @@ class Column:
 
     name    of a task or a run: shortened in its middle where there is no room
     number  on one line, whole
-    words   wrapped between words
+    words   wrapped between words that have no `GLUE` between them
     """
 
     head: str
@@ -72,7 +69,7 @@ class Layout:
             elif column.kind == "number":
                 least.append(max(_longest(cells), head))
             else:
-                least.append(max(_longest(" ".join(cells).split()), head))
+                least.append(max(_longest(" ".join(cells).split(" ")), head))
         return least
 
     def _cells(self) -> list[list[str]]:
@@ -123,7 +120,7 @@ class WholeTable:
             )
         for row in layout.rows:
             cells = zip(layout.columns, row, widths, strict=True)
-            table.add_row(*(shortened(t, w) if c.kind == "name" else t for c, t, w in cells))
+            table.add_row(*(FITTED[column.kind](text, width) for column, text, width in cells))
         return table
 
 
@@ -139,29 +136,11 @@ def shortened(name: str, width: int) -> str:
     return f"{name[: width - 1 - tail]}…{name[len(name) - tail :]}"
 
 
-def fit_words(text: str, width: int) -> str:
-    """The text in lines of at most `width`. A word longer than that, such as a path, stays whole;
-    words with `GLUE` between them stay together.
-
-    >>> print(fit_words("one two three", 8))
-    one two
-      three
-    >>> print(fit_words("label   one two three", 16))
-    label   one two
-            three
-    """
-    lines = []
-    for line in text.split("\n"):
-        label = LABEL.match(line)
-        indent = label.end() if label else INDENT
-        lines += textwrap.wrap(
-            line,
-            max(width, 2 * indent),
-            subsequent_indent=" " * indent,
-            break_long_words=False,
-            break_on_hyphens=False,
-        ) or [""]
-    return "\n".join(lines).replace(GLUE, " ")
+FITTED: dict[Kind, Callable[[str, int], str]] = {
+    "name": shortened,
+    "number": lambda number, width: number,
+    "words": lambda words, width: fit_words(words, width, indent=0),
+}
 
 
 def _longest(texts: Sequence[str]) -> int:

@@ -9,6 +9,7 @@ from mft_jax.record.outcome import TaskOutcome, final_ratios, mean_and_worst, ta
 from mft_jax.record.schema import COLUMNS, NOT_WHOLE, PackingFacts, TaskCounts, data_columns
 from mft_jax.record.verdict import verdict
 from mft_jax.run.layout import Column, Layout, WholeTable
+from mft_jax.run.words import GLUE
 
 FINAL_TASKS = 24  # the table of a run that has ended shows at most so many
 PerTask = Mapping[str, float | None]
@@ -66,8 +67,8 @@ def _data_order(row: TaskCounts) -> tuple[float, float]:
 
 def _not_whole(row: TaskCounts) -> str:
     cut = [key for key, column in COLUMNS.items() if column.group == NOT_WHOLE]
-    found = [f"{getattr(row, key):,.0f} {COLUMNS[key].head}" for key in cut if getattr(row, key)]
-    return ", ".join(found) or "-"
+    known = [(getattr(row, key), COLUMNS[key].head) for key in cut]
+    return ", ".join(f"{number:,.0f}{GLUE}{head}" for number, head in known if number) or "-"
 
 
 def _thousands(value: float) -> str:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from mft_jax.record.header import read_header
 from mft_jax.run.console import clock, duration, sayer
-from mft_jax.run.layout import GLUE, Column, Layout, WholeTable
+from mft_jax.run.layout import Column, Layout, WholeTable
 from mft_jax.run.task_tables import (
     data_table,
     model_line,
@@ -22,6 +22,7 @@ from mft_jax.run.task_tables import (
     short_number,
     worst_first,
 )
+from mft_jax.run.words import GLUE
 from mft_jax.types import TaskTable
 
 LINE_TASKS = 12  # a plain line names at most so many

@@ -4,11 +4,10 @@ import io
 import re
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
 
-from mft_jax.run.layout import GLUE, Column, Layout, WholeTable, fit_words
+from mft_jax.run.layout import Column, Layout, WholeTable
+from mft_jax.run.words import GLUE
 
 COLUMNS = (Column("task", "name"), Column("trained on"), Column("dropped or cut", "words"))
 
@@ -47,13 +46,8 @@ def test_names_are_shortened_in_their_middle_and_keep_their_end():
     assert re.findall(r"comp\w+…\w+([01])", text) == ["0", "1"]
 
 
-@given(st.text("ab1, ./\n", max_size=90), st.integers(8, 40))
-def test_wrapped_text_has_the_same_words_in_lines_that_fit(text, width):
-    lines = fit_words(text, width).split("\n")
-    assert [word for line in lines for word in line.split()] == text.split()
-    assert all(len(line) <= width or len(line.split()) == 1 for line in lines)
-
-
-def test_what_follows_a_label_stays_beside_it():
-    line = f"validation  {f'add{GLUE}1.000'}  {f'echo{GLUE}2.000'}"
-    assert fit_words(line, 24) == "validation  add 1.000\n            echo 2.000"
+def test_words_that_belong_together_stay_on_one_line():
+    cell = f"53{GLUE}dropped, 3{GLUE}untrainable, 7{GLUE}truncated"
+    text = drawn(WholeTable([Layout(COLUMNS, [("a", "1,234,567", cell)])]), 44)
+    assert GLUE not in text and len(text.splitlines()) > 5
+    assert all(words in text for words in ("53 dropped,", "3 untrainable,", "7 truncated"))
