@@ -10,7 +10,7 @@
 Public names: default_config, train, open_run, export, Run, MftError. They are loaded when they are
 first used: the import itself is cheap and starts nothing.
 
-Reading path, one sitting: cli/train -> door -> run/loop -> train_step -> losses ->
+Reading path, one sitting: cli/train -> door -> run/session -> run/loop -> train_step -> losses ->
 balancers/coba -> data/packing. The layout is described in README.md.
 """
 

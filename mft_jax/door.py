@@ -27,7 +27,7 @@ from mft_jax.record.reading import RunRecord, read_record
 from mft_jax.record.schema import METRICS_FILE
 from mft_jax.record.verdict import Verdict, verdict
 from mft_jax.report.page import write_report
-from mft_jax.run import loop
+from mft_jax.run import session
 from mft_jax.run.checkpoints import Checkpoints
 from mft_jax.run.compiled import keep_compiled
 from mft_jax.run.console import open_console
@@ -159,7 +159,7 @@ def train(
     settings = config if isinstance(config, TrainConfig) else resolve(config)
     settings, folder = with_absolute_paths(settings), _folder(workdir)
     display = _display(console)
-    _conclude(loop.train(settings, folder, display), display)
+    _conclude(session.train(settings, folder, display), display)
     return Run(folder)
 
 

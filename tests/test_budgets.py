@@ -155,4 +155,4 @@ def test_files_keep_their_budget():
 
 def test_loop_body_keeps_its_budget():
     loop = (ROOT / "mft_jax" / "run" / "loop.py").read_text("utf-8")
-    assert long_loops(loop, "_loop") == []
+    assert long_loops(loop, "take_steps") == []

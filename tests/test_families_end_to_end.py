@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from mft_jax import config as configs
 from mft_jax.cli.export import export
 from mft_jax.models.families import FAMILIES
-from mft_jax.run import loop
+from mft_jax.run import session
 from mft_jax.run.display import Display
 from mft_jax.testing import read_rows, tiny_checkpoint, toy_config
 from mft_jax.types import MftError
@@ -29,7 +29,7 @@ def train(folder, steps, family="qwen2", variant="", **finetune):
     config = toy_config(folder, steps, family, variant)
     config.balancer.name = "uniform"
     config.finetune.update(finetune)
-    return loop.train(configs.resolve(config), folder / "run", Display(Console(quiet=True)))
+    return session.train(configs.resolve(config), folder / "run", Display(Console(quiet=True)))
 
 
 def assert_export_computes_what_was_trained(folder, kind, capsys):
@@ -112,7 +112,7 @@ def test_training_continues_from_an_adapter_whose_folder_may_go_then_but_not_its
     config.balancer.name = "uniform"
     config.finetune.adapter = str(tmp_path / "adapter")
     workdir = tmp_path / "b" / "run"
-    loop.train(configs.resolve(config), workdir, Display(Console(quiet=True)))
+    session.train(configs.resolve(config), workdir, Display(Console(quiet=True)))
     ended = read_rows(tmp_path / "a" / "run", "valid")[-1]
     began = read_rows(workdir, "valid")[0]
     assert began["step"] == 0 and ended["step"] == 2
@@ -120,7 +120,7 @@ def test_training_continues_from_an_adapter_whose_folder_may_go_then_but_not_its
 
     # From then on the run needs only its own folder: what it was started from may go.
     shutil.rmtree(tmp_path / "adapter")
-    loop.train(configs.resolve(config), workdir, Display(Console(quiet=True)))
+    session.train(configs.resolve(config), workdir, Display(Console(quiet=True)))
     out = tmp_path / "second"
     export(workdir, out, "peft", "last", Console(quiet=True))
     written = json.loads((out / "adapter_config.json").read_text())
@@ -133,4 +133,4 @@ def test_training_continues_from_an_adapter_whose_folder_may_go_then_but_not_its
     with pytest.raises(MftError, match="not hold the model that .*run was trained on"):
         export(workdir, tmp_path / "x", "merged", "last", Console(quiet=True))
     with pytest.raises(MftError, match="the base model in .*its config.json or its weights"):
-        loop.train(configs.resolve(config), workdir, Display(Console(quiet=True)))
+        session.train(configs.resolve(config), workdir, Display(Console(quiet=True)))

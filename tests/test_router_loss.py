@@ -16,7 +16,7 @@ from mft_jax.gradients import backward_after_losses, loss_cotangents
 from mft_jax.losses import ObjectiveConfig, make_objective, router_loss
 from mft_jax.models.config import Experts, ModelConfig
 from mft_jax.models.decoder import init_params
-from mft_jax.run import loop
+from mft_jax.run import session
 from mft_jax.run.display import Display
 from mft_jax.testing import tiny_checkpoint, toy_config
 from mft_jax.types import MftError, TaskTable
@@ -99,4 +99,4 @@ def test_it_is_refused_where_it_has_no_meaning(family, settings, message, tmp_pa
     config.objective.router_loss = 0.01
     config.update_from_flattened_dict(settings)
     with pytest.raises(MftError, match=message):
-        loop.train(configs.resolve(config), tmp_path / "run", Display(Console(quiet=True)))
+        session.train(configs.resolve(config), tmp_path / "run", Display(Console(quiet=True)))

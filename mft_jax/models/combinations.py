@@ -15,17 +15,16 @@ BOTH = (False, True)
 SUPPORTED: dict[str, dict[str, tuple[Any, ...]]] = {
     "gated, root-mean-square norms, rotary": {
         "qkv_bias": BOTH,
+        "out_bias": BOTH,
+        "mlp_bias": BOTH,
         "tied_head": BOTH,
         "window": BOTH,
         "scaling": ("none", "linear", "wavelength", "yarn"),
     },
-    "gated, root-mean-square norms, rotary, biases in every projection": {
-        "qkv_bias": (True,),
-        "out_bias": (True,),
-        "mlp_bias": BOTH,
-    },
     "gated, with norms of queries and keys": {
         "qk_norm": (True,),
+        "qkv_bias": BOTH,
+        "out_bias": BOTH,
         "tied_head": BOTH,
         "window": BOTH,
         "scaling": ("none", "yarn"),
@@ -39,7 +38,7 @@ SUPPORTED: dict[str, dict[str, tuple[Any, ...]]] = {
         "scaling": ("none", "longrope"),
     },
     "gated, packed projections, interleaved rotation": {
-        "qkv": ("packed",),
+        "qkv": ("packed", "packed_by_head"),
         "qkv_bias": (True,),
         "mlp": ("packed_gated",),
         "fraction": (True,),
@@ -54,11 +53,15 @@ SUPPORTED: dict[str, dict[str, tuple[Any, ...]]] = {
     "experts": {
         "experts": (True,),
         "qkv_bias": BOTH,
+        "tied_head": BOTH,
         "window": BOTH,
     },
     "experts, with norms of queries and keys": {
         "experts": (True,),
         "qk_norm": (True,),
+        "qkv_bias": BOTH,
+        "out_bias": BOTH,
+        "tied_head": BOTH,
         "scaling": ("none", "yarn"),
     },
     "experts and latent attention": {
@@ -76,7 +79,7 @@ SUPPORTED: dict[str, dict[str, tuple[Any, ...]]] = {
         "mlp": ("plain",),
         "mlp_bias": (True,),
         "activation": ("gelu", "gelu_tanh"),
-        "tied_head": (True,),
+        "tied_head": BOTH,
     },
     "plain feed-forward, layer norms, rotary": {
         "norm": ("layer",),
@@ -87,17 +90,19 @@ SUPPORTED: dict[str, dict[str, tuple[Any, ...]]] = {
         "activation": ("gelu_tanh",),
         "tied_head": BOTH,
         "window": BOTH,
+        "scaling": ("none", "linear", "yarn"),
     },
     "plain feed-forward, packed attention": {
         "norm": ("layer",),
         "qkv": ("packed_by_head",),
-        "qkv_bias": (True,),
-        "out_bias": (True,),
+        "qkv_bias": BOTH,
+        "out_bias": BOTH,
         "mlp": ("plain",),
         "mlp_bias": (True,),
         "activation": ("gelu", "gelu_tanh"),
         "block": ("sequential", "parallel"),
         "fraction": BOTH,
+        "tied_head": BOTH,
     },
     "plain feed-forward parallel to attention, one norm": {
         "norm": ("layer",),
@@ -112,14 +117,18 @@ SUPPORTED: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "norms as distances from 1": {
         "norm_offset": (True,),
+        "qkv_bias": BOTH,
+        "out_bias": BOTH,
         "activation": ("gelu_tanh",),
         "embedding_scale": (True,),
-        "tied_head": (True,),
+        "tied_head": BOTH,
     },
     "norms as distances from 1, before and after": {
         "norm_offset": (True,),
         "post_norms": (True,),
         "qk_norm": BOTH,
+        "qkv_bias": BOTH,
+        "out_bias": BOTH,
         "activation": ("gelu_tanh",),
         "embedding_scale": (True,),
         "attention_scale": (True,),
@@ -127,7 +136,7 @@ SUPPORTED: dict[str, dict[str, tuple[Any, ...]]] = {
         "final_softcap": BOTH,
         "window": (True,),
         "local_rope": BOTH,
-        "tied_head": (True,),
+        "tied_head": BOTH,
         "scaling": ("none", "linear"),
     },
 }

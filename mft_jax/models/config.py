@@ -36,7 +36,8 @@ class Latent:
     """Multi-head latent attention (arXiv 2405.04434, section 2.1): widths of its projections.
 
     `q_rank` 0: queries are projected by one matrix. A head's queries and keys have `plain_width`
-    channels without position and `rope_width` rotated channels.
+    channels without position and `rope_width` rotated channels. The norms of the narrow vectors
+    have a `norm_epsilon` of their own.
     """
 
     q_rank: int
@@ -44,6 +45,7 @@ class Latent:
     plain_width: int
     rope_width: int
     v_width: int
+    norm_epsilon: float = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)

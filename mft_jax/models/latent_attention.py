@@ -30,13 +30,16 @@ class LatentAttention(nnx.Module):
         def linear(d_in: int, d_out: int) -> Linear:
             return Linear(d_in, d_out, bias=False, stack=stack, rngs=rngs)
 
+        def norm(width: int) -> Norm:
+            return Norm(model_config, width=width, epsilon=latent.norm_epsilon, stack=stack)
+
         rank = latent.q_rank
         self.q = None if rank else linear(d, q_width)
         self.q_down = linear(d, rank) if rank else None
-        self.q_down_norm = Norm(model_config, width=rank, stack=stack) if rank else None
+        self.q_down_norm = norm(rank) if rank else None
         self.q_up = linear(rank, q_width) if rank else None
         self.kv_down = linear(d, latent.kv_rank + latent.rope_width)
-        self.kv_down_norm = Norm(model_config, width=latent.kv_rank, stack=stack)
+        self.kv_down_norm = norm(latent.kv_rank)
         self.kv_up = linear(latent.kv_rank, heads * (latent.plain_width + latent.v_width))
         self.o = linear(heads * latent.v_width, d)
         self.config, self.latent, self.window = model_config, latent, window

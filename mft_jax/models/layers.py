@@ -49,13 +49,21 @@ class Norm(nnx.Module):
 
     KINDS: Kinds = {"scale": "norm", "bias": "norm_bias"}
 
-    def __init__(self, model_config: ModelConfig, *, width: int = 0, stack: tuple[int, ...] = ()):
+    def __init__(
+        self,
+        model_config: ModelConfig,
+        *,
+        width: int = 0,
+        epsilon: float | None = None,
+        stack: tuple[int, ...] = (),
+    ):
         shape = (*stack, width or model_config.width)
         offset = model_config.norm_offset
         self.scale = nnx.Param((jnp.zeros if offset else jnp.ones)(shape, jnp.float32))
         centred = model_config.norm == "layer"
         self.bias = nnx.Param(jnp.zeros(shape, jnp.float32)) if centred else None
-        self.epsilon, self.offset = model_config.norm_epsilon, offset
+        self.epsilon = model_config.norm_epsilon if epsilon is None else epsilon
+        self.offset = offset
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         dtype = jnp.promote_types(x.dtype, jnp.float32)

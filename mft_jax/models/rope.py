@@ -24,7 +24,8 @@ class Rope:
       linear      all frequencies divided by `factor` (arXiv 2306.15595)
       wavelength  low frequencies divided by `factor`, high ones kept, with a ramp between them, by
                   their number of turns within `original_positions`
-      yarn        the same, with a ramp over the numbers of the pairs (arXiv 2309.00071)
+      yarn        the same, with a ramp over the numbers of the pairs (arXiv 2309.00071), between
+                  whole numbers if `truncate`
       longrope    each frequency divided by its own factor: of `short_factors` in segments of up to
                   `original_positions` tokens, of `long_factors` in longer ones (arXiv 2402.13753)
     amplitude multiplies cos and sin (yarn, longrope).
@@ -40,6 +41,7 @@ class Rope:
     high_frequency_factor: float = 4.0
     beta_fast: float = 32.0
     beta_slow: float = 1.0
+    truncate: bool = True
     short_factors: tuple[float, ...] = ()
     long_factors: tuple[float, ...] = ()
     amplitude: float = 1.0
@@ -78,7 +80,9 @@ def frequencies(rope: Rope, width: int) -> Float[np.ndarray, "tables half"]:
             first, last = (
                 _pair_with_turns(rope, width, n) for n in (rope.beta_fast, rope.beta_slow)
             )
-            first, last = max(math.floor(first), 0), min(math.ceil(last), width - 1)
+            if rope.truncate:
+                first, last = math.floor(first), math.ceil(last)
+            first, last = max(first, 0), min(last, width - 1)
             steps = (last - first) or 0.001
             kept = 1 - np.clip((np.arange(width // 2) - first) / steps, 0, 1)
             scaled = _blend(plain, rope.factor, kept)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
-from mft_jax.config import TrainConfig
+from mft_jax.config import LoopConfig, TrainConfig
 from mft_jax.run import batches, parts
 from mft_jax.run.base_model import BaseModelInfo, BaseWeights, load_base, load_untrained, prepare
 from mft_jax.run.checkpoints import Checkpoints
@@ -26,7 +26,7 @@ class Run:
     resumed_at  the step of the checkpoint that the run continues from; None for a new run
     """
 
-    config: TrainConfig
+    loop_config: LoopConfig
     mesh: Mesh
     base: BaseModelInfo
     weights: BaseWeights
@@ -41,7 +41,7 @@ class Run:
     @property
     def has_finished(self) -> bool:
         """Whether an earlier session took the last step."""
-        return self.resumed_at is not None and self.resumed_at >= self.config.loop.steps
+        return self.resumed_at is not None and self.resumed_at >= self.loop_config.steps
 
 
 def build(
@@ -78,5 +78,5 @@ def build(
         evaluate=announced(functions.evaluate, "compiling the validation pass", view.wait),
     )
     recorder = Recorder(log, view.train, tasks)
-    run = Run(config, mesh, base, weights, data, functions, checkpoints, log, view, recorder, at)
+    run = Run(loop, mesh, base, weights, data, functions, checkpoints, log, view, recorder, at)
     return run, trainable

@@ -1,24 +1,15 @@
 """The loop of a run: steps, evaluations and checkpoints in one order."""
 
-import contextlib
 import dataclasses
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 
-from mft_jax.config import TrainConfig
 from mft_jax.run import batches, parts, recorder
-from mft_jax.run.build import Run, build
+from mft_jax.run.build import Run
 from mft_jax.run.checkpoints import EvalProgress
-from mft_jax.run.display import Display
-from mft_jax.run.folder import locked
-from mft_jax.run.interruption import stop_signals
-from mft_jax.run.processes import on_any, on_first
-from mft_jax.run.recorder import end_record
-from mft_jax.run.run_line import run_record
-from mft_jax.run.trained import Trained
+from mft_jax.run.processes import on_any
 from mft_jax.train_state import TrainState
 from mft_jax.types import Batch, Params, TaskSums
 
@@ -33,30 +24,13 @@ class Outcome:
     reason: str = "finished"  # or early_stop, interrupted
     since: float = dataclasses.field(default_factory=time.monotonic)
 
-
-def train(config: TrainConfig, workdir: Path, display: Display) -> Trained:
-    """Train, or resume, to the end, to early stopping, or to a signal. Raises `MftError`."""
-    with locked(workdir), contextlib.ExitStack() as stack:
-        run, trainable = build(config, workdir, display, stack)
-        stop = stack.enter_context(stop_signals())
-        header = run_record(
-            config, run.base, run.data, run.mesh, dict(run.functions.balancer.titles)
-        )
-        run.view.header(header)
-        if not run.has_finished:
-            on_first("open the record", lambda: run.log.open(run.resumed_at))
-            run.log.write(header)
-        outcome = _begin(run, trainable) if run.resumed_at is None else _resume(run, run.resumed_at)
-        del trainable  # the state has taken it over
-        run.recorder.restart_clock()
-        _loop(run, outcome, stop)
-        if not run.has_finished:
-            run.log.write(end_record(outcome.step, outcome.reason, _seconds(outcome)))
-    done = outcome.state, outcome.progress, outcome.step, outcome.reason
-    return Trained(config, workdir, run.checkpoints.folder, run.base, run.weights, *done)
+    @property
+    def seconds(self) -> float:
+        """Seconds in the loop, over all sessions of the run, as far as they were saved."""
+        return self.progress.seconds + time.monotonic() - self.since
 
 
-def _begin(run: Run, trainable: Params) -> Outcome:
+def begin(run: Run, trainable: Params) -> Outcome:
     """Baseline: a full validation pass before the first step, L_i_val(0) of the balancers."""
     sums = _full_pass(run, trainable, 0)
     initial = TaskSums(*(leaf.astype(np.float32) for leaf in sums))
@@ -67,22 +41,26 @@ def _begin(run: Run, trainable: Params) -> Outcome:
     return outcome
 
 
-def _resume(run: Run, step: int) -> Outcome:
+def resume(run: Run, step: int) -> Outcome:
+    """State, data cursor and progress of the checkpoint of `step`."""
     like, balancer = run.functions.state_shapes, run.functions.balancer_identity
     state, cursor, progress = run.checkpoints.restore(step, like, balancer)
     run.data.train.restore(cursor)
-    what = "already finished" if step >= run.config.loop.steps else "resumed"
+    what = "already finished" if step >= run.loop_config.steps else "resumed"
     run.view.say(f"{what} at step {step} from {run.checkpoints.folder / str(step)}")
     return Outcome(state, progress, step)
 
 
-def _loop(run: Run, outcome: Outcome, stop: list[int]) -> None:
-    """Order (do not change): evaluate, save, next batch, step, then the record of the step before.
+def take_steps(run: Run, outcome: Outcome, stop: list[int]) -> None:
+    """Steps to the end, to early stopping, or to a signal (a number in `stop`).
+
+    Order (do not change): evaluate, save, next batch, step, then the record of the step before.
 
     The save precedes `next`, so state and data cursor agree; metrics are fetched one step late, so
     dispatch never waits.
     """
-    loop, started_at = run.config.loop, outcome.step
+    loop, started_at = run.loop_config, outcome.step
+    run.recorder.restart_clock()
     valid_batches = batches.BalancerBatches(run.data.valid, run.functions.balancer, run.mesh)
     while True:
         step = outcome.step
@@ -154,10 +132,5 @@ def _save(run: Run, outcome: Outcome) -> None:
     # What is saved must be known to be finite, so the record is brought up to date first.
     run.recorder.flush()
     cursor = run.data.train.state()
-    progress = dataclasses.replace(outcome.progress, seconds=_seconds(outcome))
+    progress = dataclasses.replace(outcome.progress, seconds=outcome.seconds)
     run.checkpoints.save(outcome.step, outcome.state, cursor, progress)
-
-
-def _seconds(outcome: Outcome) -> float:
-    """Seconds in the loop, over all sessions of the run, as far as they were saved."""
-    return outcome.progress.seconds + time.monotonic() - outcome.since

@@ -56,17 +56,17 @@ def baichuan(config: dict, tensors: Tensors, row: np.ndarray) -> np.ndarray:
 
 
 def chatglm(config: dict, tensors: Tensors, row: np.ndarray) -> np.ndarray:
-    """Grouped keys and values; rotary on interleaved pairs of each head's first half only."""
+    """Rotary on interleaved pairs of each head's first half only. With `multi_query_attention` all
+    queries come first, then the keys of the groups, then their values; without it q, k and v of
+    the first head, then of the second, and so on."""
     expected = {
-        "multi_query_attention": True,
         "rmsnorm": True,
         "add_qkv_bias": True,
         "add_bias_linear": False,
         "original_rope": True,
     }
     require(config, expected)
-    heads, groups = config["num_attention_heads"], config["multi_query_group_num"]
-    head_width = config["kv_channels"]
+    heads, head_width = config["num_attention_heads"], config["kv_channels"]
     pairs = interleaved_pairs(head_width // 2)
     theta = 10000.0 * config.get("rope_ratio", 1.0)
     eps = config["layernorm_epsilon"]
@@ -76,8 +76,12 @@ def chatglm(config: dict, tensors: Tensors, row: np.ndarray) -> np.ndarray:
         h = rms_norm(x, layer["input_layernorm.weight"], eps)
         packed = h @ layer["self_attention.query_key_value.weight"].T
         packed = packed + layer["self_attention.query_key_value.bias"]
-        q, k, v = cut(packed, [heads * head_width, groups * head_width, groups * head_width])
-        q, k, v = split_heads(q, heads), split_heads(k, groups), split_heads(v, groups)
+        if config.get("multi_query_attention", False):
+            groups = config["multi_query_group_num"]
+            q, k, v = cut(packed, [heads * head_width, groups * head_width, groups * head_width])
+            q, k, v = split_heads(q, heads), split_heads(k, groups), split_heads(v, groups)
+        else:
+            q, k, v = cut(split_heads(packed, heads), [head_width, head_width, head_width])
         q, k = rotate(q, pairs, theta), rotate(k, pairs, theta)
         x = x + attend(q, k, v, [0.0] * heads) @ layer["self_attention.dense.weight"].T
         h = rms_norm(x, layer["post_attention_layernorm.weight"], eps)

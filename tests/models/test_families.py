@@ -192,14 +192,18 @@ def alternatives(config):
         if getattr(config, name) != value:
             yield name, changed(config, name, value)
     if config.positions == "rotary":
-        for name in ("scaling", "interleaved", "fraction", "amplitude"):
+        for name in ("scaling", "interleaved", "fraction", "amplitude", "truncate"):
             if getattr(config.rope, name) != getattr(Rope(), name) and config.latent is None:
                 rope = changed(config.rope, name, getattr(Rope(), name))
                 yield f"rope.{name}", changed(config, "rope", rope)
     if config.positions == "alibi":
         yield "alibi", changed(config, "positions", "none")
-    if config.qkv == "packed" and config.num_kv_heads == config.num_heads:
-        yield "qkv", changed(config, "qkv", "packed_by_head")
+    if config.qkv != "separate" and config.num_kv_heads == config.num_heads:
+        other = "packed" if config.qkv == "packed_by_head" else "packed_by_head"
+        yield "qkv", changed(config, "qkv", other)
+    if config.latent and config.latent.norm_epsilon != config.norm_epsilon:
+        same = changed(config.latent, "norm_epsilon", config.norm_epsilon)
+        yield "latent.norm_epsilon", changed(config, "latent", same)
     if config.block == "parallel":
         yield "block", changed(config, "block", "sequential")
     for name, value in OF_EXPERTS.items() if config.experts else ():

@@ -5,7 +5,9 @@ import copy
 import dataclasses
 
 import pytest
+from flax import nnx
 
+from mft_jax.models.decoder import Decoder
 from mft_jax.models.families import FAMILIES
 from mft_jax.types import MftError
 
@@ -66,10 +68,16 @@ def test_several_faults_are_named_at_once(name):
         ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "no 'low_freq_factor'"),
         ("llama", {"rope_scaling": {"type": "linear", "factor": -2}}, "factor=-2; expected"),
         ("llama", {"rope_theta": "x"}, "rope_theta='x'; expected a finite number above 0"),
+        ("llama", {"rope_scaling": {"type": "yarn", "factor": 2.0, "truncate": 0}}, "truncate=0; "),
         (
             "llama",
-            {"rope_scaling": {"type": "yarn", "factor": 2.0, "truncate": False}},
+            {"rope_scaling": {"type": "linear", "factor": 2.0, "truncate": False}},
             "truncate=False is not known",
+        ),
+        (
+            "llama",
+            {"rope_scaling": {"type": "linear", "factor": 2.0}, "partial_rotary_factor": 0.5},
+            "fraction=True (expected False)",
         ),
         ("phi3", {"rope_scaling": {"type": "longrope", "short_factor": [1.0],
                                    "long_factor": [1.0]}}, "expected 8: one for every pair"),
@@ -115,6 +123,67 @@ def test_a_setting_that_cannot_be_computed_is_named(name, changes, said):
     assert said in str(caught.value)
 
 
+LINEAR = {"rope_type": "linear", "factor": 4.0}
+YARN = {"rope_type": "yarn", "factor": 4.0}
+# Each one is computed by transformers; the values that the reader must find in it.
+BIASED = {"qkv_bias": True, "out_bias": True}
+NOT_TRUNCATED = {"rope_type": "yarn", "factor": 4.0, "truncate": False}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "found"),
+    [
+        ("llama", {"mlp_bias": True}, {"mlp_bias": True, "qkv_bias": False, "out_bias": False}),
+        (
+            "llama",
+            {"attention_bias": True, "tie_word_embeddings": True},
+            BIASED | {"mlp_bias": False, "tied_head": True},
+        ),
+        ("llama", {"attention_bias": True, "rope_scaling": LINEAR}, BIASED | {"scaling": "linear"}),
+        # Whole heads are rotated.
+        (
+            "llama",
+            {"attention_bias": True, "partial_rotary_factor": 0.5},
+            BIASED | {"fraction": False},
+        ),
+        ("llama", {"partial_rotary_factor": 0.5}, {"fraction": False}),
+        ("llama", {"rope_scaling": NOT_TRUNCATED}, {"scaling": "yarn"}),
+        ("qwen3", {"attention_bias": True}, BIASED | {"qk_norm": True}),
+        ("mixtral", {"tie_word_embeddings": True}, {"tied_head": True}),
+        ("gpt_bigcode", {"tie_word_embeddings": False}, {"tied_head": False}),
+        ("starcoder2", {"rope_scaling": LINEAR}, {"scaling": "linear"}),
+        ("gpt_neox", {"attention_bias": False}, {"qkv_bias": False, "out_bias": False}),
+        ("gpt_neox", {"tie_word_embeddings": True}, {"tied_head": True}),
+        ("gemma", {"attention_bias": True}, BIASED),
+        ("gemma2", {"tie_word_embeddings": False}, {"tied_head": False}),
+    ],
+)
+def test_a_configuration_that_transformers_computes_is_read(name, changes, found):
+    capabilities = read(name, **changes).capabilities
+    assert {key: capabilities[key] for key in found} == found
+
+
+def test_the_ramp_of_yarn_ends_between_pairs_where_truncate_is_false_or_null():
+    assert read("llama", rope_scaling=YARN).rope.truncate
+    assert not read("llama", rope_scaling=NOT_TRUNCATED).rope.truncate
+    assert not read("llama", rope_scaling=YARN | {"truncate": None}).rope.truncate
+
+
+def test_norms_inside_latent_attention_do_not_use_rms_norm_eps():
+    config = read("deepseek_v2", rms_norm_eps=0.05, q_lora_rank=64)
+    decoder = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))
+    attention = decoder.layers.attention
+    assert attention.q_down_norm.epsilon == attention.kv_down_norm.epsilon == 1e-6
+    assert decoder.layers.attention_norm.epsilon == decoder.final_norm.epsilon == 0.05
+
+
+def test_chatglm_packs_queries_keys_and_values_by_head_where_heads_share_none():
+    assert read("chatglm").qkv == "packed"
+    for changes in ({"multi_query_attention": False}, {"multi_query_attention": "absent"}):
+        config = read("chatglm", **changes)
+        assert (config.qkv, config.num_kv_heads) == ("packed_by_head", 4)
+
+
 def test_null_switches_off_what_is_on_where_it_is_absent():
     assert read("mistral", sliding_window="absent").window == 4096
     assert read("mistral", sliding_window=None).window == 0
@@ -144,8 +213,6 @@ def test_whatever_a_key_holds_it_is_read_or_named(name):
                 family.read_config(hf | change)
 
 
-LINEAR = {"rope_type": "linear", "factor": 4.0}
-YARN = {"rope_type": "yarn", "factor": 4.0}
 LONGROPE = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
 OTHER_THETA = {"rope_type": "default", "rope_theta": 5e5}
 

@@ -26,6 +26,7 @@ FAMILIES = {
     "baichuan-7b": BAICHUAN_13B | {"max_position_embeddings": 4096},
     "baichuan2-13b": BAICHUAN_13B | {"z_loss_weight": 0},
     "chatglm": CHATGLM,
+    "chatglm by head": CHATGLM | {"multi_query_attention": False},
     "qwen": QWEN,
 }
 FAMILY = pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES.keys())
@@ -60,7 +61,7 @@ def build(config: dict, outer: list, layer: list, bias: np.ndarray, gate, up, do
 def random_tensors(config: dict) -> dict[str, np.ndarray]:
     normal = np.random.default_rng(0).normal
     width, ffn = config["hidden_size"], 12
-    qkv = 32 if config["model_type"] == "chatglm" else 3 * width
+    qkv = 32 if config.get("multi_query_attention") else 3 * width
     norms = 1 + 0.1 * normal(size=(3, width))
     outer = [normal(size=(11, width)), norms[0], normal(size=(11, width))]
     layer = [*norms[1:], 0.5 * normal(size=(qkv, width)), 0.5 * normal(size=(width, width))]
@@ -141,6 +142,21 @@ def test_pairs_are_neighbours_or_half_the_width_apart_and_the_second_turns_more_
     np.testing.assert_allclose(reference.rotate(x[..., ::-1], halves, 1e4)[1, 0], [0, -s, 0, c])
 
 
+def test_chatglm_without_groups_packs_q_k_and_v_head_by_head():
+    whole = CHATGLM | {"multi_query_attention": True, "multi_query_group_num": 4}
+    by_head = CHATGLM | {"multi_query_attention": False}
+    tensors = random_tensors(by_head)
+    # Rows of the matrix in order of the heads: 0 is q of the first one, 4 its k, 8 its v.
+    q0, k0, v0, q1, k1, v1, q2, k2, v2, q3, k3, v3 = np.arange(48).reshape(12, 4)
+    order = np.concatenate([q0, q1, q2, q3, k0, k1, k2, k3, v0, v1, v2, v3])
+    sorted_rows = {
+        name: x[order] if ".query_key_value." in name else x for name, x in tensors.items()
+    }
+    want = reference.logits(whole, sorted_rows, TOKENS)
+    np.testing.assert_allclose(reference.logits(by_head, tensors, TOKENS), want, rtol=1e-12)
+    assert np.abs(reference.logits(whole, tensors, TOKENS) - want).max() > 0.1
+
+
 @pytest.mark.parametrize(("kept", "moves"), [(slice(0, 2), True), (slice(2, 4), False)])
 def test_chatglm_sees_the_order_of_keys_only_through_the_first_half_of_a_head(kept, moves):
     config = CHATGLM | {"num_layers": 1}
@@ -170,14 +186,17 @@ EXPECTED = {
     "baichuan-7b": (TURN / math.sqrt(2), -math.sqrt(2)),
     "baichuan2-13b": (-math.sqrt(2), -math.sqrt(2) + 2**-8),
     # Of eight channels the next two, (1, 1) with (2, 2) or (-2, 2), turn slowly, four never.
-    "chatglm": ((TURN + 4 * math.cos(500000**-0.5) + 8) / math.sqrt(8), 6 / math.sqrt(8)),
+    **dict.fromkeys(
+        ("chatglm", "chatglm by head"),
+        ((TURN + 4 * math.cos(500000**-0.5) + 8) / math.sqrt(8), 6 / math.sqrt(8)),
+    ),
     "qwen": (TURN / math.sqrt(2), -math.sqrt(2)),
 }
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_layer_of_one_head_computes_what_can_be_computed_by_hand(family):
-    width = 8 if family == "chatglm" else 2
+    width = 8 if family.startswith("chatglm") else 2
     one = {"hidden_size": width, "kv_channels": width, "num_attention_heads": 1}
     one |= {"num_hidden_layers": 1, "num_layers": 1, "multi_query_group_num": 1}
     one |= {"rms_norm_eps": 0, "layernorm_epsilon": 0, "layer_norm_epsilon": 0}
@@ -196,5 +215,5 @@ def test_one_layer_of_one_head_computes_what_can_be_computed_by_hand(family):
 def test_what_the_reference_does_not_cover_is_refused():
     with pytest.raises(ValueError, match="seq_length 8"):
         reference.logits(QWEN, {}, np.zeros((1, 9), int))
-    with pytest.raises(ValueError, match="multi_query_attention"):
-        reference.logits(CHATGLM | {"multi_query_attention": False}, {}, TOKENS)
+    with pytest.raises(ValueError, match="add_bias_linear"):
+        reference.logits(CHATGLM | {"add_bias_linear": True}, {}, TOKENS)

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from mft_jax import testing
 from mft_jax.config import resolve
-from mft_jax.run import loop
+from mft_jax.run import session
 from mft_jax.run.display import Display
 
 
@@ -20,5 +20,5 @@ def toy(tmp_path_factory):
     first = jax.devices()[:1]
     with pytest.MonkeyPatch.context() as patch:  # as in `single_device`, which is of a module
         patch.setattr(jax, "devices", lambda *backend: first)
-        outcome = loop.train(resolve(config), workdir, Display(Console(file=io.StringIO())))
+        outcome = session.train(resolve(config), workdir, Display(Console(file=io.StringIO())))
     return config, workdir, outcome

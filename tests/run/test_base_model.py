@@ -15,7 +15,7 @@ from rich.console import Console
 
 from mft_jax import testing
 from mft_jax.config import resolve
-from mft_jax.run import batches, loop, parts
+from mft_jax.run import batches, parts, session
 from mft_jax.run.display import Display
 from mft_jax.run.restore import restore
 from mft_jax.sharding import MeshConfig, make_mesh
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("single_device")
 
 
 def run(config, workdir: Path):
-    return loop.train(resolve(config), workdir, Display(Console(file=io.StringIO())))
+    return session.train(resolve(config), workdir, Display(Console(file=io.StringIO())))
 
 
 def copy_run(workdir: Path, to: Path, last_step: int) -> Path:

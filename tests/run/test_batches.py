@@ -17,7 +17,7 @@ from mft_jax.data.rows import BatchRows
 from mft_jax.data.tasks import TokenizedData
 from mft_jax.data.tokenization import TaskStats, TokenizedTask
 from mft_jax.data.validation import ValidationDraws
-from mft_jax.run import batches, loop
+from mft_jax.run import batches, session
 from mft_jax.run.batches import BalancerBatches, reads_validation
 from mft_jax.run.display import Display
 from mft_jax.run.folder import fingerprint
@@ -95,7 +95,7 @@ def small_draws(num_rows=8):
 def test_a_run_of_a_balancer_that_never_looks_draws_nothing(tmp_path, counted):
     config = testing.toy_config(tmp_path, steps=4)
     config.balancer.name = "uniform"
-    loop.train(resolve(config), tmp_path / "run", Display(Console(file=io.StringIO())))
+    session.train(resolve(config), tmp_path / "run", Display(Console(file=io.StringIO())))
     drawn, placed = counted
     train, valid = (1, 8, 64), (8, 64)
     assert drawn == []

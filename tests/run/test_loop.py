@@ -12,7 +12,7 @@ from rich.console import Console
 
 from mft_jax import testing
 from mft_jax.config import resolve
-from mft_jax.run import loop, parts
+from mft_jax.run import parts, session
 from mft_jax.run.checkpoints import Checkpoints
 from mft_jax.run.display import Display
 from mft_jax.run.folder import locked
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("single_device")
 
 
 def run(config, workdir: Path):
-    return loop.train(resolve(config), workdir, Display(Console(file=io.StringIO())))
+    return session.train(resolve(config), workdir, Display(Console(file=io.StringIO())))
 
 
 def records(workdir: Path, kind: str) -> list[dict]:

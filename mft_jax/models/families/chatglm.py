@@ -36,7 +36,7 @@ def _read(reader: ConfigReader) -> dict[str, Any]:
         "max_positions": reader.size("seq_length"),
         "norm_epsilon": reader.number("layernorm_epsilon", 1e-5),
         "rope": rope(reader, theta=theta, fraction=0.5, interleaved=True),
-        "qkv": "packed",
+        "qkv": "packed" if grouped else "packed_by_head",
         "qkv_bias": reader.flag("add_qkv_bias", False),
         "mlp": "packed_gated",
     }
@@ -84,5 +84,9 @@ CHATGLM = Family(
     models="ChatGLM2-6B, ChatGLM3-6B, CodeGeeX2-6B",
     reference="numpy",
     ignored=("rotary_pos_emb.inv_freq",),
-    tiny={"": SIZES, "rope_ratio": {**SIZES, "rope_ratio": 50}},
+    tiny={
+        "": SIZES,
+        "rope_ratio": {**SIZES, "rope_ratio": 50},
+        "all heads": {**SIZES, "multi_query_attention": False},
+    },
 )

@@ -27,6 +27,7 @@ def _read(reader: ConfigReader) -> dict[str, Any]:
         plain_width=reader.size("qk_nope_head_dim"),
         rope_width=reader.size("qk_rope_head_dim"),
         v_width=reader.size("v_head_dim"),
+        norm_epsilon=1e-6,  # whatever `rms_norm_eps` is, in the original and in transformers
     )
     width = reader.size("moe_intermediate_size")
     experts = Experts(
@@ -106,6 +107,7 @@ DEEPSEEK_V2 = Family(
         "": DEEPSEEK_SIZES,
         "groups, yarn": {
             **DEEPSEEK_SIZES,
+            "rms_norm_eps": 0.05,  # large enough to be seen, since some norms do not use it
             "num_hidden_layers": 3,
             "q_lora_rank": 64,
             "topk_method": "group_limited_greedy",

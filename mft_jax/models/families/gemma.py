@@ -13,7 +13,7 @@ def _read(reader: ConfigReader, theta: float = 10000.0) -> dict[str, Any]:
     reader = reader.with_defaults(
         max_position_embeddings=8192, num_key_value_heads=16, head_dim=256
     )
-    reader.allow_only("attention_bias", (None, False), "biases in attention are not computed")
+    biases = reader.flag("attention_bias", False)
     reader.allow_only("use_bidirectional_attention", (None, False), "attention must be causal")
     # In checkpoints of Gemma 1, "gelu" in `hidden_act` means the tanh approximation.
     reader.allow_only("hidden_act", (*TANH, "gelu"), "the feed-forward must be gated by tanh GELU")
@@ -23,6 +23,8 @@ def _read(reader: ConfigReader, theta: float = 10000.0) -> dict[str, Any]:
         **settings,
         "head_width": reader.size("head_dim"),
         "rope": read_rope(reader, theta=theta),
+        "qkv_bias": biases,
+        "out_bias": biases,
         "norm_offset": True,
         "activation": "gelu_tanh",
         "embedding_scale": settings["width"] ** 0.5,
@@ -92,6 +94,7 @@ GEMMA_SIZES = {
     "hidden_activation": "gelu_pytorch_tanh",
     "tie_word_embeddings": True,
 }
+BIASED_UNTIED = {"attention_bias": True, "tie_word_embeddings": False}
 POST_NORM_NAMES = {
     **GATED_NAMES,
     "layers/attention_post_norm": f"{LAYER}.post_attention_layernorm",
@@ -112,7 +115,7 @@ GEMMA = Family(
     read=_read,
     names=GATED_NAMES,
     models="Gemma 2B, 7B; CodeGemma",
-    tiny={"": GEMMA_SIZES},
+    tiny={"": GEMMA_SIZES, "biases in attention, untied": {**GEMMA_SIZES, **BIASED_UNTIED}},
 )
 
 GEMMA2 = Family(
@@ -122,7 +125,7 @@ GEMMA2 = Family(
     names=POST_NORM_NAMES,
     models="Gemma 2 2B, 9B, 27B",
     notes="sliding window in every other layer",
-    tiny={"": GEMMA2_SIZES},
+    tiny={"": GEMMA2_SIZES, "biases in attention, untied": {**GEMMA2_SIZES, **BIASED_UNTIED}},
 )
 
 GEMMA3_SIZES = {
@@ -150,5 +153,6 @@ GEMMA3 = Family(
             "num_hidden_layers": 7,
             "layer_types": [*PERIOD, *PERIOD, "sliding_attention"],
         },
+        "biases in attention, untied": {**GEMMA3_SIZES, **BIASED_UNTIED},
     },
 )

@@ -75,6 +75,7 @@ GPT_BIGCODE = Family(
     tiny={
         "": SIZES,
         "all heads": {**SIZES, "multi_query": False, "activation_function": "gelu"},
+        "untied": {**SIZES, "tie_word_embeddings": False},
     },
     ignored=("attn.bias", "attn.masked_bias"),
 )

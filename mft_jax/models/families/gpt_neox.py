@@ -80,6 +80,11 @@ GPT_NEOX = Family(
             "hidden_act": "gelu_fast",
             "rotary_pct": 1.0,
         },
+        "no biases in attention, tied": {
+            **NEOX_SIZES,
+            "attention_bias": False,
+            "tie_word_embeddings": True,
+        },
     },
     ignored=("attention.bias", "attention.masked_bias", "rotary_emb.inv_freq"),
 )

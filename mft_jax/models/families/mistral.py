@@ -57,5 +57,9 @@ MIXTRAL = Family(
     names=EXPERT_NAMES,
     models="Mixtral 8x7B, 8x22B",
     notes="sliding window",
-    tiny={"": WITH_EXPERTS, "window": {**WITH_EXPERTS, "sliding_window": 8}},
+    tiny={
+        "": WITH_EXPERTS,
+        "window": {**WITH_EXPERTS, "sliding_window": 8},
+        "tied": {**WITH_EXPERTS, "tie_word_embeddings": True},
+    },
 )

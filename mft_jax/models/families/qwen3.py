@@ -23,10 +23,9 @@ def _read_dense(reader: ConfigReader) -> dict[str, Any]:
 
 def _read(reader: ConfigReader) -> dict[str, Any]:
     reader = reader.with_defaults(max_position_embeddings=32768)
-    reader.allow_only(
-        "attention_bias", (None, False), "biases are not computed with norms of queries and keys"
-    )
+    biases = reader.flag("attention_bias", False)
     settings = {**read_gated(reader), "rope": read_rope(reader), "qk_norm": True}
+    settings |= {"qkv_bias": biases, "out_bias": biases}
     return settings | read_window(reader, settings["num_layers"])
 
 
@@ -75,6 +74,7 @@ QWEN3 = Family(
             "sliding_window": 8,
             "max_window_layers": 1,
         },
+        "biases in attention": {**SIZES, "head_dim": 16, "attention_bias": True},
     },
 )
 
@@ -88,5 +88,11 @@ QWEN3_MOE = Family(
     tiny={
         "": {**EXPERT_SIZES, "head_dim": 32, "norm_topk_prob": True},
         "yarn": {**EXPERT_SIZES, "head_dim": 16, "rope_parameters": YARN},
+        "biases in attention, tied": {
+            **EXPERT_SIZES,
+            "head_dim": 16,
+            "attention_bias": True,
+            "tie_word_embeddings": True,
+        },
     },
 )

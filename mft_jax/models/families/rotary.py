@@ -26,7 +26,15 @@ READ: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "wavelength": (("factor", "low_freq_factor", "high_freq_factor"), (ORIGINAL,)),
     "yarn": (
         ("factor",),
-        (ORIGINAL, "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"),
+        (
+            ORIGINAL,
+            "attention_factor",
+            "beta_fast",
+            "beta_slow",
+            "mscale",
+            "mscale_all_dim",
+            "truncate",
+        ),
     ),
     "longrope": (("short_factor", "long_factor"), (ORIGINAL, "factor", "attention_factor")),
 }
@@ -66,8 +74,8 @@ def read_rope(
     needed, known = READ[kind]
     missing = [key for key in needed if nested.get(key, None) is None]
     unknown = sorted(nested.hf.keys() - COMMON - {*needed, *known})
-    if nested.get("truncate", False) is True:
-        unknown.remove("truncate")  # the only form that is computed
+    if "truncate" in unknown and nested.hf["truncate"] is True:
+        unknown.remove("truncate")  # the default, and without a meaning in other kinds
     reader.problems += [
         f"rope scaling {named!r} has no {key!r}; expected a value" for key in missing
     ]
@@ -122,6 +130,8 @@ def _yarn(reader: ConfigReader, nested: ConfigReader) -> dict[str, Any]:
         "original_positions": _original(reader, nested),
         "beta_fast": nested.number("beta_fast", 32.0),
         "beta_slow": nested.number("beta_slow", 1.0),
+        # Null means false, as in transformers.
+        "truncate": nested.flag("truncate", "truncate" not in nested.hf),
         "amplitude": nested.number("attention_factor", amplitude),
     }
 

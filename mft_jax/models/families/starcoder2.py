@@ -42,9 +42,18 @@ STARCODER2 = Family(
         "layers/mlp/down": f"{LAYER}.mlp.c_proj",
     },
     models="StarCoder2 3B, 7B, 15B",
-    notes="sliding window",
+    notes="rope scaling `linear`, `yarn`; sliding window",
     tiny={
         "": {**PLAIN_SIZES, "sliding_window": 8, "tie_word_embeddings": True},
         "no biases, no window": {**PLAIN_SIZES, "use_bias": False, "sliding_window": None},
+        "linear scaling": {**PLAIN_SIZES, "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+        "yarn scaling": {
+            **PLAIN_SIZES,
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "original_max_position_embeddings": 64,
+            },
+        },
     },
 )
