@@ -70,8 +70,8 @@ class RunView:
 
     @contextlib.contextmanager
     def wait(self, what: str, announced: bool = True) -> Iterator[None]:
-        """Show that `what` goes on, and for how long; where it is announced, a line before (where
-        there is no terminal) and a line after it say so."""
+        """Show `what`, and how long it has taken so far; where it is announced, a line before it
+        (where there is no terminal) and a line after it say so."""
         if announced and not self.console.is_terminal:
             self.say(f"{what} ...")
         self.waits.append(_Wait(what))

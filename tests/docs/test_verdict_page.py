@@ -19,9 +19,8 @@ def test_every_word_has_its_rule_with_its_numbers():
 
     percent = 100
     assert numbers("diverged") == [rules.DIVERGED_TREND, percent * rules.DIVERGED_RISE]
-    assert numbers("starved") == [
-        percent * rules.STARVED_SHARE, percent * rules.STARVED_SHARE, 1, percent * rules.STARVED_GAIN,
-    ]  # fmt: skip
+    little, gain = percent * rules.STARVED_SHARE, percent * rules.STARVED_GAIN
+    assert numbers("starved") == [little, little, 1, gain]
     assert numbers("no better than the base") == [rules.NO_BETTER]
     assert numbers("overfitting") == [
         percent * rules.DIVERGED_RISE, percent * rules.OVERFITTING_RISE, rules.OVERFITTING_PASSES,
