@@ -2,6 +2,7 @@
 
 import dataclasses
 from datetime import datetime
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -33,6 +34,14 @@ class Conflicts:
         return len(self.step)
 
 
+class Event(NamedTuple):
+    """Something that a reader of the numbers must know, such as a gap in them."""
+
+    step: int
+    what: str  # one word
+    text: str
+
+
 @dataclasses.dataclass(frozen=True)
 class RunEnd:
     step: int
@@ -54,6 +63,7 @@ class RunRecord:
     end: RunEnd | None  # None: the last session is still running, or was killed
     cut_short: bool  # the last line was incomplete and has been left out
     passed_over: tuple[str, ...]  # kinds and keys that the schema does not name
+    events: tuple[Event, ...] = ()
     last_time: datetime | None = None  # of the newest line; None in records of 0.1
 
 

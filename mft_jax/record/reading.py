@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from mft_jax.record import fields
-from mft_jax.record.columns import RunEnd, RunRecord
+from mft_jax.record.columns import Event, RunEnd, RunRecord
 from mft_jax.record.fields import Json
 from mft_jax.record.header import read_header, unknown_keys
 from mft_jax.record.schema import (
     CONFLICTS,
     END,
     END_REASONS,
+    EVENT,
     KINDS,
     METRICS_FILE,
     RUN,
@@ -106,6 +107,9 @@ def _add(where: str, line: Json, session: Session) -> None:
     elif kind is CONFLICTS:
         step = fields.step(where, line)
         session.conflicts.append((step, _conflict_row(where, line, tasks)))
+    elif kind is EVENT:
+        what, text = (fields.typed(where, line, name, str) for name in ("what", "text"))
+        session.events.append(Event(fields.step(where, line), what, text))
     elif kind is END:
         session.end = _end(where, line)
 

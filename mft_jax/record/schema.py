@@ -6,6 +6,7 @@
     train      one optimiser step; step s takes the state from s to s + 1
     conflicts  cosines between the tasks' gradients, and their norms, before step s
     valid      a full validation pass of state s; step 0 is before training
+    event      what a reader of the numbers must know happened at step s, in words
     end        why and when a session stopped; absent while it runs, or when it was killed
 
 Since 0.2 every line has its `time` (UTC). Losses are nats per trained token. A value of a task that
@@ -86,6 +87,7 @@ CONFLICTS = Kind(
     per_task={"norm": Quantity("Gradient norm by task", "before the step")},
     other=("step", "cosine"),
 )
+EVENT = Kind("event", other=("step", "what", "text"))  # what: one word; text: a sentence or more
 END = Kind(
     "end",
     scalars={"seconds": Quantity("Duration", "seconds in the loop")},
@@ -100,7 +102,7 @@ RUN = Kind(
     # where it is known; the command that started the session.
     optional=("balancer_logs", "software", "command"),
 )
-KINDS = {kind.name: kind for kind in (RUN, TRAIN, CONFLICTS, VALID, END)}
+KINDS = {kind.name: kind for kind in (RUN, TRAIN, CONFLICTS, VALID, EVENT, END)}
 
 # Names in a balancer's log that mean the same in every balancer: the validation losses that it
 # measured on micro-batches, and those losses relative to the ones before training.

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import numpy as np
 
-from mft_jax.record.columns import Conflicts, RunEnd, RunRecord, Series
+from mft_jax.record.columns import Conflicts, Event, RunEnd, RunRecord, Series
 from mft_jax.record.header import RunHeader
 from mft_jax.record.schema import TRAIN, VALID, Kind
 
@@ -24,6 +24,7 @@ class Session:
     conflicts: list[tuple[int, np.ndarray]] = dataclasses.field(default_factory=list)
     end: RunEnd | None = None
     passed_over: list[str] = dataclasses.field(default_factory=list)
+    events: list[Event] = dataclasses.field(default_factory=list)
     last_time: datetime | None = None
 
 
@@ -64,6 +65,7 @@ def merge(sessions: list[Session], cut_short: bool) -> RunRecord:
         end=sessions[-1].end,
         cut_short=cut_short,
         passed_over=tuple(dict.fromkeys(words for s in sessions for words in s.passed_over)),
+        events=tuple(event for session in sessions for event in session.events),
         last_time=sessions[-1].last_time,
     )
 

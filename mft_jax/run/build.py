@@ -74,8 +74,8 @@ def build(
     stack.enter_context(contextlib.closing(view))
     functions = dataclasses.replace(
         functions,
-        step=announced(functions.step, "compiling the training step", view.wait),
-        evaluate=announced(functions.evaluate, "compiling the validation pass", view.wait),
+        step=announced(functions.step, "compiling the training step", view.phase),
+        evaluate=announced(functions.evaluate, "compiling the validation pass", view.phase),
     )
     recorder = Recorder(log, view.train, tasks)
     run = Run(loop, mesh, base, weights, data, functions, checkpoints, log, view, recorder, at)

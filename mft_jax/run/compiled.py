@@ -52,16 +52,16 @@ def keep_compiled(say: Say) -> None:
 
 
 def announced(
-    call: Callable[..., Any], what: str, wait: Callable[[str], AbstractContextManager[None]]
+    call: Callable[..., Any], what: str, phase: Callable[[str], AbstractContextManager[None]]
 ) -> Callable[..., Any]:
-    """The jitted `call`, whose first call, which compiles it, is made inside `wait(what)`."""
+    """The jitted `call`, whose first call, which compiles it, is made inside `phase(what)`."""
     seen = False
 
     def first_aloud(*arguments: Any) -> Any:
         nonlocal seen
         if seen:
             return call(*arguments)
-        with wait(what):
+        with phase(what):
             result = call(*arguments)
         seen = True
         return result

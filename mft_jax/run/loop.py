@@ -116,7 +116,7 @@ def _diagnose(run: Run, outcome: Outcome, batch: Batch) -> None:
 
 def _full_pass(run: Run, trainable: Params, step: int) -> TaskSums:
     when = "before the first step" if step == 0 else f"after step {step}"
-    with run.view.wait(f"validation {when}", announced=step == 0):
+    with run.view.phase(f"validation {when}", announced=step == 0):
         sums = parts.full_pass(run.functions, trainable, run.weights.frozen, run.data, run.mesh)
     recorder.check_valid(step, sums, run.data.tokenized.tasks)
     return sums

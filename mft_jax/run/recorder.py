@@ -157,6 +157,11 @@ def valid_record(
     return schema.line(schema.VALID, step=step, loss=losses, ratio=ratios, tokens=tokens)
 
 
+def event_record(step: int, what: str, text: str) -> dict[str, Any]:
+    """`what`: one word, such as "gap"; `text`: a sentence, which the report shows."""
+    return schema.line(schema.EVENT, step=step, what=what, text=text)
+
+
 def end_record(step: int, reason: str, seconds: float) -> dict[str, Any]:
     peaks = {"peak_host_bytes": peak_host_bytes(), "peak_device_bytes": peak_device_bytes()}
     return schema.line(schema.END, step=step, reason=reason, seconds=seconds, **peaks)

@@ -50,11 +50,11 @@ class RunView:
         self.valid_ratio: PerTask = {}
         self.valid_step: int | None = None  # of the newest validation pass
         self.unshown_pass: int | None = None  # of a validation pass that no plain line has shown
-        self.waiting: dict[str, Any] | None = None  # the step of the next plain line
+        self.unsaid: dict[str, Any] | None = None  # the step of the next plain line
         self.newest: dict[str, Any] | None = None
         self.recent: list[tuple[float, int]] = []
         self.rates: list[float] = []
-        self.waits: list[_Wait] = []  # one inside another
+        self.phases: list[_Phase] = []  # one inside another
         self.live = Live(
             console=console, refresh_per_second=4, transient=True, get_renderable=self._shown
         )
@@ -69,16 +69,16 @@ class RunView:
         self.say(model_line(header))
 
     @contextlib.contextmanager
-    def wait(self, what: str, announced: bool = True) -> Iterator[None]:
+    def phase(self, what: str, announced: bool = True) -> Iterator[None]:
         """Show `what`, and how long it has taken so far; where it is announced, a line before it
         (where there is no terminal) and a line after it say so."""
         if announced and not self.console.is_terminal:
             self.say(f"{what} ...")
-        self.waits.append(_Wait(what))
+        self.phases.append(_Phase(what))
         try:
             yield
         finally:
-            ended = self.waits.pop()
+            ended = self.phases.pop()
         if announced:
             self.say(f"{what} took {duration(ended.seconds)}")
 
@@ -88,9 +88,9 @@ class RunView:
         self.recent = [*self.recent[-20:], (time.monotonic(), step)]
         if self.console.is_terminal:
             return
-        self._say_waiting()
+        self._say_unsaid()
         if step % self.log_every_steps == 0 or step == self.total_steps:
-            self.waiting = record
+            self.unsaid = record
 
     def valid(self, record: dict[str, Any]) -> None:
         """Keep the losses of a validation pass: the next table or line shows them."""
@@ -102,11 +102,11 @@ class RunView:
             self.say(f"step {record['step']}: validation  {'  '.join(losses)}{more_words(hidden)}")
 
     def close(self) -> None:
-        self._say_waiting()
+        self._say_unsaid()
         self.live.stop()
 
-    def _say_waiting(self) -> None:
-        record, self.waiting = self.waiting, None
+    def _say_unsaid(self) -> None:
+        record, self.unsaid = self.unsaid, None
         if record is not None:
             self.say(self._line(record))
 
@@ -146,9 +146,9 @@ class RunView:
         if self.newest is not None:
             parts.append(Text(self._head(self.newest), no_wrap=True))
             parts += self._table(self.newest)
-        if self.waits:
-            wait = self.waits[-1]
-            parts.append(Spinner("line", Text(f"{wait.what}  {clock(wait.seconds)}")))
+        if self.phases:
+            phase = self.phases[-1]
+            parts.append(Spinner("line", Text(f"{phase.what}  {clock(phase.seconds)}")))
         return Group(*parts)
 
     def _table(self, record: dict[str, Any]) -> list[RenderableType]:
@@ -168,7 +168,7 @@ class RunView:
         return [Text(passes), table]
 
 
-class _Wait:
+class _Phase:
     """Something that takes its time."""
 
     def __init__(self, what: str):

@@ -116,6 +116,20 @@ def test_training_loss_and_share_of_steps_come_from_the_record(tmp_path, run_lin
     assert judged.tasks["b"].word == "starved" and "in 4.0% of the steps" in str(judged.tasks["b"])
 
 
+@pytest.mark.parametrize(("last", "word"), [("stopped", "diverged"), ("changed", "improved")])
+def test_a_run_that_could_not_continue_has_diverged_until_it_continues(
+    tmp_path, run_line, last, word
+):
+    path = tmp_path / "r.jsonl"
+    record_of(path, run_line, [(1, 0.9), (1, 0.9)])
+    with path.open("a") as file:
+        for what in ("stopped", last):
+            text = "step 12: the loss is not finite"
+            file.write(json.dumps(schema.line(schema.EVENT, step=10, what=what, text=text)) + "\n")
+    judged = verdict(read_record(path))
+    assert judged.word == word and ("not finite" in str(judged)) == (word == "diverged")
+
+
 def test_a_record_without_passes_is_unknown(tmp_path, run_line):
     judged = verdict(record_of(tmp_path / "r.jsonl", run_line, [(), ()]))
     assert judged.word == "unknown" and not judged.better_than_base

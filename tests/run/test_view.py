@@ -107,9 +107,9 @@ def test_a_row_of_the_live_table_holds_the_numbers_of_one_pass_and_says_which():
 def test_a_long_wait_is_shown_with_its_time_and_then_said():
     console = terminal()
     display = RunView(console, TaskTable(("add",)), total_steps=9, log_every_steps=1)
-    with display.wait("validation before the first step"):
-        with display.wait("compiling the validation pass"):
-            display.waits[-1].began -= 65
+    with display.phase("validation before the first step"):
+        with display.phase("compiling the validation pass"):
+            display.phases[-1].began -= 65
             assert shown_rows(display)[-1].endswith("compiling the validation pass  1:05")
         assert shown_rows(display)[-1].endswith("validation before the first step  0:00")
     assert shown_rows(display) == []
@@ -120,9 +120,9 @@ def test_a_long_wait_is_shown_with_its_time_and_then_said():
 def test_a_log_file_says_before_and_after_what_takes_long():
     console = log_file()
     display = RunView(console, TaskTable(("add",)), total_steps=9, log_every_steps=1)
-    with display.wait("compiling the training step"):
+    with display.phase("compiling the training step"):
         pass
-    with display.wait("validation after step 50", announced=False):
+    with display.phase("validation after step 50", announced=False):
         pass
     display.close()
     assert written(console).splitlines() == [
@@ -134,7 +134,7 @@ def test_a_log_file_says_before_and_after_what_takes_long():
 def test_only_the_first_call_is_announced():
     console = log_file()
     display = RunView(console, TaskTable(("add",)), total_steps=9, log_every_steps=1)
-    step = announced(lambda x: x + 1, "compiling the step", display.wait)
+    step = announced(lambda x: x + 1, "compiling the step", display.phase)
     assert [step(1), step(2)] == [2, 3]
     display.close()
     assert written(console).count("compiling the step took") == 1
