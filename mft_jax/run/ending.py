@@ -36,7 +36,7 @@ def ending(
     note = None if adapter_step is None else no_better_note(record, adapter_step)
     if note:
         lines.append(f"note        the adapter is no improvement: {note}")
-    elif judged.finished:
+    elif judged.finished and judged.better_than_base:
         folder = _from_here(workdir)
         export = f"mft export --workdir={shlex.quote(str(folder))} --format=merged"
         output = f"--output={shlex.quote(str(folder / 'merged'))}"

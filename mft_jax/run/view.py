@@ -56,7 +56,7 @@ class RunView:
         self.rates: list[float] = []
         self.phases: list[_Phase] = []  # one inside another
         self.live = Live(
-            console=console, refresh_per_second=4, transient=True, get_renderable=self._shown
+            console=console, refresh_per_second=2, transient=True, get_renderable=self._shown
         )
         if console.is_terminal:
             self.live.start()
