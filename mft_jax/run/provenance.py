@@ -1,5 +1,6 @@
 """What a run was started with: versions, the source's commit, the command."""
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -7,6 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import mft_jax
@@ -14,7 +16,8 @@ import mft_jax
 GIT_SECONDS = 5
 
 
-def software() -> dict[str, str]:
+@functools.cache  # the code does not change after its import
+def software() -> Mapping[str, str]:
     """Versions by name, and `commit` where the source is a git checkout or came from one."""
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
     found = {"python": platform.python_version(), **versions}

@@ -53,7 +53,7 @@ def run_record(
         mesh=dict(mesh.shape),
         devices=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         balancer_logs={name: dataclasses.asdict(told) for name, told in balancer_logs.items()},
-        software=software(),
+        software=dict(software()),
         command=command(),
     )
 
