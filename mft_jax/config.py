@@ -9,7 +9,7 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from mft_jax.losses import ObjectiveConfig
 from mft_jax.optim import OptimConfig
 from mft_jax.settings import default_of
 from mft_jax.sharding import MeshConfig
-from mft_jax.types import MftError, TaskTable, at_least, suggest
+from mft_jax.types import MftError, TaskTable, above, at_least, suggest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +57,13 @@ class LoopConfig:
     diagnose_every_steps  steps between two records of the angles between the tasks' gradients;
                           0: never
     patience_evals        evaluations without a better mean ratio before the run stops; 0: never
+    on_nonfinite          a step whose loss or gradient is not finite: stop the run, or skip the
+                          step, whose state is then the one before it
+    max_skipped_steps     steps that are skipped in the whole run before it stops after all
+    max_loss_rise         nats per token by which the loss of a validation batch may rise from one
+                          checkpoint to the next; beyond it nothing is saved and the run stops;
+                          inf: never
+    stop_within_seconds   from a stop signal to the end of `mft train`, saved or not
     """
 
     steps: int = 1000
@@ -68,10 +75,15 @@ class LoopConfig:
     log_every_steps: int = 10
     diagnose_every_steps: int = 0
     patience_evals: int = 0
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    max_skipped_steps: int = 10
+    max_loss_rise: float = 2.0
+    stop_within_seconds: float = 300.0
 
     def __post_init__(self) -> None:
-        counts = dict.fromkeys((field.name for field in dataclasses.fields(self)), 1)
+        counts = dict.fromkeys((f.name for f in dataclasses.fields(self) if f.type is int), 1)
         at_least("loop", self, **counts | {"patience_evals": 0, "diagnose_every_steps": 0})
+        above("loop", self, max_loss_rise=0.0, stop_within_seconds=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +131,11 @@ class TrainConfig:
 
 # A run may be resumed with other values of these; all else decides what the numbers mean.
 RESUMABLE = ("mesh", "loop.eval_every_steps", "loop.save_every_steps", "loop.log_every_steps",
-             "loop.diagnose_every_steps", "loop.patience_evals")  # fmt: skip
+             "loop.diagnose_every_steps", "loop.patience_evals", "loop.on_nonfinite",
+             "loop.max_skipped_steps", "loop.max_loss_rise", "loop.stop_within_seconds",
+             )  # fmt: skip
+# These may change on the way, too, where it is asked for by name: the state keeps its meaning.
+CHANGEABLE = (*RESUMABLE, "optim", "loop.steps")
 # Base model, adapter and data may be moved: what is there is compared by its content (see
 # `run.folder`).
 PLACES = re.compile(r"model\.path|finetune\.adapter|data\.tasks\.\d+\.(valid_)?path")
@@ -164,9 +180,14 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         f"{key}: {left.get(key)!r} -> {right.get(key)!r}"
         for key in sorted(left.keys() | right.keys())
         if left.get(key) != right.get(key)
-        and not any(key == free or key.startswith(free + ".") for free in RESUMABLE)
+        and not is_one_of(key, RESUMABLE)
         and not PLACES.fullmatch(key)
     ]
+
+
+def is_one_of(key: str, settings: Iterable[str]) -> bool:
+    """Whether the setting `key` is, or is part of, one of `settings`."""
+    return any(key == setting or key.startswith(f"{setting}.") for setting in settings)
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -30,11 +30,12 @@ from mft_jax.report.page import write_report
 from mft_jax.run import session
 from mft_jax.run.checkpoints import Checkpoints
 from mft_jax.run.compiled import keep_compiled
-from mft_jax.run.console import open_console
+from mft_jax.run.console import Say, open_console
 from mft_jax.run.display import Display
 from mft_jax.run.ending import ending, what_is_handed_out
 from mft_jax.run.export import Exported, export_run, save_run_adapter
 from mft_jax.run.folder import read_config
+from mft_jax.run.interruption import StopSignals
 from mft_jax.run.processes import is_first, on_first
 from mft_jax.run.trained import Trained
 from mft_jax.types import MftError
@@ -149,17 +150,28 @@ def train(
     config: TrainConfig | ConfigDict | Mapping[str, Any],
     workdir: str | os.PathLike[str],
     console: Console | None = None,
+    *,
+    checkpoint: str | int = "",
+    resume_with: Mapping[str, Any] | None = None,
+    stop: StopSignals | None = None,
 ) -> Run:
     """Train, or resume the run that `workdir` holds; then write its adapter and its report.
 
+    `resume_with` changes settings of a run on its way: `{"optim.learning_rate": 1e-4}`, or more
+    `loop.steps` for one that has finished. `stop`: the signals, for a caller that takes them.
+
     Ctrl-C saves after the current step and returns; the same call resumes. Before the first step
-    there is nothing to save, and it ends at once. Raises `MftError`. With several processes all
-    must call it.
+    there is nothing to save, and `KeyboardInterrupt` is raised. Raises `MftError`. With several
+    processes all must call it.
+
+    `checkpoint`: where to resume: a step, "best" or "last"; "none" begins anew and keeps what is
+    there under `set_aside`. Without it: the newest one that is as it was written.
     """
     settings = config if isinstance(config, TrainConfig) else resolve(config)
     settings, folder = with_absolute_paths(settings), _folder(workdir)
     display = _display(console)
-    _conclude(session.train(settings, folder, display), display)
+    trained = session.train(settings, folder, display, str(checkpoint), resume_with, stop)
+    _conclude(trained, display)
     return Run(folder)
 
 
@@ -171,8 +183,9 @@ def _folder(workdir: str | os.PathLike[str]) -> Path:
 
 
 def _display(console: Console | None) -> Display:
-    """Where a call shows what it does; orbax's warnings of its own defaults are not shown."""
-    logging.set_verbosity(logging.ERROR)
+    """Where a call shows what it does; orbax's warnings of its own
+    defaults are not shown, nor what it also raises."""
+    logging.set_verbosity(logging.FATAL)
     display = Display(console or open_console())
     keep_compiled(display.say)
     return display
@@ -223,7 +236,7 @@ def _conclude(trained: Trained, display: Display) -> None:
         say(f"interrupted {saved}; the same command resumes it")
     else:
         if trained.base.tuning.method != "full":
-            folder, adapter_step = _save_adapter(trained)
+            folder, adapter_step = _save_adapter(trained, say)
             files.append(f"adapter     {folder} (step {adapter_step})")
         files.append(f"checkpoint  {trained.checkpoints / str(trained.step)}")
     if not is_first():
@@ -237,12 +250,16 @@ def _conclude(trained: Trained, display: Display) -> None:
     say(ending(record, workdir, files, adapter_step, time.monotonic() - display.began))
 
 
-def _save_adapter(trained: Trained) -> tuple[Path, int]:
+def _save_adapter(trained: Trained, say: Say) -> tuple[Path, int]:
     """Write the adapter of the best step, as `export` does. Returns its folder and the step."""
     folder = trained.workdir / "adapter"
     with contextlib.closing(Checkpoints(trained.workdir, read_only=True)) as checkpoints:
         step, trainable = checkpoints.chosen_step("best"), trained.state.trainable
         if step != trained.step:
-            trainable = checkpoints.restore_trainable(step, trained.trainable_shapes)
+            try:
+                trainable = checkpoints.restore_trainable(step, trained.trainable_shapes)
+            except MftError as error:
+                say(f"{error}\nit was the best one; the adapter is of the last step instead")
+                step = trained.step
     save_run_adapter(folder, trained.model(trainable, step), overwrite=True)
     return folder, step

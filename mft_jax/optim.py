@@ -4,8 +4,10 @@ import dataclasses
 import functools
 import math
 from collections.abc import Collection
+from typing import Any
 
 import optax
+from jaxtyping import Array
 
 from mft_jax.types import MftError, Params, above, at_least
 
@@ -93,6 +95,20 @@ def optimizer(
         ),
         optax.masked(optax.scale(optim_config.lora_plus_ratio), _is_b),
     )
+
+
+def updates_taken(opt_state: optax.OptState, steps: Array) -> Array:
+    """The count that the schedule goes by: steps without those that were skipped. An optimiser
+    without a schedule has none of its own: its count is `steps`."""
+    counts = optax.tree.get_all_with_path(opt_state, "count", filtering=_is_of_schedule)
+    return counts[0][1] if counts else steps
+
+
+def _is_of_schedule(path: Any, leaf: Any) -> bool:
+    name = path[-1]
+    if not isinstance(name, optax.tree_utils.NamedTupleKey):
+        return False
+    return name.tuple_name == optax.ScaleByScheduleState.__name__
 
 
 def _is_b(params: Params) -> Params:

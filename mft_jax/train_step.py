@@ -14,6 +14,7 @@ from mft_jax.balancers.base import Balancer, Signals
 from mft_jax.forward import StepSpec, make_forward, step_key
 from mft_jax.gradients import backward_after_losses, backward_known, loss_cotangents
 from mft_jax.objective import ObjectiveSums
+from mft_jax.optim import updates_taken
 from mft_jax.task_gradients import gramian, last_block, task_gradients, valid_gradients
 from mft_jax.task_sums import sum_by_task, task_counts
 from mft_jax.train_state import TrainState
@@ -39,8 +40,13 @@ def make_train_step(
     balancer: Balancer,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
+    skips: bool = False,
 ) -> TrainStep:
-    """`step(state, frozen, batch [A, B, L], valid_batch [B, L]) -> (state, metrics)`, for `jit`."""
+    """`step(state, frozen, batch [A, B, L], valid_batch [B, L]) -> (state, metrics)`, for `jit`.
+
+    With `skips` a step whose loss or gradient is not finite keeps the state before it, but for its
+    number: parameters, moments, balancer, and the place in the schedule, which counts updates.
+    """
     objective, num_tasks = spec.objective, spec.objective.num_tasks
 
     def step(
@@ -55,16 +61,24 @@ def make_train_step(
             after = post_step_losses(spec, balancer, updated, frozen, batch, valid_batch)
             balancer_state = balancer.after_step(balancer_state, after)
         counts = jax.vmap(objective.counts)(batch)
+        loss = objective.loss(result.sums, counts, result.weight)
+        grad_norm, scheduled = optax.tree.norm(result.grads), state.step
+        after = TrainState(state.step + 1, trainable, opt_state, balancer_state)
+        if skips:
+            before = state._replace(step=after.step)
+            finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+            after = jax.tree.map(functools.partial(jnp.where, finite), after, before)
+            scheduled = updates_taken(state.opt_state, state.step)
         metrics = StepMetrics(
-            loss=objective.loss(result.sums, counts, result.weight),
-            grad_norm=optax.tree.norm(result.grads),
-            learning_rate=jnp.asarray(schedule(state.step), jnp.float32),
+            loss=loss,
+            grad_norm=grad_norm,
+            learning_rate=jnp.asarray(schedule(scheduled), jnp.float32),
             train=TaskSums(result.sums.nll.sum(axis=0), task_counts(batch, num_tasks)),
             weight=result.weight,
             tokens=sum_by_task(batch.segment_ids > 0, batch.task_ids, num_tasks),
-            balancer=balancer.logs(balancer_state),
+            balancer=balancer.logs(after.balancer),
         )
-        return TrainState(state.step + 1, trainable, opt_state, balancer_state), metrics
+        return after, metrics
 
     return step
 

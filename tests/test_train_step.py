@@ -19,6 +19,7 @@ from mft_jax.losses import ObjectiveConfig, make_objective
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.decoder import bind
 from mft_jax.models.params import param_infos
+from mft_jax.optim import OptimConfig, learning_rate, optimizer
 from mft_jax.testing import toy_weights
 from mft_jax.train_state import TrainState
 from mft_jax.train_step import make_train_step
@@ -225,3 +226,31 @@ def test_weights_are_constants_of_the_gradient(spied):
         *map(jax.tree.leaves, (states[1].trainable, state.trainable)), strict=True
     ):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_skipped_step_leaves_the_state_as_if_its_batch_had_never_been():
+    """Two good steps with a broken batch between them are the two good steps, bit for bit."""
+    optim_config = OptimConfig(warmup_steps=2)
+    schedule = learning_rate(optim_config, total_steps=9)
+    chain = optimizer(optim_config, 9, vectors=())
+    step = jax.jit(make_train_step(spec_for("lora"), UNIFORM, chain, schedule, skips=True))
+    trainable, frozen = start("lora")
+    weight = jnp.full(4, 0.25)
+    first = TrainState(jnp.asarray(0, jnp.int32), trainable, chain.init(trainable), weight)
+    batch = rows_of(samples(0), 2)
+    broken = batch._replace(loss_weights=np.where(batch.loss_weights > 0, np.inf, 0.0))
+
+    def run(*batches: Batch) -> tuple[TrainState, list]:
+        state, metrics = first, []
+        for one in batches:
+            state, measured = step(state, frozen, micro_batched(one, 1), batch)
+            metrics.append(measured)
+        return state, metrics
+
+    good, expected = run(batch, batch)
+    skipped, measured = run(batch, broken, batch)
+    assert not np.isfinite(measured[1].loss)
+    assert (int(good.step), int(skipped.step)) == (2, 3)  # a step keeps its number
+    jax.tree.map(np.testing.assert_array_equal, skipped[1:], good[1:])
+    rates = [float(metrics.learning_rate) for metrics in measured]
+    assert rates[0] < rates[1] == rates[2] == float(expected[1].learning_rate)

@@ -1,17 +1,17 @@
 """The door: `mft COMMAND --flag=value`, the same as `python -m mft_jax`."""
 
+import contextlib
 import importlib
 import os
 import shutil
+import signal
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
-
-from absl import logging
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
 
 from mft_jax.cli.commands import COMMANDS
 from mft_jax.run.words import fit_words
-from mft_jax.types import MftError
 
 
 def usage() -> str:
@@ -44,11 +44,16 @@ def _call(arguments: list[str]) -> NoReturn:
     if name not in COMMANDS:
         print(f"mft: unknown command {name!r}\n\n{usage()}", file=sys.stderr)
         sys.exit(2)
-    # Orbax warns of its own defaults at every start; what goes wrong is raised.
-    logging.set_verbosity(logging.ERROR)
     # Transformers advises at its import to install torch, which is not needed.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    command = importlib.import_module(f"mft_jax.cli.{name}")
+    with _ended_by_ctrl_c(name):
+        from absl import logging
+
+        from mft_jax.types import MftError
+
+        command = importlib.import_module(f"mft_jax.cli.{name}")
+    # Orbax warns of its own defaults at every start; what goes wrong is raised.
+    logging.set_verbosity(logging.FATAL)
     try:
         sys.exit(command.run(rest))
     except MftError as error:
@@ -69,3 +74,26 @@ def _complain(message: str) -> None:
     """Print an error; on a terminal it is wrapped between words."""
     width = shutil.get_terminal_size().columns
     print(fit_words(message, width) if sys.stderr.isatty() else message, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _ended_by_ctrl_c(name: str) -> Iterator[None]:
+    """Ctrl-C ends the process while modules are imported.
+
+    An exception could come up in the middle of one that does not expect it, and be shown with all
+    of its way. So this module imports nothing but what is cheap before it is called.
+    """
+
+    def end(number: int, frame: Any) -> None:
+        os.write(2, f"mft {name}: interrupted\n".encode())
+        os._exit(130)
+
+    taken = threading.current_thread() is threading.main_thread()
+    if not taken or signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        yield
+        return
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

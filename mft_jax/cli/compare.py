@@ -16,6 +16,7 @@ from mft_jax.record.schema import CONFIG_FILE, METRICS_FILE
 from mft_jax.report.comparison import write_comparison
 from mft_jax.run.console import open_console, sayer
 from mft_jax.run.folder import read_config
+from mft_jax.run.interruption import CAN_GO_ON
 from mft_jax.run.processes import is_first
 from mft_jax.run.task_tables import comparison_table
 from mft_jax.types import MftError
@@ -45,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
             say(f"already finished in {folder}")
             continue
         if not _train(variation, folder, console):
-            return 0
+            return CAN_GO_ON
     if is_first():
         names = [variation.name for variation in variations]
         records = {name: read_record(workdir / name / METRICS_FILE) for name in names}

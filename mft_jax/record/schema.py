@@ -6,7 +6,7 @@
     train      one optimiser step; step s takes the state from s to s + 1
     conflicts  cosines between the tasks' gradients, and their norms, before step s
     valid      a full validation pass of state s; step 0 is before training
-    event      what a reader of the numbers must know happened at step s, in words
+    event      what a reader of the numbers must know of the run, in words (since 0.2)
     end        why and when a session stopped; absent while it runs, or when it was killed
 
 Since 0.2 every line has its `time` (UTC). Losses are nats per trained token. A value of a task that
@@ -87,7 +87,6 @@ CONFLICTS = Kind(
     per_task={"norm": Quantity("Gradient norm by task", "before the step")},
     other=("step", "cosine"),
 )
-EVENT = Kind("event", other=("step", "what", "text"))  # what: one word; text: a sentence or more
 END = Kind(
     "end",
     scalars={"seconds": Quantity("Duration", "seconds in the loop")},
@@ -95,6 +94,8 @@ END = Kind(
     # Since 0.2: the largest that host and device memory of the first process have held.
     optional=("peak_host_bytes", "peak_device_bytes"),
 )
+# `step` is the step that it is about, or the state that the run goes on from.
+EVENT = Kind("event", other=("step", "what", "text"))
 RUN = Kind(
     "run",
     other=("time", "version", "config", "tasks", "model", "data", "packing", "mesh", "devices"),
@@ -107,6 +108,11 @@ KINDS = {kind.name: kind for kind in (RUN, TRAIN, CONFLICTS, VALID, EVENT, END)}
 # Names in a balancer's log that mean the same in every balancer: the validation losses that it
 # measured on micro-batches, and those losses relative to the ones before training.
 MEASURED_LOSS, MEASURED_RATIO = "valid_loss", "ratio"
+
+# What the lines of kind `event` are about: settings changed on the way, a step that was skipped
+# (its line of kind `train` has null for what was not finite), a run that could not go on, files
+# that were lost, damaged or set aside.
+CHANGED, SKIPPED, STOPPED, STORAGE = "changed", "skipped", "stopped", "storage"
 
 END_REASONS = ("finished", "early_stop", "interrupted")
 Number = int | float

@@ -22,9 +22,9 @@ class Session:
     valid_rows: list[np.ndarray] = dataclasses.field(default_factory=list)
     logs: list[tuple[int, dict[str, np.ndarray]]] = dataclasses.field(default_factory=list)
     conflicts: list[tuple[int, np.ndarray]] = dataclasses.field(default_factory=list)
+    events: list[Event] = dataclasses.field(default_factory=list)
     end: RunEnd | None = None
     passed_over: list[str] = dataclasses.field(default_factory=list)
-    events: list[Event] = dataclasses.field(default_factory=list)
     last_time: datetime | None = None
 
 
@@ -65,7 +65,8 @@ def merge(sessions: list[Session], cut_short: bool) -> RunRecord:
         end=sessions[-1].end,
         cut_short=cut_short,
         passed_over=tuple(dict.fromkeys(words for s in sessions for words in s.passed_over)),
-        events=tuple(event for session in sessions for event in session.events),
+        # A step that was repeated may have been skipped again.
+        events=tuple(dict.fromkeys(event for s in sessions for event in s.events)),
         last_time=sessions[-1].last_time,
     )
 

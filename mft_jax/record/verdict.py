@@ -7,7 +7,7 @@ by which the last one lies above it, `trend` the median training loss of the las
 steps over that of the first fifth (unknown with fewer than `TREND_STEPS` in each). The first rule
 that holds gives the word:
 
-    diverged     the run could not continue (the last event of its record is "stopped"); or
+    diverged     the run could not continue (its record says "stopped", and nothing was changed since); or
                  trend > 1.5; or rise > 10 % without a falling training loss
     starved      a task in fewer than a tenth of the steps, or with a mean weight below a tenth of
                  the equal share, that gained less than half of what the tasks gained on average
@@ -29,13 +29,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mft_jax.record.columns import RunRecord
+from mft_jax.record.schema import CHANGED, SKIPPED, STOPPED
 
 Word = Literal[
     "diverged", "starved", "no better than the base", "overfitting", "stalled", "improved",
     "unknown",
 ]  # fmt: skip
 
-STOPPED = "stopped"  # the event of a run that could not continue
 NO_BETTER = 0.995  # a ratio above it is no better than the model before training
 DIVERGED_TREND = 1.5
 DIVERGED_RISE = 0.10
@@ -139,8 +139,9 @@ def verdict(record: RunRecord) -> Verdict:
     judged = judge(whole)
     if len(courses) > 1:
         judged = dataclasses.replace(judged, reason=f"{judged.reason}, on average over tasks")
-    if record.end is None and record.events and record.events[-1].what == STOPPED:
-        judged = Judgement("diverged", None, record.events[-1].text)
+    turns = [event for event in record.events if event.what in (STOPPED, CHANGED, SKIPPED)]
+    if record.end is None and turns and turns[-1].what == STOPPED:
+        judged = Judgement("diverged", None, turns[-1].text)
     return Verdict(
         run=judged,
         tasks={

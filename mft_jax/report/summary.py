@@ -59,11 +59,11 @@ def notes(record: RunRecord) -> list[str]:
         found.append("The last line of metrics.jsonl is incomplete and has been left out.")
     if passed_over := passed_over_note(record):
         found.append(passed_over)
-    found += [f"Step {event.step:,}: {event.text}" for event in record.events]
     if not len(record.train):
         found.append("No training step has been recorded yet.")
     if not len(record.valid):
         found.append("No validation pass has been recorded yet.")
+    found += [f"Step {event.step:,}: {event.text}." for event in record.events]
     return found
 
 

@@ -6,14 +6,17 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
-from mft_jax.config import LoopConfig, TrainConfig
+from mft_jax.config import LoopConfig
 from mft_jax.run import batches, parts
 from mft_jax.run.base_model import BaseModelInfo, BaseWeights, load_base, load_untrained, prepare
-from mft_jax.run.checkpoints import Checkpoints
+from mft_jax.run.changes import Continuation
+from mft_jax.run.checkpoints import Checkpoints, check_names
 from mft_jax.run.compiled import announced
 from mft_jax.run.display import Display
 from mft_jax.run.folder import check_or_write_config, saved_tuning
 from mft_jax.run.recorder import MetricsLog, Recorder
+from mft_jax.run.saved import FOLDER
+from mft_jax.run.start import ANEW, Start, find_start
 from mft_jax.run.view import RunView
 from mft_jax.sharding import make_mesh
 from mft_jax.types import Params
@@ -23,7 +26,9 @@ from mft_jax.types import Params
 class Run:
     """What does not change while the loop runs.
 
-    resumed_at  the step of the checkpoint that the run continues from; None for a new run
+    start    where it begins: the step of a checkpoint, or anew
+    changes  the event of settings that are others from there on; None where none are
+    resized  whether the run was begun with another number of steps
     """
 
     loop_config: LoopConfig
@@ -36,7 +41,14 @@ class Run:
     log: MetricsLog
     view: RunView
     recorder: Recorder
-    resumed_at: int | None
+    start: Start
+    changes: str | None
+    resized: bool
+
+    @property
+    def resumed_at(self) -> int | None:
+        """The step of the checkpoint that the run continues from; None for a new run."""
+        return self.start.step
 
     @property
     def has_finished(self) -> bool:
@@ -45,24 +57,38 @@ class Run:
 
 
 def build(
-    config: TrainConfig, workdir: Path, display: Display, stack: contextlib.ExitStack
+    continued: Continuation,
+    workdir: Path,
+    display: Display,
+    checkpoint: str,
+    stack: contextlib.ExitStack,
 ) -> tuple[Run, Params]:
     """The run, and what it trains as it starts (nothing where it is resumed). `stack` closes what
-    is opened here, also where something is refused. Raises `MftError`.
+    is opened here, also where something is refused. `checkpoint`: see `find_start`. Raises
+    `MftError`.
     """
+    config, changes = continued.config, None
     # 1. where: devices and their mesh; rows must fit it before anything is read
     mesh = make_mesh(config.mesh)
     parts.check_rows(config, mesh)
     # 2. what is trained, and on what: all that can be wrong, before a weight is read
-    base = prepare(config, display.say, saved_tuning(workdir))
+    tuning = None if checkpoint == ANEW else saved_tuning(workdir)
+    base = prepare(config, display.say, tuning)
     data = batches.build_data(config, base, mesh, display.say, display.task_progress)
     parts.check_steps(config, base, data.tasks)
     # 3. where it begins: at a checkpoint, or anew
-    checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir)))
-    at = checkpoints.latest_step()
+    start = find_start(workdir, checkpoint)
+    at = start.step
     if at is not None:
-        checkpoints.check_names(at, base.trainable_shapes)
-    check_or_write_config(workdir, config, base, data, resumed=at is not None)
+        display.say(start.proven)
+        check_names(workdir / FOLDER / str(at), base.trainable_shapes)
+        continued.check(at)
+        changes = continued.told(at) if continued.changes else None
+    new = [{"step": at, **dataclasses.asdict(change)} for change in continued.changes]
+    check_or_write_config(
+        workdir, config, base, data, resumed=at is not None, changes=new, make_way=start.make_way
+    )
+    checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, proven=at)))
     # 4. how it is trained (objective, balancer, optimiser, compiled step), and the weights
     functions = parts.build_step_functions(config, base, mesh, data.tasks)
     load = load_untrained if at is None else load_base
@@ -77,6 +103,9 @@ def build(
         step=announced(functions.step, "compiling the training step", view.phase),
         evaluate=announced(functions.evaluate, "compiling the validation pass", view.phase),
     )
-    recorder = Recorder(log, view.train, tasks)
-    run = Run(loop, mesh, base, weights, data, functions, checkpoints, log, view, recorder, at)
+    skips = loop.max_skipped_steps if loop.on_nonfinite == "skip" else 0
+    recorder = Recorder(log, view.train, tasks, view.say, skips)
+    outputs = checkpoints, log, view, recorder
+    told = changes, continued.resized
+    run = Run(loop, mesh, base, weights, data, functions, *outputs, start, *told)
     return run, trainable

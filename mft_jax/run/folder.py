@@ -2,22 +2,21 @@
 
 config.json      the resolved configuration, what an imported adapter made of it, and fingerprints
                  of the base weights and the tokenized data
-metrics.jsonl    the record          checkpoints/   see `checkpoints`
+metrics.jsonl    the record          checkpoints/   see `checkpoints`, with checkpoints.json
 report.html      the report          adapter/       the PEFT adapter, at the end
+set_aside/       what a later start replaced, by its time
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mft_jax.config import TrainConfig, differences, resolve, to_dict
+from mft_jax.config import CHANGEABLE, TrainConfig, differences, is_one_of, resolve, to_dict
 from mft_jax.data.tasks import TokenizedData
 from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.huggingface.adapter_export import CONFIG_FILE as ADAPTER_CONFIG
@@ -27,12 +26,11 @@ from mft_jax.record.files import write_whole
 from mft_jax.record.schema import CONFIG_FILE
 from mft_jax.run.base_model import BaseModelInfo
 from mft_jax.run.batches import Data
-from mft_jax.run.checkpoints import has_checkpoint
 from mft_jax.run.processes import check_equal, on_first
+from mft_jax.run.saved import has_checkpoint
 from mft_jax.types import Batch, MftError
 
 SAMPLE_FILE = "sample.npz"
-LOCK_FILE = ".lock"
 SAMPLE_ROWS = 4
 
 
@@ -49,45 +47,10 @@ def fingerprint(data: TokenizedData) -> dict[str, int]:
     return prints
 
 
-@contextlib.contextmanager
-def locked(workdir: Path) -> Iterator[None]:
-    """Hold a run's folder: one run at a time, and no folder that is something else.
-
-    The first process takes the lock. The others wait, and end with it where it cannot.
-    """
-    with contextlib.ExitStack() as held:
-        on_first(f"use {workdir}", lambda: held.enter_context(_locked(workdir)))
-        yield
-
-
-@contextlib.contextmanager
-def _locked(workdir: Path) -> Iterator[None]:
-    if any(sign in str(workdir.absolute()) for sign in "*?[]"):
-        raise MftError(
-            f"--workdir={workdir}: checkpoints in a folder with one of * ? [ ] in its path could "
-            "not be read again; choose another name"
-        )
+def check_is_run(workdir: Path) -> None:
+    """Raise `MftError` where a folder has a `config.json` that is no run's."""
     if (workdir / CONFIG_FILE).exists():
         _read(workdir)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MftError(
-            f"--workdir={workdir} cannot be made a folder ({error.strerror}); choose another name"
-        ) from error
-    with (workdir / LOCK_FILE).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise MftError(
-                f"another run is using {workdir}; wait for it, stop it, or choose another --workdir"
-            ) from error
-        try:
-            yield
-        finally:
-            (workdir / LOCK_FILE).unlink(missing_ok=True)
-            if not any(workdir.iterdir()):
-                workdir.rmdir()
 
 
 def _read(workdir: Path) -> dict[str, Any]:
@@ -113,6 +76,11 @@ def read_config(workdir: Path) -> TrainConfig:
     return _resolved(workdir, _read(workdir))
 
 
+def read_changes(workdir: Path) -> list[dict[str, Any]]:
+    """The settings that were changed on the way, in their order: step, key, before, after."""
+    return _read(workdir).get("changes", []) if (workdir / CONFIG_FILE).is_file() else []
+
+
 def saved_tuning(workdir: Path) -> FinetuneConfig | None:
     """The tuning of a run that has a checkpoint, with the settings of an imported adapter."""
     if not has_checkpoint(workdir) or not (workdir / CONFIG_FILE).is_file():
@@ -131,9 +99,18 @@ def check_base(workdir: Path, base: BaseModelInfo) -> None:
 
 
 def check_or_write_config(
-    workdir: Path, config: TrainConfig, base: BaseModelInfo, data: Data, *, resumed: bool
+    workdir: Path,
+    config: TrainConfig,
+    base: BaseModelInfo,
+    data: Data,
+    *,
+    resumed: bool,
+    make_way: Callable[[], None],
+    changes: Sequence[dict[str, Any]] = (),
 ) -> None:
-    """Write what the run is started with; on resumption compare it with what it was started with.
+    """Write what the run is started with; on resumption compare it with what it was started with,
+    but for the `changes` that are asked for: they are added to those of before. Nothing is changed
+    where that is refused; then `make_way` moves what is replaced.
 
     One rule decides: settings by their values, base model, adapter and data by their content. All
     processes must call it, and must have been started with the same; the first one writes.
@@ -144,14 +121,17 @@ def check_or_write_config(
         "base": base_fingerprint(base.folder),
         "adapter": None if base.imported is None else adapter_checksum(base.imported.folder),
         "data": fingerprint(data.tokenized),
+        "changes": list(changes),
     }
     started = json.dumps(now, indent=2) + "\n"
     check_equal("what is trained, or the data,", zlib.crc32(started.encode()))
     rows = Batch(*(leaf[:SAMPLE_ROWS] for leaf in next(iter(data.valid_pass))))
-    on_first(f"start in {workdir}", lambda: _check_and_write(workdir, now, rows, resumed))
+    on_first(f"start in {workdir}", lambda: _check_and_write(workdir, now, rows, resumed, make_way))
 
 
-def _check_and_write(workdir: Path, now: dict[str, Any], rows: Batch, resumed: bool) -> None:
+def _check_and_write(
+    workdir: Path, now: dict[str, Any], rows: Batch, resumed: bool, make_way: Callable[[], None]
+) -> None:
     path = workdir / CONFIG_FILE
     if resumed:
         if not path.exists():
@@ -165,10 +145,11 @@ def _check_and_write(workdir: Path, now: dict[str, Any], rows: Batch, resumed: b
                 f"{workdir} holds checkpoints of another configuration:\n  "
                 + "\n  ".join(changed)
                 + "\nuse a new --workdir, or undo the change to resume"
-                + " (more steps are a new run, because the learning rate follows from them)"
-                * any(line.startswith("loop.steps") for line in changed)
+                + _way_to_change(changed)
             )
         now["adapter"] = before.get("adapter")  # its folder may be gone by now
+        now["changes"] = [*before.get("changes", []), *now["changes"]]
+    make_way()
     write_whole(path, json.dumps(now, indent=2) + "\n")
     np.savez(workdir / SAMPLE_FILE, **rows._asdict())
 
@@ -176,7 +157,12 @@ def _check_and_write(workdir: Path, now: dict[str, Any], rows: Batch, resumed: b
 def _changes(workdir: Path, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Lines that name what has changed since the start of the run."""
     # An older version may have known fewer settings: they had what is now the default.
-    changed = differences(to_dict(_resolved(workdir, before)), now["config"])
+    asked_for = {change["key"] for change in now["changes"]}
+    changed = [
+        line
+        for line in differences(to_dict(_resolved(workdir, before)), now["config"])
+        if line.partition(":")[0] not in asked_for
+    ]
     if before["base"] != now["base"]:
         changed.append(
             f"the base model in {now['config']['model']['path']} (its config.json or its weights "
@@ -190,6 +176,16 @@ def _changes(workdir: Path, before: dict[str, Any], now: dict[str, Any]) -> list
         if before["data"].get(name) != check
     ]
     return changed
+
+
+def _way_to_change(changed: list[str]) -> str:
+    """How to resume all the same, where nothing but what may change on the way has changed."""
+    keys = [line.partition(":")[0] for line in changed]
+    if not all(is_one_of(key, CHANGEABLE) for key in keys):
+        return ""
+    new = [line.rpartition(" -> ")[2].strip("'") for line in changed]
+    wanted = ",".join(f"{key}={value}" for key, value in zip(keys, new, strict=True))
+    return f"; to go on with it from the last checkpoint, add --resume_with={wanted}"
 
 
 def _adapter_changes(before: str, now: str, checksum: int | None) -> list[str]:

@@ -9,6 +9,8 @@ import numpy as np
 from mft_jax.run import batches, parts, recorder
 from mft_jax.run.build import Run
 from mft_jax.run.checkpoints import EvalProgress
+from mft_jax.run.divergence import check_rise
+from mft_jax.run.interruption import StopSignals
 from mft_jax.run.processes import on_any
 from mft_jax.train_state import TrainState
 from mft_jax.types import Batch, Params, TaskSums
@@ -36,7 +38,9 @@ def begin(run: Run, trainable: Params) -> Outcome:
     initial = TaskSums(*(leaf.astype(np.float32) for leaf in sums))
     state = run.functions.init_state(trainable, initial)
     losses = recorder.mean_by_name(sums, run.data.tokenized.tasks)
-    outcome = Outcome(state, EvalProgress(losses, balancer=run.functions.balancer_identity), 0)
+    progress = EvalProgress(losses, balancer=run.functions.balancer_identity)
+    outcome = Outcome(state, progress, 0)
+    outcome.progress = dataclasses.replace(progress, saved_loss=_first_batch_loss(run, outcome))
     _record_valid(run, 0, sums, losses)
     return outcome
 
@@ -44,15 +48,18 @@ def begin(run: Run, trainable: Params) -> Outcome:
 def resume(run: Run, step: int) -> Outcome:
     """State, data cursor and progress of the checkpoint of `step`."""
     like, balancer = run.functions.state_shapes, run.functions.balancer_identity
-    state, cursor, progress = run.checkpoints.restore(step, like, balancer)
+    state, cursor, progress = run.checkpoints.restore(step, like, balancer, run.resized)
     run.data.train.restore(cursor)
+    run.recorder.skipped = progress.skipped
+    if run.changes:  # what was in vain under the old settings does not count
+        progress = dataclasses.replace(progress, evals_since_best=0)
     what = "already finished" if step >= run.loop_config.steps else "resumed"
     run.view.say(f"{what} at step {step} from {run.checkpoints.folder / str(step)}")
     return Outcome(state, progress, step)
 
 
-def take_steps(run: Run, outcome: Outcome, stop: list[int]) -> None:
-    """Steps to the end, to early stopping, or to a signal (a number in `stop`).
+def take_steps(run: Run, outcome: Outcome, stop: StopSignals) -> None:
+    """Steps to the end, to early stopping, or to a signal.
 
     Order (do not change): evaluate, save, next batch, step, then the record of the step before.
 
@@ -84,15 +91,16 @@ def take_steps(run: Run, outcome: Outcome, stop: list[int]) -> None:
             _diagnose(run, outcome, batch)
         state, step_metrics = run.functions.step(outcome.state, run.weights.frozen, batch, valid)
         outcome.state, outcome.step = state, step + 1
+        stop.nothing_to_save = False
         run.recorder.push(step, step_metrics, positions=batch.tokens.size)
 
 
-def _is_stopped(stop: list[int], step: int, log_every_steps: int) -> bool:
+def _is_stopped(stop: StopSignals, step: int, log_every_steps: int) -> bool:
     """Whether a signal has come, on any process. Several processes ask each other only every
     `log_every_steps`, because the answer waits for the step."""
     if jax.process_count() > 1 and step % log_every_steps:
         return False
-    return on_any(bool(stop))
+    return on_any(bool(stop.seen))
 
 
 def _evaluate(run: Run, outcome: Outcome) -> None:
@@ -129,8 +137,19 @@ def _record_valid(run: Run, step: int, sums: TaskSums, initial: dict[str, float 
 
 
 def _save(run: Run, outcome: Outcome) -> None:
-    # What is saved must be known to be finite, so the record is brought up to date first.
+    # What is saved must be known to be good, so the record is brought up to date first. Its last
+    # loss is of the state before the last update: that of the state itself is measured here.
     run.recorder.flush()
+    loss, bound = _first_batch_loss(run, outcome), run.loop_config.max_loss_rise
+    check_rise(outcome.step, loss, outcome.progress.saved_loss, bound)
+    skipped = run.recorder.skipped
+    outcome.progress = dataclasses.replace(outcome.progress, saved_loss=loss, skipped=skipped)
     cursor = run.data.train.state()
     progress = dataclasses.replace(outcome.progress, seconds=outcome.seconds)
     run.checkpoints.save(outcome.step, outcome.state, cursor, progress)
+    run.recorder.restart_clock()
+
+
+def _first_batch_loss(run: Run, outcome: Outcome) -> float:
+    trainable, frozen = outcome.state.trainable, run.weights.frozen
+    return parts.first_batch_loss(run.functions, trainable, frozen, run.data, run.mesh)

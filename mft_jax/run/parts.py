@@ -79,7 +79,9 @@ def build_step_functions(
     initial = TaskSums(*(jax.ShapeDtypeStruct((num_tasks,), np.float32) for _ in range(2)))
     shapes = jax.eval_shape(init_state, base.trainable_shapes, initial)
     where = _state_shardings(shapes, optimizer, mesh, base.infos)
-    step = make_train_step(spec, balancer, optimizer, optim.learning_rate(config.optim, steps))
+    schedule = optim.learning_rate(config.optim, steps)
+    skips = config.loop.on_nonfinite == "skip"
+    step = make_train_step(spec, balancer, optimizer, schedule, skips)
     return StepFunctions(
         spec=spec,
         balancer=balancer,
@@ -180,6 +182,16 @@ def check_task_gradients(
             "choose a balancer of losses and "
             "loop.diagnose_every_steps=0, or raise the bound"
         )
+
+
+def first_batch_loss(
+    functions: StepFunctions, trainable: Params, frozen: Params, data: Data, mesh: Mesh
+) -> float:
+    """The loss (nats per trained token, over all tasks) of the validation set's first batch."""
+    batch = place_batch(next(iter(data.valid_pass)), mesh)
+    sums = functions.evaluate(trainable, frozen, batch)
+    total, count = (float(np.asarray(leaf, np.float64).sum()) for leaf in sums)
+    return total / count
 
 
 def full_pass(

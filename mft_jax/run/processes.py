@@ -40,6 +40,13 @@ def on_first(what: str, call: Callable[[], Value]) -> Value | None:
     return value
 
 
+def of_first(number: int) -> int:
+    """The first process's `number`, on every process. All must call it."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.broadcast_one_to_all(np.asarray(number, np.int32)))
+
+
 def _all_done(done: bool) -> bool:
     if jax.process_count() == 1:
         return done

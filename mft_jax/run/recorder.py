@@ -5,15 +5,20 @@ import json
 import math
 import time
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
 from mft_jax.record import schema
-from mft_jax.record.files import write_whole
+from mft_jax.record.cut_back import cut_back
+from mft_jax.record.files import full_disk_named
+from mft_jax.run.aside import set_aside, time_of_day
+from mft_jax.run.console import Say, quiet
+from mft_jax.run.divergence import Diverged
 from mft_jax.run.memory import peak_device_bytes, peak_host_bytes
 from mft_jax.run.processes import is_first
 from mft_jax.train_step import StepMetrics
@@ -25,23 +30,32 @@ class MetricsLog:
 
     def __init__(self, workdir: Path):
         self.path = workdir / schema.METRICS_FILE
-        self.file: TextIO | None = None
+        self.file: FileIO | None = None
 
-    def open(self, resume_step: int | None) -> None:
-        """Begin a new record (None), or remove what a run resumed at `resume_step` writes again."""
-        if resume_step is None:
-            self.path.unlink(missing_ok=True)
-        else:
-            _cut_back(self.path, resume_step)
-        self.file = self.path.open("a", encoding="utf-8")
+    def open(self, resume_step: int | None) -> list[str]:
+        """Begin a new record (None), or remove what a run resumed at `resume_step` writes again.
+
+        A record that is there already is set aside by a new one. Returns what a reader of the
+        record must know of the lines that are left.
+        """
+        notes = []
+        if resume_step is not None:
+            notes = cut_back(self.path, resume_step)
+        elif self.path.exists():
+            set_aside(self.path.parent, time_of_day(), {self.path: self.path.name})
+        self.file = FileIO(self.path, "a")
+        return notes
 
     def write(self, record: dict[str, Any]) -> None:
         if not is_first():
             return
         assert self.file is not None, "open comes before write"
         stamped = {"kind": record["kind"], "time": time_stamp(), **record}
-        self.file.write(json.dumps(stamped, allow_nan=False) + "\n")
-        self.file.flush()
+        line = (json.dumps(stamped, allow_nan=False) + "\n").encode()
+        with full_disk_named(self.path):
+            # Without a buffer: nothing waits that closing the file would try to write again.
+            while line:
+                line = line[self.file.write(line) :]
 
     def close(self) -> None:
         if self.file is not None:
@@ -53,10 +67,21 @@ class Recorder:
     has been dispatched, or at `flush`.
 
     The time of a step is that between two records; `restart_clock` leaves out other work.
+
+    skips    how many steps of the run may be skipped, where the loss or the gradient was not finite
+    skipped  how many were
     """
 
-    def __init__(self, log: MetricsLog, show: Callable[[dict[str, Any]], None], tasks: TaskTable):
-        self.log, self.show, self.tasks = log, show, tasks
+    def __init__(
+        self,
+        log: MetricsLog,
+        show: Callable[[dict[str, Any]], None],
+        tasks: TaskTable,
+        say: Say = quiet,
+        skips: int = 0,
+    ):
+        self.log, self.show, self.tasks, self.say = log, show, tasks, say
+        self.skips, self.skipped = skips, 0
         self.pending: tuple[int, StepMetrics, int] | None = None
         self.since = time.monotonic()
 
@@ -73,54 +98,51 @@ class Recorder:
         metrics = jax.device_get(metrics)
         seconds = time.monotonic() - self.since
         self.restart_clock()
-        record = train_record(step, metrics, self.tasks, positions, seconds)
+        skipped = self.skips > 0 and self._skip(step, metrics)
+        record = train_record(step, metrics, self.tasks, positions, seconds, skipped)
         self.log.write(record)
-        self.show(record)
+        if not skipped:
+            self.show(record)
+
+    def _skip(self, step: int, metrics: StepMetrics) -> bool:
+        """Whether the step was skipped; it is recorded. Raises `Diverged` beyond the bound."""
+        try:
+            check_finite(step, metrics, self.tasks)
+        except Diverged as error:
+            if self.skipped == self.skips:
+                raise Diverged(
+                    f"{error}; {self.skips} steps were skipped before (loop.max_skipped_steps)"
+                ) from error
+            self.skipped += 1
+            text = f"{error}; the step was skipped ({self.skipped} of {self.skips})"
+            self.log.write(event_record(step, schema.SKIPPED, text))
+            self.say(text)
+            return True
+        return False
 
     def restart_clock(self) -> None:
         self.since = time.monotonic()
 
 
-def _cut_back(path: Path, resume_step: int) -> None:
-    """Remove steps that will be repeated, the end of the interrupted run, an incomplete line."""
-    if not path.is_file():
-        raise MftError(
-            f"{path} is missing, but its run has checkpoints; put the file back, or start again in "
-            "a new --workdir"
-        )
-    kept = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(True), start=1):
-        if not line.endswith("\n"):
-            break
-        try:
-            record = json.loads(line)
-            kind, step = record["kind"], record.get("step", 0)
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise MftError(
-                f"{path}:{number} is no record of a run ({error}); put the file back as it was "
-                "written, or start again in a new --workdir"
-            ) from error
-        in_step = kind in (schema.TRAIN.name, schema.CONFLICTS.name)
-        repeated = in_step and step >= resume_step
-        if kind == schema.END.name or repeated or step > resume_step:
-            continue
-        kept.append(line)
-    write_whole(path, "".join(kept))
-
-
 def train_record(
-    step: int, metrics: StepMetrics, tasks: TaskTable, positions: int, seconds: float
+    step: int,
+    metrics: StepMetrics,
+    tasks: TaskTable,
+    positions: int,
+    seconds: float,
+    skipped: bool = False,
 ) -> dict[str, Any]:
     """`step` is the number of the step taken (0-based); `positions` those of the global batch.
 
-    Raises `MftError` where the loss or the gradient is not finite.
+    Raises `Diverged` where the loss or the gradient is not finite, unless the step was `skipped`.
     """
-    check_finite(step, metrics, tasks)
+    if not skipped:
+        check_finite(step, metrics, tasks)
     num_tokens = float(np.sum(metrics.tokens))
     values: dict[str, Any] = {
         "step": step,
-        "loss": float(metrics.loss),
-        "grad_norm": float(metrics.grad_norm),
+        "loss": _finite(metrics.loss),
+        "grad_norm": _finite(metrics.grad_norm),
         "learning_rate": float(metrics.learning_rate),
         "tokens_per_sec": num_tokens / seconds,
         "tokens": tasks.by_name(metrics.tokens),
@@ -178,6 +200,10 @@ def mean_by_name(sums: TaskSums, tasks: TaskTable) -> dict[str, float | None]:
         return tasks.by_name(TaskSums(*map(np.asarray, sums)).mean())
 
 
+def _finite(value: Any) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
 def check_finite(step: int, metrics: StepMetrics, tasks: TaskTable) -> None:
     if math.isfinite(metrics.loss) and math.isfinite(metrics.grad_norm):
         return
@@ -186,15 +212,12 @@ def check_finite(step: int, metrics: StepMetrics, tasks: TaskTable) -> None:
     ]
     what = "loss" if not math.isfinite(metrics.loss) else "gradient"
     where = f"task {', '.join(map(repr, bad))}" if bad else "no single task"
-    raise MftError(
-        f"step {step}: the {what} is not finite (from {where}); nothing after the last checkpoint "
-        "was saved; lower optim.learning_rate or optim.clip_norm, or look at that task's data, "
-        "and start again from the checkpoint"
-    )
+    raise Diverged(f"step {step}: the {what} is not finite (from {where})")
 
 
 def check_valid(step: int, sums: TaskSums, tasks: TaskTable) -> None:
-    """Raise `MftError` unless every task is present and finite in a full validation pass."""
+    """Raise `MftError` unless every task is present in a full validation pass, and `Diverged`
+    unless its loss is finite."""
     for name, total, count in zip(tasks.names, sums.sum, sums.count, strict=True):
         if not count > 0:
             raise MftError(
@@ -202,10 +225,7 @@ def check_valid(step: int, sums: TaskSums, tasks: TaskTable) -> None:
                 "tasks are balanced by it; mend its `valid_path` or raise `valid_fraction`"
             )
         if not np.isfinite(total):
-            raise MftError(
-                f"step {step}: the validation loss of task {name!r} is not finite; look at that "
-                "task's data, or lower optim.learning_rate and start again"
-            )
+            raise Diverged(f"step {step}: the validation loss of task {name!r} is not finite")
 
 
 def mean_ratio(losses: dict[str, float | None], initial: dict[str, float | None]) -> float:

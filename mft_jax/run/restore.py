@@ -12,7 +12,7 @@ from mft_jax.config import TrainConfig
 from mft_jax.finetune.combine import combine
 from mft_jax.finetune.merge import TrainedWeights
 from mft_jax.run.base_model import BaseModelInfo, BaseWeights, load_base, prepare
-from mft_jax.run.checkpoints import Checkpoints, placed_shapes
+from mft_jax.run.checkpoints import Checkpoints, check_names, placed_shapes
 from mft_jax.run.console import ReadProgress, Say, no_progress, quiet
 from mft_jax.run.folder import check_base, read_config, saved_tuning
 from mft_jax.types import Params
@@ -62,9 +62,10 @@ def restore(
     config = read_config(workdir)
     with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
         step = checkpoints.chosen_step(str(which))
+        checkpoints.prove(step, ("trainable",))
         base = prepare(config, say, saved_tuning(workdir))
         check_base(workdir, base)
-        checkpoints.check_names(step, base.trainable_shapes)
+        check_names(checkpoints.folder / str(step), base.trainable_shapes)
         weights, _ = load_base(config, base, mesh, progress)
         shapes = base.trainable_shapes
         like = placed_shapes(shapes, sharding.tree_shardings(mesh, base.infos, shapes))

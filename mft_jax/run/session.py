@@ -1,36 +1,78 @@
 """One session of a run: from its lock to the end of its record."""
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import jax
 
 from mft_jax.config import TrainConfig
-from mft_jax.run.build import build
+from mft_jax.record import schema
+from mft_jax.run.build import Run, build
+from mft_jax.run.changes import continuation
 from mft_jax.run.display import Display
-from mft_jax.run.folder import locked
-from mft_jax.run.interruption import stop_signals
-from mft_jax.run.loop import begin, resume, take_steps
+from mft_jax.run.divergence import Diverged, ways_out
+from mft_jax.run.interruption import StopSignals, stop_signals
+from mft_jax.run.lock import locked
+from mft_jax.run.loop import Outcome, begin, resume, take_steps
 from mft_jax.run.processes import on_first
-from mft_jax.run.recorder import end_record
+from mft_jax.run.recorder import end_record, event_record
 from mft_jax.run.run_line import run_record
+from mft_jax.run.start import ANEW
 from mft_jax.run.trained import Trained
+from mft_jax.types import MftError, Params
 
 
-def train(config: TrainConfig, workdir: Path, display: Display) -> Trained:
-    """Train, or resume, to the end, to early stopping, or to a signal. Raises `MftError`."""
+def train(
+    config: TrainConfig,
+    workdir: Path,
+    display: Display,
+    checkpoint: str = "",
+    resume_with: Mapping[str, Any] | None = None,
+    stop: StopSignals | None = None,
+) -> Trained:
+    """Train, or resume, to the end, to early stopping, or to a signal. Raises `MftError`.
+
+    checkpoint   where to begin (see `find_start`)
+    resume_with  settings by name that change on the way (see `changes`)
+    stop         the signals, where the caller has taken them already
+    """
     with locked(workdir), contextlib.ExitStack() as stack:
-        run, trainable = build(config, workdir, display, stack)
-        stop = stack.enter_context(stop_signals())
+        stop = stop or stack.enter_context(stop_signals())
+        # One process alone may end at any time; of several, only where all do.
+        stop.nothing_to_save = jax.process_count() == 1
+        continued = continuation(workdir, config, resume_with or {}, anew=checkpoint == ANEW)
+        run, trainable = build(continued, workdir, display, checkpoint, stack)
+        config = continued.config
         header = run_record(
             config, run.base, run.data, run.mesh, dict(run.functions.balancer.titles)
         )
         run.view.header(header)
         if not run.has_finished:
-            on_first("open the record", lambda: run.log.open(run.resumed_at))
+            notes = on_first("open the record", lambda: run.log.open(run.resumed_at))
             run.log.write(header)
-        outcome = begin(run, trainable) if run.resumed_at is None else resume(run, run.resumed_at)
-        del trainable  # the state has taken it over
-        take_steps(run, outcome, stop)
+            for event in run.start.events(notes or []):
+                run.log.write(event)
+                run.view.say(event["text"])
+        outcome = _steps(run, trainable, stop, config.optim.learning_rate)
         if not run.has_finished:
             run.log.write(end_record(outcome.step, outcome.reason, outcome.seconds))
     done = outcome.state, outcome.progress, outcome.step, outcome.reason
     return Trained(config, workdir, run.checkpoints.folder, run.base, run.weights, *done)
+
+
+def _steps(run: Run, trainable: Params, stop: StopSignals, learning_rate: float) -> Outcome:
+    """All steps of the session. `trainable` is taken over."""
+    if run.changes is not None and run.resumed_at is not None:
+        run.log.write(event_record(run.resumed_at, schema.CHANGED, run.changes))
+        run.view.say(run.changes)
+    try:
+        outcome = begin(run, trainable) if run.resumed_at is None else resume(run, run.resumed_at)
+        take_steps(run, outcome, stop)
+    except Diverged as error:
+        newest = run.checkpoints.latest_step()
+        run.log.write(event_record(newest or 0, schema.STOPPED, str(error)))
+        skips = run.loop_config.on_nonfinite == "skip"
+        raise MftError(f"{error}; {ways_out(newest, learning_rate, skips=skips)}") from error
+    return outcome

@@ -14,6 +14,7 @@ import pytest
 
 from mft_jax import testing
 from mft_jax.cli import main
+from mft_jax.run.interruption import CAN_GO_ON
 
 STEPS, SAVE_EVERY = 60, 10
 
@@ -93,14 +94,20 @@ def assert_same_as(whole: Path, workdir: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+    "number",
+    [signal.SIGTERM]
+    + [
+        pytest.param(number, marks=pytest.mark.slow)
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+    ],
 )
 def test_a_stop_signal_saves_and_exits_cleanly_and_the_same_command_resumes(
     config_file, whole, tmp_path, capsys, number
 ):
     workdir = tmp_path / "run"
     code, output = stop_at(7, number, config_file, workdir)
-    assert code == 0, output
+    assert code == CAN_GO_ON == 75, output
+    assert f"{number.name}: saving after this step, then ending, in at most 300 s" in output
     taken = len(steps_of(workdir))
     assert saved_steps(workdir)[-1] == taken < STEPS
     assert f"interrupted and saved at step {taken}" in output
@@ -123,3 +130,33 @@ def test_a_killed_run_loses_at_most_the_steps_since_the_last_checkpoint(
     train_here(config_file, workdir)
     assert f"resumed at step {saved}" in capsys.readouterr().out
     assert_same_as(whole, workdir)
+
+
+def test_ctrl_c_while_modules_are_imported_shows_no_traceback(tmp_path):
+    program = (
+        "import signal, sys\n"
+        "class CtrlC:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'mft_jax.types':\n"
+        "            signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, CtrlC())\n"
+        "from mft_jax.cli import main\n"
+        f"main(['train', '--workdir={tmp_path / 'run'}'])\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, ended.stderr) == (130, "mft train: interrupted\n")
+
+
+def test_the_command_ends_with_the_code_of_a_run_that_can_go_on(
+    config_file, tmp_path, monkeypatch, capsys
+):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mft_jax.door.train", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", f"--config={config_file}", f"--workdir={tmp_path / 'run'}"])
+    assert ended.value.code == CAN_GO_ON
+    assert "interrupted; the same command goes on" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """A checkpoint is restored whole or not at all."""
 
+import errno
+import json
 import shutil
 from pathlib import Path
 
@@ -9,7 +11,15 @@ import numpy as np
 import optax
 import pytest
 
-from mft_jax.run.checkpoints import Checkpoints, EvalProgress, placed_shapes
+from mft_jax.run import proof
+from mft_jax.run.checkpoints import (
+    Checkpoints,
+    EvalProgress,
+    check_names,
+    placed_shapes,
+)
+from mft_jax.run.proof import State
+from mft_jax.run.saved import newest_noted, note_newest, steps_in
 from mft_jax.train_state import TrainState
 from mft_jax.types import MftError
 
@@ -69,19 +79,115 @@ def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-# Orbax leaves the other reads of a failed restore to a closed event loop.
-@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("damage", [cut, Path.unlink])
-@pytest.mark.parametrize("item", ["trainable", "training", "cursor", "progress"])
-def test_a_checkpoint_cut_short_is_fatal_and_named(saved, item, damage):
-    folder = saved / "checkpoints" / str(STEP) / item
-    files = [f for f in folder.rglob("*") if f.is_file() and not f.name.startswith(("_", "commit"))]
-    size = max(file.stat().st_size for file in files)
-    for file in files:  # the data may be there twice, by process and merged
-        if file.stat().st_size == size:
-            damage(file)
-    with pytest.raises(MftError, match=rf"checkpoints/{STEP} cannot be read"):
+def flip_a_bit(file: Path) -> None:
+    written = bytearray(file.read_bytes())
+    written[len(written) // 3] ^= 4
+    file.write_bytes(written)
+
+
+DAMAGES = {
+    "missing": Path.unlink,
+    "bytes instead of": cut,
+    "has 0 bytes": lambda file: file.write_bytes(b""),
+    "not those written": flip_a_bit,
+}
+
+
+def covered_files(folder: Path) -> list[Path]:
+    return [f for f in sorted(folder.rglob("*")) if f.is_file() and f.parent != folder]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_to_any_file_is_found_before_anything_is_read_and_named(saved, damage):
+    folder = saved / "checkpoints" / str(STEP)
+    assert {f.relative_to(folder).parts[0] for f in covered_files(folder)} == set(proof.ITEMS)
+    for file in covered_files(folder):
+        before = file.read_bytes()
+        DAMAGES[damage](file)
+        verdict = proof.examine(folder)
+        assert verdict.state is State.DAMAGED
+        assert file.relative_to(folder).as_posix() in verdict.text and damage in verdict.text
+        file.write_bytes(before)
+    assert proof.examine(folder).state is State.WHOLE
+
+
+def test_a_damaged_checkpoint_is_never_restored(saved):
+    flip_a_bit(covered_files(saved / "checkpoints" / str(STEP))[-1])
+    with pytest.raises(MftError, match=rf"checkpoints/{STEP} is damaged: .*not those written"):
         restore(saved, state_of(0))
+
+
+def test_a_checkpoint_without_checksums_is_of_an_older_version_unless_it_promises_some(saved):
+    folder = saved / "checkpoints" / str(STEP)
+    (folder / proof.FILE).unlink()
+    assert proof.examine(folder).state is State.INCOMPLETE
+    notes = json.loads((folder / proof.NOTES_FILE).read_text())
+    (folder / proof.NOTES_FILE).write_text(json.dumps(notes | {"custom_metadata": {}}))
+    assert proof.examine(folder).state is State.UNPROVEN
+    state, *_ = restore(saved, state_of(1))
+    jax.tree.map(np.testing.assert_array_equal, state, state_of(0))
+    shutil.rmtree(folder / "cursor")
+    assert "incomplete: it has no cursor" in proof.examine(folder).text
+
+
+def test_a_checkpoint_of_a_newer_version_is_no_damaged_one(saved):
+    folder = saved / "checkpoints" / str(STEP)
+    body = json.loads((folder / proof.FILE).read_text()) | {"format": 2, "written_by": "mft_jax 9"}
+    del body["xxh3"]
+    (folder / proof.FILE).write_text(json.dumps({**body, "xxh3": proof._own_checksum(body)}))
+    with pytest.raises(MftError, match=r"newer version.*mft_jax 9.*nothing was changed") as error:
+        restore(saved, state_of(0))
+    assert "delete" not in str(error.value)
+
+
+def test_damage_to_the_checksums_themselves_is_found(saved):
+    folder = saved / "checkpoints" / str(STEP)
+    for damage in (cut, flip_a_bit):
+        before = (folder / proof.FILE).read_bytes()
+        damage(folder / proof.FILE)
+        assert proof.examine(folder).state is State.DAMAGED
+        (folder / proof.FILE).write_bytes(before)
+
+
+def test_what_cannot_be_read_for_now_is_not_called_damaged(saved, monkeypatch):
+    def refused(path, mode="r", **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refused)
+    verdict = proof.examine(saved / "checkpoints" / str(STEP))
+    assert verdict.state is State.UNREADABLE and not verdict.is_lost
+    assert "Permission denied; nothing was changed, and it may be good" in verdict.text
+
+
+def test_a_failure_of_a_whole_checkpoint_is_not_blamed_on_it(saved, monkeypatch):
+    checkpoints = Checkpoints(saved, read_only=True)
+
+    def dies(*_, **__):
+        raise jax.errors.JaxRuntimeError("UNAVAILABLE: a peer has gone")
+
+    monkeypatch.setattr(checkpoints.manager, "restore", dies)
+    with pytest.raises(MftError, match=r"a peer has gone.*all files are as they were written"):
+        checkpoints.restore_trainable(STEP, {})
+    checkpoints.close()
+
+
+def test_the_note_of_the_newest_follows_what_was_saved(written, tmp_path):
+    assert newest_noted(written) == STEP and newest_noted(tmp_path / "none") is None
+    note_newest(tmp_path, None)
+    assert newest_noted(tmp_path) == 0
+
+
+def test_a_full_disk_names_checkpoint_and_space_and_leaves_no_half(tmp_path, monkeypatch):
+    def full(folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(proof, "write_proof", full)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(STEP, state_of(0), CURSOR, PROGRESS)
+    with pytest.raises(MftError, match=rf"checkpoint .*checkpoints/{STEP} could not.*bytes are fr"):
+        checkpoints.close()
+    assert steps_in(tmp_path) == [] and list((tmp_path / "checkpoints").iterdir()) == []
+    assert newest_noted(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -95,11 +201,10 @@ def test_the_state_of_another_balancer_version_or_order_of_tasks_is_refused(save
 def test_parameters_under_other_names_are_those_of_another_version(saved):
     layers = state_of(0).trainable
     local = {f"local_{path}": leaf for path, leaf in layers.items()}
-    checkpoints = Checkpoints(saved, read_only=True)
-    checkpoints.check_names(STEP, layers)
+    folder = saved / "checkpoints" / str(STEP)
+    check_names(folder, layers)
     for expected in (local, layers | local):
         with pytest.raises(
             MftError, match=r"another version of mft_jax.*differ: \d, such as 'l.*resume with"
         ):
-            checkpoints.check_names(STEP, expected)
-    checkpoints.close()
+            check_names(folder, expected)

@@ -1,5 +1,6 @@
 """The whole run on a toy model, in this process: the loop's contracts."""
 
+import dataclasses
 import io
 import json
 import shutil
@@ -10,12 +11,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from mft_jax import testing
+from mft_jax import door, testing
 from mft_jax.config import resolve
+from mft_jax.report.page import write_report
 from mft_jax.run import parts, session
 from mft_jax.run.checkpoints import Checkpoints
 from mft_jax.run.display import Display
-from mft_jax.run.folder import locked
+from mft_jax.run.lock import locked
 from mft_jax.types import MftError
 
 pytestmark = pytest.mark.usefixtures("single_device", "shared_programs")
@@ -106,6 +108,49 @@ def test_gradients_of_tasks_beyond_their_bound_are_refused_before_anything_runs(
     config.balancer.max_task_gradients_gib = 1e-4
     with pytest.raises(MftError, match=r"3 tasks over full training.*max_task_gradients_gib"):
         run(config, tmp_path / "run")
+
+
+def test_a_damaged_newest_checkpoint_costs_its_steps_and_is_told(toy, tmp_path):
+    # A whole run: only there do state, record and report come together.
+    config, workdir, whole = toy
+    hurt = shutil.copytree(workdir, tmp_path / "hurt")
+    (file,) = (hurt / "checkpoints" / "10" / "training" / "ocdbt.process_0").glob("manifest*")
+    file.write_bytes(file.read_bytes()[::-1])
+    outcome = run(config, hurt)
+    assert outcome.step == 10
+    pairs = zip(jax.tree.leaves(whole.state), jax.tree.leaves(outcome.state), strict=True)
+    for left, right in pairs:
+        np.testing.assert_array_equal(np.asarray(left), np.asarray(right))
+    assert without_time(records(hurt, "train")) == without_time(records(workdir, "train"))
+    (event,) = records(hurt, "event")
+    assert "checkpoints/10 is damaged: the bytes of training/ocdbt" in event["text"]
+    assert "the run continues from step 5" in write_report(hurt).read_text()
+    (kept,) = (hurt / "set_aside").iterdir()
+    assert (kept / "damaged_checkpoint_10" / "training").is_dir()
+    assert (kept / "metrics.jsonl").read_bytes() == (workdir / "metrics.jsonl").read_bytes()
+
+
+def test_a_damaged_best_checkpoint_does_not_cost_the_adapter(toy, tmp_path, monkeypatch):
+    _, workdir, outcome = toy
+    hurt = shutil.copytree(workdir, tmp_path / "hurt")
+    (hurt / "checkpoints" / "5" / "trainable" / "_METADATA").unlink()
+    monkeypatch.setattr(Checkpoints, "chosen_step", lambda *_: 5)
+    said = []
+    told = door._save_adapter(dataclasses.replace(outcome, workdir=hurt), said.append)
+    assert told.endswith("adapter (step 10)") and (hurt / "adapter").is_dir()
+    assert "5 is damaged: trainable/_METADATA is missing" in said[0] and "last step" in said[0]
+
+
+def test_a_record_without_its_checkpoints_is_never_written_over(toy, tmp_path):
+    config, workdir, _ = toy
+    lost = shutil.copytree(workdir, tmp_path / "lost")
+    shutil.rmtree(lost / "checkpoints")
+    before = {file.name: file.read_bytes() for file in lost.iterdir() if file.is_file()}
+    with pytest.raises(
+        MftError, match=r"saved at step 10\), but no checkpoint.*nothing was changed"
+    ):
+        run(config, lost)
+    assert {file.name: file.read_bytes() for file in lost.iterdir() if file.is_file()} == before
 
 
 def test_a_finished_run_started_again_trains_no_further(toy, tmp_path):

@@ -1,5 +1,6 @@
 """metrics.jsonl: absent is null, a resumed run writes nothing twice, nothing is not-finite."""
 
+import errno
 import json
 
 import numpy as np
@@ -108,3 +109,16 @@ def test_a_record_that_is_lost_or_damaged_is_named_on_resumption(tmp_path, text)
         (tmp_path / "metrics.jsonl").write_text(text)
     with pytest.raises(MftError, match=r"metrics\.jsonl"):
         MetricsLog(tmp_path).open(5)
+
+
+def test_a_full_disk_names_the_record_and_the_space(tmp_path, monkeypatch):
+    log = MetricsLog(tmp_path)
+    log.open(None)
+
+    def full(line):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(log.file, "write", full)
+    with pytest.raises(MftError, match=r"metrics\.jsonl could not be written: the disk is full"):
+        log.write({"kind": "run"})
+    log.close()  # nothing waits to be written again

@@ -1,0 +1,150 @@
+"""Settings that a run changes on its way, asked for by `--resume_with`.
+
+They are part of the run from then on: `config.json` keeps them, the record has an event, and the
+command that started the run resumes it with them.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mft_jax import optim
+from mft_jax.config import CHANGEABLE, TrainConfig, is_one_of, resolve, to_dict
+from mft_jax.run.folder import read_changes, read_config
+from mft_jax.run.saved import has_checkpoint
+from mft_jax.settings import settings
+from mft_jax.types import MftError, suggest
+
+EXAMPLE = "--resume_with=optim.learning_rate=1e-4,loop.steps=2000"
+
+
+def parse(text: str) -> dict[str, Any]:
+    """`key=value,key=value` as values by name; `resolve` looks at their kinds.
+
+    >>> parse("optim.learning_rate=1e-4,loop.steps=2000,loop.on_nonfinite=skip")
+    {'optim.learning_rate': 0.0001, 'loop.steps': 2000, 'loop.on_nonfinite': 'skip'}
+    """
+    wanted: dict[str, Any] = {}
+    for part in text.split(",") if text else ():
+        key, equals, value = (word.strip() for word in part.partition("="))
+        if not (key and equals and value):
+            raise MftError(f"--resume_with={text}: expected settings such as {EXAMPLE}")
+        wanted[key] = _value(value)
+    return wanted
+
+
+def _value(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """One setting that is another from now on."""
+
+    key: str
+    before: Any
+    after: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Continuation:
+    """How a run goes on.
+
+    config   with all that was changed since the run began
+    changes  what is new in it
+    before   the configuration without what is new
+    resized  whether loop.steps is, or was, changed
+    """
+
+    config: TrainConfig
+    changes: tuple[Change, ...] = ()
+    before: TrainConfig | None = None
+    resized: bool = False
+
+    def check(self, step: int) -> None:
+        """Raise `MftError` where nothing is left to do after the checkpoint of `step`."""
+        if self.changes and step >= self.config.loop.steps:
+            raise MftError(
+                f"--resume_with: the run is at step {step} of {self.config.loop.steps}, so nothing "
+                "would be trained under the new settings; give it more steps, too, such as "
+                f"loop.steps={2 * step}"
+            )
+
+    def told(self, step: int) -> str:
+        """The event of the record."""
+        changed = ", ".join(f"{c.key} {c.before!r} -> {c.after!r}" for c in self.changes)
+        old, new = (_rate(config, step) for config in (self.before or self.config, self.config))
+        return (
+            f"from step {step} on {changed}; the learning rate follows warm-up and cosine decay "
+            f"over {self.config.loop.steps} steps: that of step {step} is {new:.4g} (before: "
+            f"{old:.4g})"
+        )
+
+
+def continuation(
+    workdir: Path, config: TrainConfig, wanted: Mapping[str, Any], anew: bool = False
+) -> Continuation:
+    """How the run in `workdir` goes on with the settings it was started with, and those `wanted`.
+
+    Settings that were changed earlier stay changed, so that the first command still resumes.
+    """
+    _check_names(wanted)
+    if anew or not has_checkpoint(workdir):
+        if wanted:
+            raise MftError(
+                f"--resume_with: no checkpoint in {workdir} to go on from; set the values in "
+                "the config or with --config.key=value, and give a new --workdir"
+            )
+        return Continuation(config)
+    made = read_changes(workdir)
+    started = {row["key"]: row["before"] for row in reversed(made)}
+    now = _values(read_config(workdir)) if made or wanted else {}
+    kept = {key: now[key] for key, value in started.items() if _values(config)[key] == value}
+    before = _with(config, kept)
+    after = _with(before, wanted)
+    values = _values(after)
+    changes = tuple(Change(k, now[k], values[k]) for k in wanted if values[k] != now[k])
+    resized = any(key == "loop.steps" for key in (*started, *(c.key for c in changes)))
+    return Continuation(after, changes, _with(before, {c.key: c.before for c in changes}), resized)
+
+
+def _rate(config: TrainConfig, step: int) -> float:
+    return float(optim.learning_rate(config.optim, config.loop.steps)(step))
+
+
+def _check_names(wanted: Mapping[str, Any]) -> None:
+    known = [setting.name for setting in settings(TrainConfig)]
+    for key in wanted:
+        if key not in known:
+            hint = suggest(key, known) or "see `mft config`"
+            raise MftError(f"--resume_with: unknown setting {key!r}; {hint}")
+        if not is_one_of(key, CHANGEABLE):
+            raise MftError(
+                f"--resume_with: {key} decides what the state of the run means, so it cannot "
+                f"change on the way; expected one of {', '.join(CHANGEABLE)} (all of optim), or a "
+                "new --workdir"
+            )
+
+
+def _values(config: TrainConfig) -> dict[str, Any]:
+    """The values of the settings that may change, by name."""
+    tree = to_dict(config)
+    return {
+        f"{room}.{name}": value
+        for room in ("optim", "loop", "mesh")
+        for name, value in tree[room].items()
+    }
+
+
+def _with(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
+    tree = to_dict(config)
+    for key, value in values.items():
+        room, _, name = key.partition(".")
+        tree[room][name] = value
+    return resolve(tree) if values else config

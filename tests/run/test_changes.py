@@ -1,0 +1,65 @@
+"""Settings that change on the way: what is allowed, and what is refused before anything runs."""
+
+import json
+
+import pytest
+
+from mft_jax import config as configs
+from mft_jax.config import resolve, to_dict
+from mft_jax.run.changes import continuation, parse
+from mft_jax.types import MftError
+
+
+@pytest.fixture
+def started(tmp_path):
+    """(config, folder) of a run of ten steps that has a checkpoint."""
+    config = configs.default()
+    config.loop.steps, config.optim.warmup_steps = 10, 2
+    config = resolve(config)
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    begun = {"config": to_dict(config), "finetune": {}, "base": {}, "data": {}}
+    (tmp_path / "config.json").write_text(json.dumps(begun))
+    return config, tmp_path
+
+
+@pytest.mark.parametrize("text", ["optim.learning_rate", "=3", "a=1,,b=2", "loop.steps="])
+def test_what_is_no_setting_with_a_value_is_refused(text):
+    with pytest.raises(MftError, match="expected settings such as --resume_with="):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"finetune.rank": 8}, "finetune.rank decides what the state of the run means"),
+        ({"optim.learning_rates": 1}, "unknown setting.*did you mean"),
+        ({"loop.steps": 2.5}, "loop.steps=2.5: expected int"),
+        ({"loop.on_nonfinite": "go"}, "loop.on_nonfinite='go'"),
+    ],
+)
+def test_a_change_of_what_the_state_means_is_refused(started, wanted, message):
+    config, workdir = started
+    with pytest.raises(MftError, match=message):
+        continuation(workdir, config, wanted)
+
+
+def test_without_a_checkpoint_there_is_nothing_to_go_on_from(started, tmp_path):
+    config, _ = started
+    assert continuation(tmp_path / "new", config, {}).config == config
+    with pytest.raises(MftError, match="holds no checkpoint to go on from"):
+        continuation(tmp_path / "new", config, {"loop.steps": 20})
+
+
+def test_new_settings_for_a_run_with_nothing_left_to_do_are_refused(started):
+    config, workdir = started
+    continued = continuation(workdir, config, parse("optim.learning_rate=1e-4"))
+    assert [change.key for change in continued.changes] == ["optim.learning_rate"]
+    with pytest.raises(MftError, match="is at step 10 of 10.*loop.steps=20"):
+        continued.check(10)
+    continued.check(9)
+
+
+def test_what_is_the_same_already_is_no_change(started):
+    config, workdir = started
+    rate = config.optim.learning_rate
+    assert continuation(workdir, config, {"optim.learning_rate": rate}).changes == ()
