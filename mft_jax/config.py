@@ -255,7 +255,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         return None if value is None else _convert(inner, value, where)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise MftError(f"{where}={value!r}: expected a list")
+            shown = value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value
+            raise MftError(f"{where}={shown!r}: expected {_list_of(args[0])}")
         return tuple(_convert(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if origin is dict:
         if not isinstance(value, Mapping | ml_collections.ConfigDict):
@@ -266,6 +267,14 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if type(value) is not kind:
         raise MftError(f"{where}={value!r}: expected {kind.__name__}, got {type(value).__name__}")
     return value
+
+
+def _list_of(kind: Any) -> str:
+    if not dataclasses.is_dataclass(kind):
+        return f"a list, such as [{kind.__name__}, ...]"
+    fields = dataclasses.fields(kind)
+    needed = (field.name for field in fields if default_of(field) is dataclasses.MISSING)
+    return f"a list, such as [{{{', '.join(f'{name!r}: ...' for name in needed)}}}, ...]"
 
 
 def _dotted(where: str, key: str) -> str:

@@ -27,7 +27,7 @@ from mft_jax.record.reading import RunRecord, read_record
 from mft_jax.record.schema import METRICS_FILE
 from mft_jax.record.verdict import Verdict, verdict
 from mft_jax.report.page import write_report
-from mft_jax.run import session
+from mft_jax.run import out_of_memory, session
 from mft_jax.run.checkpoints import Checkpoints
 from mft_jax.run.compiled import keep_compiled
 from mft_jax.run.console import Say, open_console
@@ -170,8 +170,9 @@ def train(
     settings = config if isinstance(config, TrainConfig) else resolve(config)
     settings, folder = with_absolute_paths(settings), _folder(workdir)
     display = _display(console)
-    trained = session.train(settings, folder, display, str(checkpoint), resume_with, stop)
-    _conclude(trained, display)
+    with out_of_memory.explained(lambda: out_of_memory.training_remedy(settings)):
+        trained = session.train(settings, folder, display, str(checkpoint), resume_with, stop)
+        _conclude(trained, display)
     return Run(folder)
 
 
@@ -213,7 +214,8 @@ def export(
     workdir = run.workdir if isinstance(run, Run) else _folder(run)
     display, folder = _display(console), Path(output).expanduser()
     say = display.say
-    exported = export_run(workdir, folder, format, checkpoint, say, display.progress)
+    with out_of_memory.explained(out_of_memory.export_remedy):
+        exported = export_run(workdir, folder, format, checkpoint, say, display.progress)
     say(f"step {exported.step} -> {folder}")
     if note := what_is_handed_out(workdir, exported.step):
         say(f"note: {note}")

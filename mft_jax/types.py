@@ -13,9 +13,11 @@ same meaning everywhere; other axes are spelt out (`in`, `out`, `steps`, `segmen
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,15 +26,51 @@ from jaxtyping import Array, Bool, Float, Int
 Params = dict[str, Any]  # weights, or adapters {"a", "b"}, by path: "layers/attention/q/kernel"
 
 
+# Characters by which text from a file could steer a terminal or reverse what is read: control
+# characters but line ends and tabs, line separators, changes of direction, halves of surrogates.
+UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def visible(text: str) -> str:
+    r"""The text with such characters spelt out, so that a terminal shows them and does not obey.
+
+    >>> visible("a\x1b[2Jb")
+    'a\\x1b[2Jb'
+    """
+    return UNPRINTABLE.sub(lambda match: repr(match[0])[1:-1], text)
+
+
 class MftError(Exception):
     """An error that the user can mend. Its message says what is wrong and where, what was expected,
-    and what to do."""
+    and what to do. It may quote any file: what a terminal would obey is spelt out."""
+
+    def __str__(self) -> str:
+        return visible(super().__str__())
 
 
 # Errors that foreign code (a chat template, a library that reads a user's file) raises on input it
 # does not expect. RuntimeError includes too deep a recursion.
-FOREIGN_CODE_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError,
-                       TypeError, ValueError)  # fmt: skip
+FOREIGN_CODE_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError,
+                       RuntimeError, TypeError, ValueError)  # fmt: skip
+
+
+@contextlib.contextmanager
+def foreign_code(fault: str, remedy: str, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Foreign code that reads what a user gave: its errors become an `MftError`.
+
+    Some packages written in Rust raise a plain `Exception`, or panic, which is a class of its own
+    in each of them.
+    """
+    try:
+        yield
+    except BaseException as error:
+        kinds = (OSError, EOFError, *FOREIGN_CODE_ERRORS, *also)
+        plain = type(error) is Exception or type(error).__name__ == "PanicException"
+        if plain or isinstance(error, kinds):
+            raise MftError(f"{fault} ({type(error).__name__}: {error}); {remedy}") from error
+        raise
 
 
 def suggest(name: str, known: Iterable[str], most: int = 1) -> str:

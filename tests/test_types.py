@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mft_jax.types import MftError, TaskSums, TaskTable, suggest
+from mft_jax.types import MftError, TaskSums, TaskTable, foreign_code, suggest, visible
 
 
 def test_mean_of_merged_parts_is_the_mean_of_the_whole_not_of_the_means():
@@ -59,3 +59,40 @@ def test_table_refuses_no_tasks_and_the_same_name_twice(names, message):
 )
 def test_a_mistyped_name_gets_the_nearest_known_ones(name, known, most, said):
     assert suggest(name, iter(known), most) == said
+
+
+@pytest.mark.parametrize("code", [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x202E, 0x2066, 0xDC80])
+def test_what_a_terminal_would_obey_is_spelt_out_in_every_error(code):
+    text = str(MftError(f"record {chr(code)}[2J"))
+    if chr(code) in "\n\t":
+        assert text == f"record {chr(code)}[2J"
+    else:
+        assert chr(code) not in text and text == f"record {chr(code)!r}[2J".replace("'", "")
+
+
+def test_words_of_any_language_stay_as_they_are():
+    text = "naïve 日本語 \N{ZERO WIDTH JOINER}\N{NO-BREAK SPACE}👩\u200d💻 │ …\n\t"
+    assert visible(text) == text
+
+
+class PanicException(BaseException):
+    """As packages written in Rust define it, each its own."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [PanicException("index out of bounds"), MemoryError("40 GiB"), Exception("plain"),
+     RecursionError("deep"), EOFError("cut"), OverflowError("large")],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_what_foreign_code_raises_over_a_file_is_an_error_of_that_file(error):
+    with pytest.raises(MftError, match=rf"^a.json is damaged \({type(error).__name__}: .*\); mend"):
+        with foreign_code("a.json is damaged", "mend it"):
+            raise error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1), MftError("known")])
+def test_what_is_not_about_the_file_passes_unchanged(error):
+    with pytest.raises(type(error)) as raised, foreign_code("a.json is damaged", "mend it"):
+        raise error
+    assert raised.value is error

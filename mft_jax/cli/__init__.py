@@ -49,7 +49,7 @@ def _call(arguments: list[str]) -> NoReturn:
     with _ended_by_ctrl_c(name):
         from absl import logging
 
-        from mft_jax.types import MftError
+        from mft_jax.types import MftError, visible
 
         command = importlib.import_module(f"mft_jax.cli.{name}")
     # Orbax warns of its own defaults at every start; what goes wrong is raised.
@@ -63,7 +63,15 @@ def _call(arguments: list[str]) -> NoReturn:
         raise
     except OSError as error:
         place = "" if error.filename is None else f" {error.filename}"
-        _complain(f"mft {name}: cannot read or write{place}: {error.strerror or error}")
+        words = visible(f"cannot read or write{place}: {error.strerror or error}")
+        _complain(f"mft {name}: {words}")
+        sys.exit(2)
+    except MemoryError as error:
+        _complain(
+            f"mft {name}: out of host memory ({visible(str(error)) or 'no more could be had'}); "
+            "expected room for the data of all tasks as tokens, and one tensor of the model; use "
+            "fewer samples (data.tasks[].max_samples) or a larger machine"
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"mft {name}: interrupted", file=sys.stderr)

@@ -10,6 +10,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from mft_jax.cli.commands import COMMANDS
+from mft_jax.cli.config_errors import check_loaded, located
 from mft_jax.config import TrainConfig, resolve, with_absolute_paths
 from mft_jax.run.words import fit_words
 from mft_jax.settings import settings
@@ -32,7 +33,7 @@ def parse(command: str, arguments: Sequence[str], values: flags.FlagValues) -> N
             )
         sys.exit(0)
     try:
-        rest = values([f"mft {command}", *arguments])
+        rest = _parsed(command, arguments, values)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         # Errors come wrapped in one another, and a KeyError shows its message as a Python string.
         text: object = error
@@ -47,6 +48,17 @@ def parse(command: str, arguments: Sequence[str], values: flags.FlagValues) -> N
             f"unexpected argument {rest[1]!r}; flags are written --name=value; see "
             f"`mft {command} --help`"
         )
+
+
+def _parsed(command: str, arguments: Sequence[str], values: flags.FlagValues) -> Sequence[str]:
+    """The arguments that are no flags. What the config file itself raises names its line."""
+    given = [a.partition("=")[2].partition(":")[0] for a in arguments if a.startswith("--config=")]
+    if not given:
+        return values([f"mft {command}", *arguments])
+    with located(given[-1]):
+        rest = values([f"mft {command}", *arguments])
+        check_loaded(values["config"].value, given[-1])
+    return rest
 
 
 def check_overrides(arguments: Sequence[str]) -> None:

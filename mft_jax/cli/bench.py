@@ -21,13 +21,14 @@ from mft_jax.balancers.static import StaticConfig
 from mft_jax.cli import arguments as args
 from mft_jax.config import TrainConfig
 from mft_jax.data.tasks import Tasks
-from mft_jax.run import batches, parts
+from mft_jax.run import batches, out_of_memory, parts
 from mft_jax.run.base_model import load_untrained, prepare
 from mft_jax.run.console import open_console, read_progress, sayer, task_progress
 from mft_jax.sharding import make_mesh
 from mft_jax.types import Batch, MftError, Params, TaskSums, TaskTable, suggest
 
 WARM_UP_ROUNDS = 2
+LOADED_BESIDES = 2  # batches besides those that are timed: the loader's first, and the step's
 CAPTION = (
     "F forward, B backward; v: on the validation micro-batch; *: kept apart by task\n"
     "the CoBa paper counts F + B for uniform and 2F + B for coba"
@@ -66,9 +67,21 @@ def run(arguments: Sequence[str]) -> int:
         raise MftError(f"--balancers: {unknown[0]!r} is no balancer; {hint}")
     if values.num_tasks is not None and values.num_tasks < 1:
         raise MftError(f"--num_tasks={values.num_tasks}: expected at least 1")
-    for table in measure(config, names, values.repeats, values.num_tasks, console):
+    if values.repeats < 1:
+        raise MftError(f"--repeats={values.repeats}: expected at least 1")
+    config = _with_enough_steps(config, values.repeats)
+    with out_of_memory.explained(lambda: out_of_memory.training_remedy(config)):
+        tables = measure(config, names, values.repeats, values.num_tasks, console)
+    for table in tables:
         console.print(table)
     return 0
+
+
+def _with_enough_steps(config: TrainConfig, repeats: int) -> TrainConfig:
+    """The config with batches for all that is timed: the loader ends after `loop.steps` of them.
+    The number of steps changes no step's cost."""
+    steps = max(config.loop.steps, repeats + LOADED_BESIDES)
+    return dataclasses.replace(config, loop=dataclasses.replace(config.loop, steps=steps))
 
 
 def measure(

@@ -43,7 +43,7 @@ from mft_jax.models.decoder import bind
 from mft_jax.models.families.base import Family
 from mft_jax.models.params import param_infos
 from mft_jax.run.base_model import describe
-from mft_jax.run.console import quiet, read_progress
+from mft_jax.run.console import VisibleConsole, quiet, read_progress
 from mft_jax.types import FOREIGN_CODE_ERRORS, MftError, Params
 
 Rows = list[tuple[str, str]]
@@ -76,7 +76,7 @@ def run(arguments: Sequence[str]) -> int:
     flags.DEFINE_bool("headers_only", False, "read no weights, compare no logits", values)
     flags.DEFINE_string("prompt", None, "what to compare logits on, else a function", values)
     args.parse("check", arguments, values)
-    config, console = args.resolved(values), Console(markup=False, highlight=False)
+    config, console = args.resolved(values), VisibleConsole(markup=False, highlight=False)
     if config.model.weights == "random":
         raise MftError("model.weights='random' reads no checkpoint; expected 'pretrained'")
     folder = model_folder(config.model.path)

@@ -14,7 +14,7 @@ from absl import flags
 from mft_jax.cli import arguments as args
 from mft_jax.config import TrainConfig
 from mft_jax.settings import Setting, json_schema, plain, settings, summary
-from mft_jax.types import MftError
+from mft_jax.types import MftError, visible
 
 LARGEST_WIDTH = 100
 
@@ -34,7 +34,7 @@ def run(arguments: Sequence[str]) -> int:
     lines = list(listing(config, width, wanted))
     if not lines:
         raise MftError(f"--find={wanted}: no setting's name or text holds it; see `mft config`")
-    print("\n".join(lines[1:]))
+    print(visible("\n".join(lines[1:])))
     return 0
 
 

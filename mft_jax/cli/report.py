@@ -11,6 +11,7 @@ from mft_jax.record.reading import passed_over_note, read_record
 from mft_jax.record.schema import METRICS_FILE
 from mft_jax.record.verdict import verdict
 from mft_jax.report.page import write_report
+from mft_jax.types import visible
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -20,7 +21,7 @@ def run(arguments: Sequence[str]) -> int:
     workdir = Path(args.required_flag(values, "workdir"))
     record = read_record(workdir / METRICS_FILE)
     if note := passed_over_note(record):
-        print(note, file=sys.stderr)
-    print(f"verdict: {verdict(record)}", file=sys.stderr)
-    print(write_report(workdir, record))
+        print(visible(note), file=sys.stderr)
+    print(visible(f"verdict: {verdict(record)}"), file=sys.stderr)
+    print(visible(str(write_report(workdir, record))))
     return 0

@@ -10,18 +10,23 @@ put a space before a text, and which pieces get it depends on their position in 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from mft_jax.data.templates import ChatTokenizer, Piece
-from mft_jax.types import MftError
+from mft_jax.types import MftError, foreign_code
 
+TOKENIZER_FAILS = (
+    "the tokenizer fails on plain text",
+    "expected one that encodes any text; mend its tokenizer.json, or download it again",
+)
 PiecePosition = Literal["first", "after_special", "continuing"]
 
 
@@ -33,34 +38,82 @@ class Encoder:
     plain: dict[PiecePosition, Tokenizer]
 
 
+class Stages(NamedTuple):
+    """What a tokenizer does to a text before its model reads it; None: nothing."""
+
+    normalizer: Any
+    pre_tokenizer: Any
+
+
 def build_encoder(tokenizer: PreTrainedTokenizerFast, chat: ChatTokenizer) -> Encoder:
-    """The encoder of a tokenizer.
+    """The encoder of a tokenizer. It shares the tokenizer's vocabulary: nothing is parsed again.
 
     Raises `MftError` where a special token's text, read as plain text, still becomes that token.
     """
-    spec = json.loads(tokenizer.backend_tokenizer.to_str())
-    never = json.dumps(_without_space_before(spec))
-    plain: dict[PiecePosition, Tokenizer] = {
-        "first": Tokenizer.from_str(json.dumps(spec)),
-        "after_special": Tokenizer.from_str(never if _first_only(spec) else json.dumps(spec)),
-        "continuing": Tokenizer.from_str(never),
-    }
+    plain = _plain(tokenizer.backend_tokenizer)
     special_ids: dict[str, int] = {}
-    for backend in plain.values():
-        backend.no_truncation()
-        backend.no_padding()
-        backend.encode_special_tokens = True
     for text in chat.special_tokens:
         token_id = tokenizer.convert_tokens_to_ids(text)
         assert isinstance(token_id, int)
         special_ids[text] = token_id
-        if token_id in plain["continuing"].encode(text, add_special_tokens=False).ids:
+        with foreign_code(*TOKENIZER_FAILS):
+            spelt_out = plain["continuing"].encode(text, add_special_tokens=False).ids
+        if token_id in spelt_out:
             raise MftError(
                 f"the tokenizer {tokenizer.name_or_path!r} reads {text!r} as a special token even "
                 "in plain text, so data could end an answer by spelling it out; expected a token "
                 "that is marked as special in tokenizer.json; mark it there"
             )
     return Encoder(special_ids, plain)
+
+
+def _plain(backend: Tokenizer) -> dict[PiecePosition, Tokenizer]:
+    as_given = Stages(backend.normalizer, backend.pre_tokenizer)
+    spec = {"normalizer": _spec(as_given[0]), "pre_tokenizer": _spec(as_given[1])}
+    never = _stages(_without_space_before(spec))
+    stages: dict[PiecePosition, Stages] = {
+        "first": as_given,
+        "after_special": never if _first_only(spec) else as_given,
+        "continuing": never,
+    }
+    return {position: _with_stages(backend, given) for position, given in stages.items()}
+
+
+def _with_stages(backend: Tokenizer, stages: Stages) -> Tokenizer:
+    """A tokenizer with the same model and added tokens, but with other stages before the model. It
+    reads special tokens as plain text."""
+    other = Tokenizer(backend.model)  # shares it
+    if stages.normalizer is not None:
+        other.normalizer = stages.normalizer
+    if stages.pre_tokenizer is not None:
+        other.pre_tokenizer = stages.pre_tokenizer
+    # In the order of their ids, and after the normalizer, which some of them are matched through.
+    given = sorted(backend.get_added_tokens_decoder().items())
+    tokens = (token for _, token in given)
+    for special, run in itertools.groupby(tokens, key=lambda token: token.special):
+        (other.add_special_tokens if special else other.add_tokens)(list(run))
+    numbered = {(number, token.content) for number, token in given}
+    found = {(number, token.content) for number, token in other.get_added_tokens_decoder().items()}
+    if found != numbered:
+        changed = ", ".join(f"{text!r} ({number})" for number, text in sorted(numbered - found)[:5])
+        raise MftError(
+            f"the ids of added tokens in tokenizer.json do not follow one another: {changed}; "
+            "expected ids that begin after the vocabulary, without a gap; correct them there"
+        )
+    other.encode_special_tokens = True
+    return other
+
+
+def _spec(stage: Any) -> dict[str, Any] | None:
+    """The JSON of a stage, as tokenizer.json has it."""
+    return None if stage is None else json.loads(stage.__getstate__())
+
+
+def _stages(spec: dict[str, Any]) -> Stages:
+    """The stages that such JSON describes."""
+    empty = json.loads(Tokenizer(models.BPE()).to_str())
+    parsed = Tokenizer.from_str(json.dumps({**empty, **spec}))
+    return Stages(parsed.normalizer, parsed.pre_tokenizer)
 
 
 def encode(
@@ -72,10 +125,11 @@ def encode(
         for position, piece in _positions(pieces):
             if not piece.special:
                 texts[position].append(piece.text)
-    encoded = {
-        position: iter(backend.encode_batch_fast(texts[position], add_special_tokens=False))
-        for position, backend in encoder.plain.items()
-    }
+    with foreign_code(*TOKENIZER_FAILS):
+        encoded = {
+            position: iter(backend.encode_batch_fast(texts[position], add_special_tokens=False))
+            for position, backend in encoder.plain.items()
+        }
     results = []
     for pieces in samples:
         tokens: list[int] = []
@@ -104,14 +158,13 @@ def _first_only(spec: dict[str, Any]) -> bool:
 
 
 def _without_space_before(spec: dict[str, Any]) -> dict[str, Any]:
-    """The same tokenizer (the JSON of tokenizer.json), but it never puts a space before a text."""
+    """The same stages (as JSON), but they never put a space before a text."""
     normalizers = [part for part in _parts(spec["normalizer"]) if part["type"] != "Prepend"]
     pre_tokenizers = []
     for part in _parts(spec["pre_tokenizer"]):
         changes = {"prepend_scheme": "never", "add_prefix_space": False}
         pre_tokenizers.append({**part, **{k: v for k, v in changes.items() if k in part}})
     return {
-        **spec,
         "normalizer": {"type": "Sequence", "normalizers": normalizers},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": pre_tokenizers},
     }

@@ -9,9 +9,7 @@ from __future__ import annotations
 import codecs
 import dataclasses
 import glob
-import gzip
 import json
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,13 +17,13 @@ from typing import Any
 import datasets
 import pyarrow
 import pyarrow.parquet
-import zstandard
 
-from mft_jax.types import MftError
+from mft_jax.data.lines import read_lines
+from mft_jax.types import FOREIGN_CODE_ERRORS, MftError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+ROWS_AT_ONCE = 1024  # of Parquet: few, since a column's dictionary may hold very long texts
 SAVED_DATASET = ("dataset_info.json", "dataset_dict.json")
-CHUNK_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +86,7 @@ def _either(words: tuple[str, ...]) -> str:
 
 
 def _read_jsonl(file: Path) -> Iterator[SourceRecord]:
-    for number, line in enumerate(_lines(file), start=1):
+    for number, line in enumerate(read_lines(file), start=1):
         if line.strip():
             # A byte-order mark, which some editors write first, is not part of the first line.
             text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
@@ -121,58 +119,15 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
     return data
 
 
-def _lines(file: Path) -> Iterator[bytes]:
-    """The lines, split only at b"\\n": a JSON string may contain other line separators."""
-    number, rest = 0, b""
-    try:
-        for chunk in _chunks(file):
-            *whole, rest = (rest + chunk).split(b"\n")
-            for line in whole:
-                number += 1
-                yield line
-    except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
-        raise MftError(
-            f"{file}: the compressed data is cut short or damaged after line {number} ({error}); "
-            "expected a complete file; copy or compress it again"
-        ) from error
-    if rest:
-        yield rest
-
-
-def _chunks(file: Path) -> Iterator[bytes]:
-    if file.name.endswith(".zst"):
-        yield from _zstd_chunks(file)
-        return
-    with gzip.open(file) if file.name.endswith(".gz") else file.open("rb") as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            yield chunk
-
-
-def _zstd_chunks(file: Path) -> Iterator[bytes]:
-    """The chunks of a file, which may hold several frames. A decompression object knows by `eof`
-    that a frame was complete; zstandard's stream reader would end in a cut frame without an error.
-    """
-    decompressor, frame = zstandard.ZstdDecompressor(), None
-    with file.open("rb") as stream:
-        while data := stream.read(CHUNK_BYTES):
-            while data:
-                frame = frame or decompressor.decompressobj()
-                yield frame.decompress(data)
-                data = frame.unused_data if frame.eof else b""
-                frame = None if frame.eof else frame
-    if frame is not None:
-        raise EOFError("a zstd frame ended before its end marker")
-
-
 def _read_parquet(file: Path) -> Iterator[SourceRecord]:
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(file) as table:
-            for batch in table.iter_batches():
+            for batch in table.iter_batches(ROWS_AT_ONCE):
                 for row in batch.to_pylist():
                     number += 1
                     yield SourceRecord(row, f"{file} row {number}")
-    except (pyarrow.ArrowInvalid, OSError) as error:
+    except (pyarrow.ArrowException, OSError, *FOREIGN_CODE_ERRORS) as error:
         raise MftError(
             f"{file}: not a readable Parquet file after row {number} ({error}); expected a "
             "complete Parquet file; copy or write it again"
@@ -182,7 +137,7 @@ def _read_parquet(file: Path) -> Iterator[SourceRecord]:
 def _read_dataset(folder: Path) -> Iterator[SourceRecord]:
     try:
         dataset = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError, pyarrow.ArrowInvalid) as error:
+    except (pyarrow.ArrowException, OSError, *FOREIGN_CODE_ERRORS) as error:
         raise MftError(
             f"{folder}: not a readable saved dataset ({error}); expected what "
             "`datasets.Dataset.save_to_disk` writes; save it again"

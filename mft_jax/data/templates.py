@@ -19,6 +19,7 @@ import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from mft_jax.data.samples import Conversation, Document, Message, Sample
+from mft_jax.data.template_bounds import bounded, check_length, check_operators
 from mft_jax.types import FOREIGN_CODE_ERRORS, MftError
 
 # Noncharacters, which Unicode reserves for a program's internal use: text almost never has one.
@@ -66,6 +67,7 @@ def chat_tokenizer(tokenizer: PreTrainedTokenizerBase) -> ChatTokenizer:
             f"the tokenizer {tokenizer.name_or_path!r} has no end token; expected `eos_token`, "
             "without which the model never learns to stop; set it in tokenizer_config.json"
         )
+    check_operators(tokenizer.chat_template, tokenizer.name_or_path)
     added = [token for token in tokenizer.added_tokens_decoder.values() if token.special]
     texts = sorted({token.content for token in added} | {eos}, key=lambda text: (-len(text), text))
     return ChatTokenizer(
@@ -96,7 +98,8 @@ def render(sample: Sample, chat: ChatTokenizer) -> list[Piece]:
             for message, text in zip(sample.messages, masked, strict=True)
         ]
         if chat.tokenizer.chat_template:
-            spans = _template_spans(messages, guards.answer, sample.where, chat)
+            with bounded(sample.where, chat.tokenizer.name_or_path):
+                spans = _template_spans(messages, guards.answer, sample.where, chat)
         else:
             spans = _mftcoder_spans(messages, chat)
     return [piece for text, trained in spans for piece in _cut(text, trained, guards.token, chat)]
@@ -219,6 +222,7 @@ def _apply(messages: list[Message], ask: bool, where: str, chat: ChatTokenizer) 
             f"{', '.join(message.role for message in messages)}; change the record or the template"
         ) from error
     assert isinstance(text, str)
+    check_length(text, where, chat.tokenizer.name_or_path)
     return text
 
 

@@ -1,15 +1,15 @@
 """The settings in `adapter_config.json` of an adapter in PEFT's format."""
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mft_jax.huggingface.adapter_export import CONFIG_FILE, WEIGHTS_FILE
 from mft_jax.huggingface.folders import refuse_pickles
+from mft_jax.huggingface.module_patterns import ModulePattern, parse_pattern
 from mft_jax.huggingface.tensors import read_json
-from mft_jax.models.families.base import is_positive
+from mft_jax.models.families.base import LIMIT, is_positive
 from mft_jax.types import MftError
 
 # Settings with which an adapter computes something else; each with the values that mean "not used".
@@ -32,15 +32,17 @@ UNUSED: Mapping[str, tuple[Any, ...]] = {
     "init_lora_weights": (None, True, False, "gaussian", "eva", "orthogonal"),
 }
 
+NumberByPattern = tuple[tuple[ModulePattern, float], ...]
+
 
 @dataclasses.dataclass(frozen=True)
 class AdapterSettings:
-    """The rank and alpha, and those of single modules by regular expressions over their names."""
+    """The rank and alpha, and those of single modules by patterns over their names."""
 
     rank: int  # 0 where the file has no valid one
     alpha: float
-    rank_pattern: Mapping[str, float]
-    alpha_pattern: Mapping[str, float]
+    rank_pattern: NumberByPattern
+    alpha_pattern: NumberByPattern
     dora: bool
     rslora: bool
     base_model: str
@@ -91,7 +93,7 @@ def _read_file(folder: Path, problems: list[str]) -> dict[str, Any]:
 
 def _size(settings: Mapping[str, Any], problems: list[str]) -> tuple[int, float]:
     rank, alpha = settings.get("r"), settings.get("lora_alpha")
-    if isinstance(rank, int) and rank >= 1 and is_positive(alpha):
+    if isinstance(rank, int) and 1 <= rank < LIMIT and is_positive(alpha):
         return rank, float(alpha)
     problems.append(f"r={rank!r}, lora_alpha={alpha!r}; expected positive numbers")
     return 0, 1.0
@@ -104,23 +106,22 @@ def _flag(settings: Mapping[str, Any], key: str, problems: list[str]) -> bool:
     return value is True
 
 
-def _pattern(settings: Mapping[str, Any], key: str, problems: list[str]) -> dict[str, float]:
-    """The positive numbers by regular expression; empty where the key is absent or null."""
-    pattern = settings.get(key) or {}
-    try:
-        if isinstance(pattern, dict) and all(
-            re.compile(name) and is_positive(value) for name, value in pattern.items()
-        ):
-            return pattern
-    except re.error:
-        pass  # the same problem as a pattern of another kind
-    problems.append(f"{key}={pattern!r}; expected positive numbers by regular expression")
-    return {}
+def _pattern(settings: Mapping[str, Any], key: str, problems: list[str]) -> NumberByPattern:
+    """The positive numbers by pattern; empty where the key is absent or null."""
+    given = settings.get(key) or {}
+    if not isinstance(given, dict) or not all(map(is_positive, given.values())):
+        problems.append(f"{key}={given!r}; expected positive numbers by the name of a module")
+        return ()
+    parsed = {name: parse_pattern(name) for name in given}
+    problems += [
+        f"{key}: {name[:200]!r} is more than the name of a module; of regular expressions only "
+        r"`.`, `\.`, `\d`, `\w`, `[0-9]`, `*`, `+`, `|`, `^` and `$` are read; name each module"
+        for name, pattern in parsed.items()
+        if pattern is None
+    ]
+    return tuple((pattern, given[name]) for name, pattern in parsed.items() if pattern is not None)
 
 
-def _matching(pattern: Mapping[str, float], module: str, default: float) -> float:
-    """The value of the first key, a regular expression, that matches the name's end, as in PEFT."""
-    for key, value in pattern.items():
-        if re.match(rf"(.*\.)?({key})$", module):
-            return value
-    return default
+def _matching(pattern: NumberByPattern, module: str, default: float) -> float:
+    """The value of the first key that matches the name's end, as in PEFT."""
+    return next((value for key, value in pattern if key.matches(module)), default)

@@ -20,7 +20,7 @@ from mft_jax.finetune.merge import (
     trained_weight,
 )
 from mft_jax.huggingface.base_weights import checked_spans, hf_shape
-from mft_jax.huggingface.folders import has_weights
+from mft_jax.huggingface.folders import has_weights, own_files
 from mft_jax.huggingface.output import new_folder
 from mft_jax.huggingface.tensors import (
     DTYPES,
@@ -92,17 +92,16 @@ def save_merged(
     scratch = full and not has_weights(base_folder)
     spans = {} if scratch else checked_spans(base_folder, family, model_config)
     sources = _sources(base_folder, spans, family, model_config)
+    # Code that config.json's `auto_map` names is copied, never run.
+    copied = own_files(base_folder, [*COPIED_FILES, "*.py"])
     merged = functools.partial(_merged, trained=trained, spans=spans, dequantized=dequantized)
     with new_folder(output) as partial:
         _write_shards(partial, sources, merged, max_shard_bytes)
         hf_config = read_json(base_folder / "config.json")
         hf_config["architectures"] = [family.architecture]
         (partial / "config.json").write_text(json.dumps(hf_config, indent=2) + "\n", "utf-8")
-        copied = [base_folder / name for name in COPIED_FILES]
-        # Code that config.json's `auto_map` names is copied, never run.
-        for file in [*copied, *base_folder.glob("*.py")]:
-            if file.is_file():
-                shutil.copyfile(file, partial / file.name)
+        for file in copied:
+            shutil.copyfile(file, partial / file.name)
         _stop_at(partial / "generation_config.json", hf_config, stop_ids)
 
 

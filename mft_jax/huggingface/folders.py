@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 
 import huggingface_hub
@@ -96,6 +97,26 @@ def _downloaded(name: str) -> Path:
 
 def has_weights(folder: Path) -> bool:
     return (folder / SINGLE_FILE).is_file() or (folder / INDEX_FILE).is_file()
+
+
+def own_files(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    """The files in the folder that the names or patterns mean, sorted; absent ones are left out.
+
+    Raises `MftError` for a link that leads out of it: what lies there is not part of the model. The
+    hub's cache, where a folder is made of links to its neighbour `blobs`, counts as inside.
+    """
+    found = {file for pattern in patterns for file in folder.glob(pattern)}
+    files = sorted(file for file in found if file.is_file())
+    root = folder.resolve()
+    inside = [root, *([root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [])]
+    for file in files:
+        target = file.resolve()
+        if not any(target.is_relative_to(place) for place in inside):
+            raise MftError(
+                f"{file} is a link to {target}, outside of the model's folder, and is not copied; "
+                "expected a file; if it belongs to the model, put a copy in the link's place"
+            )
+    return files
 
 
 def hub_name(path: str) -> str:

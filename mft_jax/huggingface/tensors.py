@@ -27,6 +27,8 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 # The limit of the format; a larger length means that the file is no safetensors file.
 MAX_HEADER_BYTES = 100_000_000
+# A large tokenizer.json has 30 MB, an index of 100,000 tensors 10 MB.
+MAX_JSON_BYTES = 1 << 28
 COMPARED_BYTES = 1 << 24  # at a time
 
 
@@ -61,6 +63,11 @@ def same_values(span: Span, other: Span) -> bool:
 
 
 def read_json(file: Path) -> dict[str, Any]:
+    if (size := file.stat().st_size) > MAX_JSON_BYTES:
+        raise MftError(
+            f"{file} has {size:,} bytes; expected at most {MAX_JSON_BYTES:,} of JSON: this is not "
+            "that file, or it is damaged; download it again"
+        )
     try:
         value = json.loads(file.read_bytes())
     except UnicodeDecodeError as error:
@@ -69,6 +76,8 @@ def read_json(file: Path) -> dict[str, Any]:
         raise MftError(f"{file}:{error.lineno}: invalid JSON ({error.msg})") from error
     except RecursionError as error:
         raise MftError(f"{file} is nested too deeply; the file is damaged") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise MftError(f"{file} cannot be read ({error}); the file is damaged") from error
     if not isinstance(value, dict):
         raise MftError(f"{file}: expected a JSON object, found {type(value).__name__}")
     return value
@@ -91,7 +100,13 @@ def weight_files(folder: Path) -> list[Path]:
             f"{index}: expected a `weight_map` from tensors to files; the checkpoint is damaged, "
             "download it again"
         )
-    files = [folder / name for name in sorted(set(named.values()))]
+    names = sorted(set(named.values()))
+    if outside := [n for n in names if Path(n).is_absolute() or ".." in Path(n).parts]:
+        raise MftError(
+            f"{index} names {outside[0]!r}, which lies outside of the folder; expected names of "
+            "files in it; the checkpoint is damaged, download it again"
+        )
+    files = [folder / name for name in names]
     if missing := [file for file in files if not file.is_file()]:
         first = {folder / place: name for name, place in sorted(named.items(), reverse=True)}
         raise MftError(

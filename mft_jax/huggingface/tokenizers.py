@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from mft_jax.huggingface.tensors import read_json
-from mft_jax.types import FOREIGN_CODE_ERRORS, MftError
+from mft_jax.types import MftError, foreign_code
 
 FILE = "tokenizer.json"
 SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -29,18 +29,13 @@ def load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
             f"{folder} has no {FILE}: only fast tokenizers are read; {_remedy(contents)}"
         )
     read_json(folder / FILE)  # its error names the line
-    try:
+    with foreign_code(
+        f"{folder}: the tokenizer cannot be loaded from {FILE}",
+        "correct that file, or download the tokenizer again",
+    ):
         tokenizer = PreTrainedTokenizerFast.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
         )
-    except BaseException as error:
-        # The tokenizers package has no error classes: it raises Exception itself.
-        if type(error) is Exception or isinstance(error, (OSError, *FOREIGN_CODE_ERRORS)):
-            raise MftError(
-                f"{folder}: the tokenizer cannot be loaded from {FILE} ({type(error).__name__}: "
-                f"{error}); correct that file, or download the tokenizer again"
-            ) from error
-        raise
     if tokenizer.eos_token_id is None:
         raise MftError(
             f"{folder}: the tokenizer has no end token, so answers would never stop; set "

@@ -1,6 +1,7 @@
 """Typed values out of one line of metrics.jsonl. `where` is "file:line" in every message."""
 
 import math
+import sys
 from datetime import datetime
 from typing import Any
 
@@ -11,12 +12,17 @@ from mft_jax.record.schema import METRICS_FILE
 from mft_jax.types import MftError
 
 Json = dict[str, Any]
+LIMIT = 2**53  # up to here a float holds every whole number
 
 
 def step(where: str, line: Json) -> int:
-    value = typed(where, line, "step", int)
-    if isinstance(value, bool) or value < 0:
-        raise malformed(where, f"step {value!r}", "a step number >= 0")
+    return whole(where, line, "step")
+
+
+def whole(where: str, line: Json, name: str) -> int:
+    value = typed(where, line, name, int)
+    if isinstance(value, bool) or not 0 <= value < LIMIT:
+        raise malformed(where, f"{name} {value!r:.40}", "a whole number of 0 or more, below 2**53")
     return value
 
 
@@ -29,14 +35,16 @@ def per_task(where: str, line: Json, name: str, tasks: tuple[str, ...]) -> Float
 
 
 def number(where: str, line: Json, name: str) -> float:
-    """The number under `name`; NaN for null."""
+    """The number under `name`; NaN for null, and for what is not finite."""
     if name not in line:
         raise malformed(where, f"no {name!r}", "a number or null under that name")
     value = line[name]
     if value is None:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise malformed(where, f"{value!r} under {name!r}", "a number or null there")
+        raise malformed(where, f"{value!r:.80} under {name!r}", "a number or null there")
+    if abs(value) > sys.float_info.max:  # infinite, or an integer that no float holds
+        return math.nan
     return float(value)
 
 

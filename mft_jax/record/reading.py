@@ -69,7 +69,7 @@ def _lines(path: Path) -> Iterator[tuple[str, Json | None]]:
             where = f"{path}:{number}"
             try:
                 line = json.loads(raw)
-            except ValueError as error:  # invalid JSON and invalid UTF-8 alike
+            except (ValueError, RecursionError) as error:  # invalid JSON and invalid UTF-8 alike
                 if not raw.endswith(b"\n"):
                     yield where, None
                     return
@@ -96,7 +96,7 @@ def _add(where: str, line: Json, session: Session) -> None:
         session.train_rows.append(_row(where, line, kind, tasks))
         if "balancer" in line:
             log = _balancer_log(where, line, tasks)
-            if session.logs and session.logs[-1][1].keys() != log.keys():
+            if session.logs and _shapes(session.logs[-1][1]) != _shapes(log):
                 raise fields.malformed(
                     where, f"{sorted(log)} under 'balancer'", "the names of the step before"
                 )
@@ -146,12 +146,17 @@ def _balancer_log(where: str, line: Json, tasks: tuple[str, ...]) -> dict[str, n
     }
 
 
+def _shapes(log: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    return {name: value.shape for name, value in log.items()}
+
+
 def _conflict_row(where: str, line: Json, tasks: tuple[str, ...]) -> np.ndarray:
     """`[T + 1, T]`: the cosines, and below them the norms."""
     cosine = fields.typed(where, line, "cosine", list)
     if [len(row) if isinstance(row, list) else 0 for row in cosine] != [len(tasks)] * len(tasks):
         raise fields.malformed(where, "'cosine' of another shape", "a row and column for each task")
-    rows = [[np.nan if x is None else float(x) for x in row] for row in cosine]
+    named = [dict(zip(tasks, row, strict=True)) for row in cosine]
+    rows = [[fields.number(where, row, task) for task in tasks] for row in named]
     return np.array([*rows, fields.per_task(where, line, "norm", tasks)])
 
 

@@ -7,8 +7,8 @@ by which the last one lies above it, `trend` the median training loss of the las
 steps over that of the first fifth (unknown with fewer than `TREND_STEPS` in each). The first rule
 that holds gives the word:
 
-    diverged     the run could not continue (its record says "stopped", and nothing was changed since); or
-                 trend > 1.5; or rise > 10 % without a falling training loss
+    diverged     the run could not continue (its record says "stopped", and nothing was changed
+                 since); or trend > 1.5; or rise > 10 % without a falling training loss
     starved      a task in fewer than a tenth of the steps, or with a mean weight below a tenth of
                  the equal share, that gained less than half of what the tasks gained on average
     no better than the base    best > 0.995

@@ -5,12 +5,12 @@ computed for the phone's font size; the style sheet draws it smaller on a deskto
 """
 
 import dataclasses
-from html import escape
 
 import numpy as np
 from jaxtyping import Float
 
 from mft_jax.report import series
+from mft_jax.report.html import Html, element, join
 
 WIDTH, HEIGHT = 380.0, 250.0
 TOP, BASE = 12.0, 216.0  # the plot's upper and lower border
@@ -73,7 +73,7 @@ def fit(
     return Frame((x_low, x_high), (low, high), left, right, percent, y_ticks)
 
 
-def draw(frame: Frame) -> str:
+def draw(frame: Frame) -> Html:
     parts = []
     for value, label in frame.y_ticks:
         y = at(frame.y, value)
@@ -82,38 +82,38 @@ def draw(frame: Frame) -> str:
     steps = [v for v in series.ticks(*frame.x_range, 5) if v == round(v)]
     for value, label in zip(steps, series.tick_labels(steps), strict=True):
         x = at(frame.x, value)
-        parts.append(f'<path class="tick" d="M{x:.1f} {BASE}v4"/>')
+        parts.append(element("path", class_="tick", d=f"M{x:.1f} {BASE}v4"))
         over = x + len(label) * CHAR_WIDTH / 2 > WIDTH
         parts.append(text(WIDTH if over else x, BASE + 17, label, "end" if over else "middle"))
-    parts.append(f'<path class="axis" d="M{frame.left:.1f} {BASE}H{frame.right:.1f}"/>')
+    axis = f"M{frame.left:.1f} {BASE}H{frame.right:.1f}"
+    parts.append(element("path", class_="axis", d=axis))
     parts.append(text((frame.left + frame.right) / 2, HEIGHT - 3, "step", "middle"))
-    return "".join(parts)
+    return join(parts)
 
 
 def at(scale, value: float) -> float:
     return float(scale(np.array([value]))[0])
 
 
-def horizontal(frame: Frame, value: float, look: str) -> str:
+def horizontal(frame: Frame, value: float, look: str) -> Html:
     y = at(frame.y, value)
-    return f'<path class="{look}" d="M{frame.left:.1f} {y:.1f}H{frame.right:.1f}"/>'
+    return element("path", class_=look, d=f"M{frame.left:.1f} {y:.1f}H{frame.right:.1f}")
 
 
-def text(x: float, y: float, words: str, anchor: str, attributes: str = "") -> str:
-    where = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
-    return f"<text {where}{attributes}>{escape(words)}</text>"
+def text(x: float, y: float, words: str, anchor: str, **attributes: str | float | None) -> Html:
+    where = {"x": f"{x:.1f}", "y": f"{y:.1f}", "text_anchor": anchor}
+    return element("text", words, **where, **attributes)
 
 
 def points(x: Float[np.ndarray, " points"], y: Float[np.ndarray, " points"]) -> str:
     return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
 
 
-def wrap(frame: Frame, spoken: str, parts: list[str]) -> str:
-    """The <svg>. Its data attributes let the page's script turn points back into values."""
+def wrap(frame: Frame, spoken: str, parts: list[Html]) -> Html:
+    """The `svg`. Its data attributes let the page's script turn points back into values."""
     plot = f"{frame.left:.1f},{frame.right:.1f},{TOP},{BASE}"
     data = ",".join(f"{end:.7g}" for end in (*frame.x_range, *frame.y_range))
-    return (
-        f'<svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{escape(spoken)}" '
-        f'data-plot="{plot}" data-range="{data}" data-percent="{int(frame.percent)}">'
-        f"{draw(frame)}{''.join(parts)}</svg>"
-    )
+    return element(
+        "svg", draw(frame), *parts, viewBox=f"0 0 {WIDTH:g} {HEIGHT:g}", role="img",
+        aria_label=spoken, data_plot=plot, data_range=data, data_percent=int(frame.percent),
+    )  # fmt: skip

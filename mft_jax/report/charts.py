@@ -1,16 +1,17 @@
 """Two kinds of figure as inline SVG: lines over steps, and stacked shares.
 
-Colour and dash of task i are the style sheet's classes `c{i % 8}` and `d{i // 8 % 5}`.
+Colour and dash of task i are the style sheet's classes `c{i % 8}` and `d{i // 8 % 5}`; `data-task`
+marks what belongs to it, for the legend's spotlight.
 """
 
 import dataclasses
-from html import escape
 
 import numpy as np
 from jaxtyping import Float, Num
 
 from mft_jax.report import axes, series
 from mft_jax.report.axes import Frame
+from mft_jax.report.html import Html, element, join
 
 LABEL_CHARS, LABEL_GAP = 12, 15.0
 MARKED_POINTS, MARKED_LINES = 30, 16  # up to here observations are marked one by one
@@ -44,12 +45,13 @@ def task_look(task: int | None) -> str:
     return "single" if task is None else f"c{task % COLORS} d{task // COLORS % DASHES}"
 
 
-def line_chart(chart: Chart) -> str:
-    """A <figure>. Raw lines that leave the range of the smoothed ones are cut at its border."""
+def line_chart(chart: Chart) -> Html:
+    """A figure. Raw lines that leave the range of the smoothed ones are cut at its border."""
     lines = [_observed(line, chart.points_per_line) for line in chart.lines]
     lines = [line for line in lines if len(line.y)]
     if not lines:
-        return figure(chart.title, chart.note, '<p class="empty">Nothing recorded yet</p>')
+        nothing = element("p", "Nothing recorded yet", class_="empty")
+        return figure(chart.title, chart.note, nothing)
     frame = axes.fit(
         chart.steps,
         chart.y_range or _y_range(lines),
@@ -70,7 +72,7 @@ def line_chart(chart: Chart) -> str:
     return figure(chart.title, chart.note, axes.wrap(frame, spoken, parts))
 
 
-def share_chart(chart: Chart, edges: Float[np.ndarray, " edges"]) -> str:
+def share_chart(chart: Chart, edges: Float[np.ndarray, " edges"]) -> Html:
     """Stacked columns. A line holds its task's share in each of the E - 1 intervals of `edges`."""
     frame = axes.fit(
         chart.steps,
@@ -85,9 +87,8 @@ def share_chart(chart: Chart, edges: Float[np.ndarray, " edges"]) -> str:
     for line in chart.lines:
         low, high = frame.y(np.repeat(below, 2)), frame.y(np.repeat(below + line.y, 2))
         outline = f"{axes.points(x, high)} {axes.points(x[::-1], low[::-1])}"
-        parts.append(
-            f'<polygon class="area {task_look(line.task)}"{_of(line)} points="{outline}"/>'
-        )
+        look = f"area {task_look(line.task)}"
+        parts.append(element("polygon", class_=look, data_task=line.task, points=outline))
         middles.append((float(x[-1]), float(low[-1] + high[-1]) / 2))
         below = below + line.y
     if chart.labelled:
@@ -113,23 +114,28 @@ def _y_range(lines: list[Line]) -> tuple[float, float]:
     return float(min(ends)), float(max(ends))
 
 
-def _draw(frame: Frame, line: Line, lines: int) -> str:
+def _draw(frame: Frame, line: Line, lines: int) -> Html:
     x, y = frame.x(line.x), frame.y(np.clip(line.y, *frame.y_range))
     look = task_look(line.task)
+    kind, name = ("raw", None) if line.faint else ("line", line.name)
+    drawn = element(
+        "polyline", class_=f"{kind} {look}", data_task=line.task, data_name=name,
+        points=axes.points(x, y),
+    )  # fmt: skip
     if line.faint:
-        return f'<polyline class="raw {look}"{_of(line)} points="{axes.points(x, y)}"/>'
-    name = f' data-name="{escape(line.name)}"'
-    parts = [f'<polyline class="line {look}"{_of(line)}{name} points="{axes.points(x, y)}"/>']
+        return drawn
     if len(x) == 1 or (len(x) <= MARKED_POINTS and lines <= MARKED_LINES):
         radius = 3 if len(x) <= MARKED_POINTS // 2 else 2
-        dots = "".join(
-            f'<circle cx="{a:.1f}" cy="{b:.1f}" r="{radius}"/>' for a, b in zip(x, y, strict=True)
+        dots = (
+            element("circle", cx=f"{a:.1f}", cy=f"{b:.1f}", r=radius)
+            for a, b in zip(x, y, strict=True)
         )
-        parts.append(f'<g class="dots {look}"{_of(line)}>{dots}</g>')
-    return "".join(parts)
+        marks = element("g", *dots, class_=f"dots {look}", data_task=line.task)
+        return join([drawn, marks])
+    return drawn
 
 
-def _end_labels(frame: Frame, lines: list[Line], ends: list[tuple[float, float]]) -> str:
+def _end_labels(frame: Frame, lines: list[Line], ends: list[tuple[float, float]]) -> Html:
     """Names next to the line ends, moved apart where they would overlap, with a leader each."""
     order = sorted(range(len(lines)), key=lambda n: ends[n][1])
     places = spread([ends[n][1] for n in order], LABEL_GAP, axes.TOP, axes.BASE)
@@ -137,13 +143,12 @@ def _end_labels(frame: Frame, lines: list[Line], ends: list[tuple[float, float]]
     for n, place in zip(order, places, strict=True):
         x, y = ends[n]
         leader = f"M{x + 3:.1f} {y:.1f}H{frame.right + 3:.1f}l9 {place - y:.1f}h3"
-        look = f"leader {task_look(lines[n].task)}"
-        parts.append(f'<path class="{look}"{_of(lines[n])} d="{leader}"/>')
-        style = f' class="label"{_of(lines[n])}'
-        parts.append(
-            axes.text(frame.right + 18, place + 4.5, _short(lines[n].name), "start", style)
-        )
-    return "".join(parts)
+        task, name = lines[n].task, _short(lines[n].name)
+        look = f"leader {task_look(task)}"
+        parts.append(element("path", class_=look, data_task=task, d=leader))
+        at = frame.right + 18, place + 4.5
+        parts.append(axes.text(*at, name, "start", class_="label", data_task=task))
+    return join(parts)
 
 
 def spread(wanted: list[float], gap: float, low: float, high: float) -> list[float]:
@@ -164,11 +169,6 @@ def spread(wanted: list[float], gap: float, low: float, high: float) -> list[flo
     return placed
 
 
-def _of(line: Line) -> str:
-    """An attribute that marks what belongs to a task, for the legend's spotlight."""
-    return "" if line.task is None else f' data-task="{line.task}"'
-
-
 def _name_chars(lines: tuple[Line, ...] | list[Line]) -> int:
     return max(len(_short(line.name)) for line in lines)
 
@@ -185,7 +185,7 @@ def _spoken(lines: list[Line], percent: bool) -> str:
     )
 
 
-def figure(title: str, note: str, body: str) -> str:
-    """A <figure>; `body` is HTML, title and note are plain text."""
-    caption = f"<figcaption><h3>{escape(title)}</h3><p>{escape(note)}</p></figcaption>"
-    return f"<figure>{caption}{body}</figure>"
+def figure(title: str, note: str, body: Html) -> Html:
+    """A `figure` with its caption."""
+    caption = element("figcaption", element("h3", title), element("p", note))
+    return element("figure", caption, body)

@@ -3,7 +3,6 @@ weights (as Figures 8-10 of the CoBa paper, arXiv 2410.06741).
 """
 
 import math
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from mft_jax.record.schema import COMPARE_FILE, METRICS_FILE
 from mft_jax.record.verdict import verdict
 from mft_jax.report import page, series, tables
 from mft_jax.report.charts import Chart, Line, line_chart
+from mft_jax.report.html import Html, element, join
 from mft_jax.types import MftError
 
 
@@ -44,19 +44,19 @@ def render(runs: dict[str, RunRecord], title: str) -> str:
     count = f"{len(runs)} run" + "s" * (len(runs) > 1)
     return page.fill(
         title=title,
-        summary=f"<span>{count}</span> · <span>{len(tasks)} tasks</span>",
+        summary=f"{count} · {len(tasks)} tasks",
         notes=page.notes([words for words in map(passed_over_note, runs.values()) if words]),
-        body="\n".join(parts),
+        body=join(parts, "\n"),
         foot="ratio: validation loss over that before training; lower is better",
     )
 
 
-def _legend(label: str, names: list[str]) -> str:
-    chips = (f'<span class="chip">{tables.swatch(i, name)}</span>' for i, name in enumerate(names))
-    return f'<div class="legend" aria-label="{label}">{"".join(chips)}</div>'
+def _legend(label: str, names: list[str]) -> Html:
+    chips = (element("span", tables.swatch(i, name), class_="chip") for i, name in enumerate(names))
+    return element("div", *chips, class_="legend", aria_label=label)
 
 
-def _outcome(runs: dict[str, RunRecord], tasks: tuple[str, ...]) -> str:
+def _outcome(runs: dict[str, RunRecord], tasks: tuple[str, ...]) -> Html:
     """A row per run: mean and worst ratio, and that of every task; the best of a column is bold."""
     rows = []
     for record in runs.values():
@@ -67,21 +67,20 @@ def _outcome(runs: dict[str, RunRecord], tasks: tuple[str, ...]) -> str:
     cells = []
     for place, (name, record) in enumerate(runs.items()):
         shown = [
-            f"<b>{series.fixed(x)}</b>" if x == best[column] else series.fixed(x)
+            element("b", series.fixed(x)) if x == best[column] else series.fixed(x)
             for column, x in enumerate(rows[place])
         ]
         seconds = record.end.seconds if record.end is not None else math.nan
-        judged = escape(verdict(record).run.short)
-        end = [judged, series.count(round(seconds, 0))]
+        end = [verdict(record).run.short, series.count(round(seconds, 0))]
         cells.append([tables.swatch(place, name), *shown, *end])
     groups = [("", 1), ("validation loss ratio", 2 + len(tasks)), ("", 2)]
-    heads = ["run", "mean", "worst", *map(escape, tasks), "verdict", "seconds"]
+    heads = ["run", "mean", "worst", *tasks, "verdict", "seconds"]
     return tables.table(groups, heads, cells)
 
 
 def _ratio_panels(
     runs: dict[str, RunRecord], tasks: tuple[str, ...], steps: tuple[float, float]
-) -> list[str]:
+) -> list[Html]:
     every = np.concatenate([record.valid.task["ratio"].ravel() for record in runs.values()])
     every = every[np.isfinite(every)]
     low, high = (float(every.min()), float(every.max())) if len(every) else (0.0, 1.0)
@@ -105,7 +104,7 @@ def _ratio_panels(
 
 def _weight_panels(
     runs: dict[str, RunRecord], tasks: tuple[str, ...], steps: tuple[float, float]
-) -> list[str]:
+) -> list[Html]:
     every = [record.train.task["weight"] for record in runs.values()]
     highest = max([float(np.nanmax(weight)) for weight in every if weight.size], default=1.0)
     lowest = min([float(np.nanmin(weight)) for weight in every if weight.size], default=0.0)

@@ -5,13 +5,14 @@ task's gradient undoes part of the other's.
 """
 
 import itertools
-from html import escape
 
 import numpy as np
 from jaxtyping import Float
 
 from mft_jax.record.columns import RunRecord
+from mft_jax.report import axes
 from mft_jax.report.charts import figure
+from mft_jax.report.html import Html, element, join
 
 MOST_PAIRS = 20
 COLUMNS = 60  # diagnosed steps are averaged into at most so many
@@ -22,7 +23,7 @@ DARK = 0.55  # from here on a cell carries white digits
 NEGATIVE, POSITIVE = "var(--conflict)", "var(--accord)"
 
 
-def figures(record: RunRecord) -> list[str]:
+def figures(record: RunRecord) -> list[Html]:
     """The heat map over time and the mean matrix; nothing where nothing was diagnosed."""
     if not len(record.conflicts) or len(record.header.tasks) < 2:
         return []
@@ -39,7 +40,7 @@ def pairs_by_conflict(mean: Float[np.ndarray, "T T"]) -> list[tuple[int, int]]:
     return sorted(pairs, key=lambda pair: (bool(np.isnan(mean[pair])), mean[pair]))
 
 
-def _over_time(record: RunRecord, mean: Float[np.ndarray, "T T"]) -> str:
+def _over_time(record: RunRecord, mean: Float[np.ndarray, "T T"]) -> Html:
     names, cosine = record.header.tasks, record.conflicts.cosine
     pairs = pairs_by_conflict(mean)
     shown = pairs[:MOST_PAIRS]
@@ -48,10 +49,8 @@ def _over_time(record: RunRecord, mean: Float[np.ndarray, "T T"]) -> str:
     parts = []
     for row, (i, j) in enumerate(shown):
         y = TOP + row * CELL_HEIGHT
-        label = escape(f"{_short(names[i])} / {_short(names[j])}")
-        parts.append(
-            f'<text x="{NAME_WIDTH - 6}" y="{y + 11:.1f}" text-anchor="end">{label}</text>'
-        )
+        label = f"{_short(names[i])} / {_short(names[j])}"
+        parts.append(axes.text(NAME_WIDTH - 6, y + 11, label, "end"))
         for column, (first, last) in enumerate(itertools.pairwise(edges)):
             values = cosine[first:last, i, j]
             values = values[~np.isnan(values)]
@@ -61,7 +60,7 @@ def _over_time(record: RunRecord, mean: Float[np.ndarray, "T T"]) -> str:
     bottom = TOP + len(shown) * CELL_HEIGHT
     steps = record.conflicts.step
     for x, step, anchor in ((NAME_WIDTH, steps[0], "start"), (WIDTH - 12, steps[-1], "end")):
-        parts.append(f'<text x="{x}" y="{bottom + 16}" text-anchor="{anchor}">step {step}</text>')
+        parts.append(axes.text(x, bottom + 16, f"step {step}", anchor))
     parts.append(_legend(bottom + 30))
     left_out = f"; the {len(shown)} of {len(pairs)} pairs that conflict most" if pairs[20:] else ""
     worst = shown[0]
@@ -70,31 +69,32 @@ def _over_time(record: RunRecord, mean: Float[np.ndarray, "T T"]) -> str:
     return figure(
         "Which tasks fight",
         f"cosine between the gradients of two tasks over time{left_out}",
-        f'<svg viewBox="0 0 {WIDTH} {bottom + 54}" role="img" aria-label="{escape(spoken)}">'
-        f"{''.join(parts)}</svg>",
+        _drawing(parts, bottom + 54, spoken),
     )
 
 
-def _matrix(record: RunRecord, mean: Float[np.ndarray, "T T"]) -> str:
+def _drawing(parts: list[Html], height: float, spoken: str) -> Html:
+    box = f"0 0 {WIDTH} {height}"
+    return element("svg", *parts, viewBox=box, role="img", aria_label=spoken)
+
+
+def _matrix(record: RunRecord, mean: Float[np.ndarray, "T T"]) -> Html:
     names = record.header.tasks
     cell = min(MATRIX_CELL, (WIDTH - 130) / len(names))
     left, parts = WIDTH - 12 - cell * len(names), []
     for i, name in enumerate(names):
         y = TOP + i * cell
-        parts.append(
-            f'<text x="{left - 6}" y="{y + cell / 2 + 4:.1f}" text-anchor="end">'
-            f"{escape(_short(name, 16))}</text>"
-        )
+        parts.append(axes.text(left - 6, y + cell / 2 + 4, _short(name, 16), "end"))
         for j in range(len(names)):
             if np.isnan(mean[i, j]):
                 continue
             x = left + j * cell
             parts.append(_cell(x, y, cell - 1, cell - 1, mean[i, j]))
-            ink = "#fff" if abs(mean[i, j]) > DARK else "var(--ink)"
-            parts.append(
-                f'<text x="{x + cell / 2:.1f}" y="{y + cell / 2 + 4:.1f}" '
-                f'text-anchor="middle" style="fill:{ink}">{mean[i, j]:.2f}</text>'
+            at, look = (
+                (x + cell / 2, y + cell / 2 + 4),
+                "over" if abs(mean[i, j]) > DARK else "label",
             )
+            parts.append(axes.text(*at, f"{mean[i, j]:.2f}", "middle", class_=look))
     bottom = TOP + len(names) * cell
     spoken = "Mean cosine between the gradients of tasks. " + " ".join(
         f"{names[i]} and {names[j]}: {mean[i, j]:.2f}." for i, j in pairs_by_conflict(mean)
@@ -102,33 +102,31 @@ def _matrix(record: RunRecord, mean: Float[np.ndarray, "T T"]) -> str:
     return figure(
         "Mean cosine between gradients",
         "over all diagnosed steps; columns in the order of the rows",
-        f'<svg viewBox="0 0 {WIDTH} {bottom + 10}" role="img" aria-label="{escape(spoken)}">'
-        f"{''.join(parts)}</svg>",
+        _drawing(parts, bottom + 10, spoken),
     )
 
 
-def _cell(x: float, y: float, width: float, height: float, cosine: float) -> str:
-    color = NEGATIVE if cosine < 0 else POSITIVE
-    return (
-        f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.2f}" height="{height:.1f}" '
-        f'fill="{color}" fill-opacity="{min(abs(cosine), 1.0):.2f}"/>'
-    )
+def _cell(x: float, y: float, width: float, height: float, cosine: float) -> Html:
+    return element(
+        "rect", x=f"{x:.1f}", y=f"{y:.1f}", width=f"{width:.2f}", height=f"{height:.1f}",
+        fill=NEGATIVE if cosine < 0 else POSITIVE, fill_opacity=f"{min(abs(cosine), 1.0):.2f}",
+    )  # fmt: skip
 
 
-def _legend(y: float) -> str:
+def _legend(y: float) -> Html:
     """The colour scale: cosine -1 to 1 in steps."""
     values = np.linspace(-1, 1, 11)
     width = (WIDTH - NAME_WIDTH - 12) / len(values)
     cells = [_cell(NAME_WIDTH + i * width, y, width, 8, v) for i, v in enumerate(values)]
     texts = [
-        f'<text x="{x}" y="{y + 20}" text-anchor="{anchor}">{text}</text>'
+        axes.text(x, y + 20, text, anchor)
         for x, anchor, text in (
             (NAME_WIDTH, "start", "-1 fight"),
             ((NAME_WIDTH + WIDTH - 12) / 2, "middle", "0"),
             (WIDTH - 12, "end", "agree +1"),
         )
     ]
-    return "".join(cells + texts)
+    return join(cells + texts)
 
 
 def _short(name: str, chars: int = NAME_CHARS // 2) -> str:

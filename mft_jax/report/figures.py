@@ -9,6 +9,7 @@ from mft_jax.record.columns import RunRecord, Series, last_step
 from mft_jax.record.schema import MEASURED_LOSS, MEASURED_RATIO, TRAIN, VALID, Quantity
 from mft_jax.report import conflicts, series
 from mft_jax.report.charts import Chart, Line, line_chart, share_chart
+from mft_jax.report.html import Html
 
 LABELLED_TASKS = 8  # with more, names at line ends would touch; the legend serves
 RAW_TASKS = 12  # with more, raw lines behind smoothed ones are a smear
@@ -18,7 +19,7 @@ SMOOTHED_NOTE = ", smoothed"
 BEHIND_NOTE = "; behind: every step"
 
 
-def figure_groups(record: RunRecord) -> list[tuple[str, list[str]]]:
+def figure_groups(record: RunRecord) -> list[tuple[str, list[Html]]]:
     """`(heading, figures)`. A group without figures is left out."""
     groups = [
         ("Learning", _learning(record)),
@@ -28,7 +29,7 @@ def figure_groups(record: RunRecord) -> list[tuple[str, list[str]]]:
     return [(heading, figures) for heading, figures in groups if figures]
 
 
-def _learning(record: RunRecord) -> list[str]:
+def _learning(record: RunRecord) -> list[Html]:
     valid, train, log = record.valid, record.train, record.balancer
     behind = (log.step, log.task[MEASURED_RATIO]) if _measured(log) else None
     return [
@@ -40,7 +41,7 @@ def _learning(record: RunRecord) -> list[str]:
     ]
 
 
-def _balance(record: RunRecord) -> list[str]:
+def _balance(record: RunRecord) -> list[Html]:
     train, log = record.train, record.balancer
     tasks = len(record.header.tasks)
     if tasks == 1 and not len(log):
@@ -75,7 +76,7 @@ def _balancer_quantity(record: RunRecord, name: str) -> Quantity:
     return Quantity(name.replace("_", " "), "as the balancer keeps it", shown=not drawn)
 
 
-def _data(record: RunRecord) -> list[str]:
+def _data(record: RunRecord) -> list[Html]:
     train, names = record.train, record.header.tasks
     if not len(train):
         return []
@@ -91,7 +92,7 @@ def _data(record: RunRecord) -> list[str]:
     return [share_chart(chart, edges), padding]
 
 
-def _speed_and_optimiser(record: RunRecord) -> list[str]:
+def _speed_and_optimiser(record: RunRecord) -> list[Html]:
     if not len(record.train):
         return []
     return [
@@ -126,7 +127,7 @@ def _per_task(
     *,
     smoothed: bool = False,
     behind: tuple[np.ndarray, np.ndarray] | None = None,
-) -> str:
+) -> Html:
     """One line per task. `behind`: steps and values of a noisier reading of the same quantity."""
     names = record.header.tasks
     few = len(names) <= RAW_TASKS
@@ -159,7 +160,7 @@ def _single(
     smoothed: bool = True,
     percent: bool = False,
     steps: Int[np.ndarray, " steps"] | None = None,
-) -> str:
+) -> Html:
     """One line over `steps`, those of training if not given."""
     x, y = series.finite(record.train.step if steps is None else steps, values)
     title, note = quantity.title, quantity.note

@@ -1,7 +1,5 @@
 """Record in, one self-contained HTML file out: no script, style, font or image from elsewhere."""
 
-import string
-from html import escape
 from importlib import resources
 from pathlib import Path
 
@@ -9,8 +7,9 @@ from mft_jax.record.columns import RunRecord
 from mft_jax.record.files import write_whole
 from mft_jax.record.reading import read_record
 from mft_jax.record.schema import METRICS_FILE, REPORT_FILE
-from mft_jax.report import summary, tables
+from mft_jax.report import html, summary, tables
 from mft_jax.report.figures import figure_groups
+from mft_jax.report.html import Html, element, join
 
 
 def write_report(workdir: Path, record: RunRecord | None = None) -> Path:
@@ -25,41 +24,44 @@ def render(record: RunRecord, name: str) -> str:
     """The page as text. `name` is what the run is called, usually its folder."""
     parts = [
         summary.tiles(record),
-        f'<h2>Verdict</h2><div class="card padded">{summary.verdict_words(record)}</div>',
+        element("h2", "Verdict"),
+        element("div", summary.verdict_words(record), class_="card padded"),
         card("Tasks", tables.task_table(record)),
         tables.legend(record) if len(record.header.tasks) > 1 else "",
         *(section(heading, figures) for heading, figures in figure_groups(record)),
         card("Data", tables.data_table(record)),
-        "<h2>Packing</h2>",
-        f'<div class="card padded">{tables.packing_bars(record)}</div>',
-        "<h2>Configuration</h2>",
-        '<details class="card"><summary>All values of this run</summary>'
-        f"{tables.config_table(record)}</details>",
+        element("h2", "Packing"),
+        element("div", tables.packing_bars(record), class_="card padded"),
+        element("h2", "Configuration"),
+        unfolding("All values of this run", tables.config_table(record)),
     ]
     return fill(
         title=name,
         summary=summary.summary(record),
         notes=notes(summary.notes(record)),
-        body="\n".join(parts),
+        body=join(parts, "\n"),
         foot=summary.foot(record),
     )
 
 
-def card(heading: str, content: str) -> str:
-    return f'<h2>{heading}</h2>\n<div class="card">{content}</div>'
+def card(heading: str, content: Html) -> Html:
+    return join([element("h2", heading), element("div", content, class_="card")], "\n")
 
 
-def section(heading: str, figures: list[str]) -> str:
-    return f'<h2>{heading}</h2><div class="figures">{"".join(figures)}</div>'
+def unfolding(heading: str, content: Html) -> Html:
+    """A card that shows its content when its heading is pressed."""
+    return element("details", element("summary", heading), content, class_="card")
 
 
-def notes(texts: list[str]) -> str:
-    return "".join(f'<p class="note">{escape(text)}</p>' for text in texts)
+def section(heading: str, figures: list[Html]) -> Html:
+    return join([element("h2", heading), element("div", *figures, class_="figures")])
 
 
-def fill(*, title: str, summary: str, notes: str, body: str, foot: str) -> str:
-    """The template with its parts; all but the title are HTML already."""
+def notes(texts: list[str]) -> Html:
+    return join(element("p", text, class_="note") for text in texts)
+
+
+def fill(*, title: str, summary: str, notes: Html, body: Html, foot: str) -> str:
+    """The template with its parts."""
     text = resources.files("mft_jax.report").joinpath("page.html").read_text(encoding="utf-8")
-    return string.Template(text).substitute(
-        title=escape(title), summary=summary, notes=notes, body=body, foot=foot
-    )
+    return html.fill(text, title=title, summary=summary, notes=notes, body=body, foot=foot)

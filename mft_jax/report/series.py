@@ -93,8 +93,10 @@ def count(value: float) -> str:
         return "–"
     if abs(value) < 10_000:
         return f"{value:,.0f}"
-    unit, letter = next((u, c) for u, c in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if value >= u)
-    return f"{value / unit:.3g}{letter}" if value / unit < 1000 else f"{value / unit:.0f}{letter}"
+    units = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+    unit, letter = next((u, c) for u, c in units if abs(value) >= u)
+    scaled = value / unit
+    return f"{scaled:.3g}{letter}" if abs(scaled) < 1000 else f"{scaled:.0f}{letter}"
 
 
 def fixed(value: float, decimals: int = 3) -> str:

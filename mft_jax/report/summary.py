@@ -2,7 +2,6 @@
 
 import math
 from datetime import datetime
-from html import escape
 
 import numpy as np
 from jaxtyping import Float
@@ -11,6 +10,7 @@ from mft_jax.record.columns import RunRecord, last_step
 from mft_jax.record.reading import passed_over_note
 from mft_jax.record.verdict import verdict
 from mft_jax.report import series
+from mft_jax.report.html import Html, element, join
 
 END_WORDS = {
     "finished": "Finished at",
@@ -19,7 +19,7 @@ END_WORDS = {
 }
 
 
-def summary(record: RunRecord) -> str:
+def summary(record: RunRecord) -> Html:
     header = record.header
     parts = [
         progress(record),
@@ -32,18 +32,18 @@ def summary(record: RunRecord) -> str:
         parts.append(f"{word} {_moment(record.last_time)}")
     if record.resumes:
         parts.append(f"resumed {_several(record.resumes, 'time')}")
-    return " · ".join(f"<span>{escape(part)}</span>" for part in parts)
+    return join((element("span", part) for part in parts), " · ")
 
 
 def _moment(time: datetime) -> str:
     return f"{time.day} {time:%B %Y, %H:%M %Z}".rstrip()
 
 
-def verdict_words(record: RunRecord) -> str:
-    """The run's verdict as paragraphs of HTML."""
+def verdict_words(record: RunRecord) -> Html:
+    """The run's verdict as paragraphs."""
     judged = verdict(record)
-    advice = f"<p>{escape(judged.advice)}</p>" if judged.advice else ""
-    return f'<p class="verdict">{escape(str(judged))}</p>{advice}'
+    advice = [element("p", judged.advice)] if judged.advice else []
+    return join([element("p", str(judged), class_="verdict"), *advice])
 
 
 def progress(record: RunRecord) -> str:
@@ -67,12 +67,12 @@ def notes(record: RunRecord) -> list[str]:
     return found
 
 
-def tiles(record: RunRecord) -> str:
+def tiles(record: RunRecord) -> Html:
     """The numbers one looks for first."""
     header, train = record.header, record.train
     model = header.model
     tokens = float(np.nansum(train.task["tokens"]))
-    share = model.trainable / model.parameters
+    share = model.trainable / (model.parameters or math.nan)
     bits = model.bits_per_weight
     entries = [
         *_validation_tile(record),
@@ -88,10 +88,10 @@ def tiles(record: RunRecord) -> str:
         ("row filling", series.percent(header.packing.packed), "positions that hold a token"),
     ]
     cells = (
-        f"<div><dt>{name}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
+        element("div", element("dt", name), element("dd", value, element("small", note)))
         for name, value, note in entries
     )
-    return f'<dl class="tiles">{"".join(cells)}</dl>'
+    return element("dl", *cells, class_="tiles")
 
 
 def foot(record: RunRecord) -> str:
@@ -99,7 +99,7 @@ def foot(record: RunRecord) -> str:
     mesh = " × ".join(f"{axis} {size}" for axis, size in header.mesh.items())
     versions = [f"{name} {version}" for name, version in header.software.items()]
     parts = [f"mft_jax {header.version}", *versions, f"mesh {mesh}", header.devices]
-    return " · ".join(escape(part) for part in parts)
+    return " · ".join(parts)
 
 
 def _validation_tile(record: RunRecord) -> list[tuple[str, str, str]]:

@@ -1,7 +1,7 @@
 """The page's tables: outcome and data per task, packing, configuration."""
 
 import math
-from html import escape
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ from mft_jax.record.schema import COLUMNS, data_columns
 from mft_jax.record.verdict import verdict
 from mft_jax.report import series
 from mft_jax.report.charts import task_look
+from mft_jax.report.html import Html, element, join
 
 
-def task_table(record: RunRecord) -> str:
+def task_table(record: RunRecord) -> Html:
     """Outcome first, so that a phone shows it before the table has to be scrolled."""
     judged = verdict(record).tasks
     rows = [
@@ -32,17 +33,17 @@ def _task_row(record: RunRecord, task: int, row: TaskOutcome, judged: str) -> li
     return [
         swatch(task, row.task),
         series.fixed(row.before),
-        f"<b>{series.fixed(row.last)}</b>",
+        element("b", series.fixed(row.last)),
         series.fixed(row.best),
         "–" if row.best_step is None else f"{row.best_step:,}",
         ratio_bar(row.ratio),
-        escape(judged),
+        judged,
         series.fixed(row.weight),
         *map(series.count, (data.train_samples, data.train_tokens, data.trained_tokens)),
     ]
 
 
-def data_table(record: RunRecord) -> str:
+def data_table(record: RunRecord) -> Html:
     """What was read, what of it could not be used or not whole, and what the steps have seen."""
     header = record.header
     seen = np.nansum(record.train.task["tokens"], axis=0)
@@ -66,9 +67,9 @@ def data_table(record: RunRecord) -> str:
     return table([*groups, ("seen in training", 2)], heads, rows, total if len(rows) > 1 else None)
 
 
-def packing_bars(record: RunRecord) -> str:
+def packing_bars(record: RunRecord) -> Html:
     packing = record.header.packing
-    bars = "".join(
+    bars = join(
         _bar(words, share)
         for words, share in (
             ("packed rows (this run)", packing.packed),
@@ -78,36 +79,51 @@ def packing_bars(record: RunRecord) -> str:
     )
     rows, length = series.count(packing.rows), series.count(packing.row_length)
     size = f"{rows} rows of {length} positions."
-    return f"<p>{size} Share of positions that hold a token, on the same data:</p>{bars}"
+    words = element("p", f"{size} Share of positions that hold a token, on the same data:")
+    return join([words, bars])
 
 
-def _bar(words: str, share: float) -> str:
-    fill = f'<i><b style="width:{100 * _or_zero(share):.1f}%"></b></i>'
-    return f'<div class="bar"><span>{words}</span>{fill}<span>{series.percent(share)}</span></div>'
+def _bar(words: str, share: float) -> Html:
+    shown = element("span", series.percent(share))
+    return element("div", element("span", words), _meter(share, "meter"), shown, class_="bar")
 
 
-def config_table(record: RunRecord) -> str:
+def _meter(share: float, look: str) -> Html:
+    """A bar, of which a share is filled."""
+    part = element("rect", width=f"{100 * _or_zero(share):.1f}", height=10)
+    return element(
+        "svg", part, class_=look, viewBox="0 0 100 10", preserveAspectRatio="none",
+        aria_hidden="true",
+    )  # fmt: skip
+
+
+def config_table(record: RunRecord) -> Html:
     command = [("command", record.header.command)] if record.header.command else []
-    rows = "".join(
-        f"<tr><th scope=row>{escape(key)}</th><td>{escape(value)}</td></tr>"
-        for key, value in [*command, *_flat(record.header.config, "")]
+    return named_values([*command, *_flat(record.header.config, "")])
+
+
+def named_values(pairs: Iterable[tuple[str, str]]) -> Html:
+    """A table of names and values."""
+    rows = (
+        element("tr", element("th", name, scope="row"), element("td", value))
+        for name, value in pairs
     )
-    return f'<table class="config">{rows}</table>'
+    return element("table", *rows, class_="config")
 
 
-def legend(record: RunRecord) -> str:
+def legend(record: RunRecord) -> Html:
     chips = (
-        f'<span class="chip" data-task="{task}">{swatch(task, name)}</span>'
+        element("span", swatch(task, name), class_="chip", data_task=task)
         for task, name in enumerate(record.header.tasks)
     )
-    return f'<div class="legend" aria-label="tasks">{"".join(chips)}</div>'
+    return element("div", *chips, class_="legend", aria_label="tasks")
 
 
-def swatch(task: int, name: str) -> str:
+def swatch(task: int, name: str) -> Html:
     """The task's line, as the figures draw it, and its name."""
-    line = f'<path class="line {task_look(task)}" d="M1 4H21"/>'
-    icon = f'<svg class="swatch" viewBox="0 0 22 8" aria-hidden="true">{line}</svg>'
-    return f"{icon}{escape(name)}"
+    line = element("path", class_=f"line {task_look(task)}", d="M1 4H21")
+    icon = element("svg", line, class_="swatch", viewBox="0 0 22 8", aria_hidden="true")
+    return join([icon, name])
 
 
 def table(
@@ -115,28 +131,28 @@ def table(
     heads: list[str],
     rows: list[list[str]],
     total: list[str] | None = None,
-) -> str:
-    """Cells are HTML. The first column stays in view while the rest scrolls inside its box."""
-    top = "".join(f'<th colspan="{span}">{words}</th>' for words, span in groups)
-    head = "".join(f"<th scope=col>{words}</th>" for words in heads)
-    body = "".join(_row(cells) for cells in rows)
-    foot = f"<tfoot>{_row(total)}</tfoot>" if total else ""
-    return (
-        f'<div class="scroll" tabindex="0"><table><thead><tr class="groups">{top}</tr>'
-        f"<tr>{head}</tr></thead><tbody>{body}</tbody>{foot}</table></div>"
-    )
+) -> Html:
+    """The first column stays in view while the rest scrolls inside its box."""
+    top = (element("th", words, colspan=span) for words, span in groups)
+    head = (element("th", words, scope="col") for words in heads)
+    parts = [
+        element("thead", element("tr", *top, class_="groups"), element("tr", *head)),
+        element("tbody", *map(_row, rows)),
+    ]
+    if total:
+        parts.append(element("tfoot", _row(total)))
+    return element("div", element("table", *parts), class_="scroll", tabindex=0)
 
 
-def _row(cells: list[str]) -> str:
-    rest = "".join(f"<td>{cell}</td>" for cell in cells[1:])
-    return f"<tr><th scope=row>{cells[0]}</th>{rest}</tr>"
+def _row(cells: list[str]) -> Html:
+    rest = (element("td", cell) for cell in cells[1:])
+    return element("tr", element("th", cells[0], scope="row"), *rest)
 
 
 def ratio_bar(ratio: float) -> str:
     if math.isnan(ratio):
         return "–"
-    width = 100 * min(ratio, 1.0)
-    return f'{series.fixed(ratio)}<i class="ratio"><b style="width:{width:.1f}%"></b></i>'
+    return join([series.fixed(ratio), _meter(min(ratio, 1.0), "meter ratio")])
 
 
 def _flat(value: Any, key: str) -> list[tuple[str, str]]:

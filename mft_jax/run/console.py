@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
@@ -21,12 +21,14 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.segment import Segment
 
 from mft_jax.data.progress import OnWork, Work, unseen
 from mft_jax.run.layout import shortened
 from mft_jax.run.memory import peak_host_bytes
 from mft_jax.run.processes import is_first
 from mft_jax.run.words import fit_words
+from mft_jax.types import visible
 
 Say = Callable[[str], None]
 OnBytes = Callable[[int, int], None]  # bytes read, bytes in all
@@ -36,10 +38,21 @@ NAME_WIDTH = 24  # of a task in a bar
 LINE_EVERY_SECS = 10.0  # between two lines of a bar that is not drawn
 
 
+class VisibleConsole(Console):
+    """A console that spells out what a terminal would obey: text may come from any file, and only
+    the console's own control codes reach the terminal."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+
 def open_console() -> Console:
     """A console that prints on the first process; on the others nothing is shown."""
     if is_first():
-        return Console(
+        return VisibleConsole(
             markup=False,
             highlight=False,
             force_jupyter=False,
@@ -69,7 +82,7 @@ def read_progress(console: Console) -> ReadProgress:
     @contextlib.contextmanager
     def reading(name: str) -> Iterator[OnBytes]:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             DownloadColumn(),
             TransferSpeedColumn(),

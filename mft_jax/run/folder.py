@@ -9,6 +9,7 @@ set_aside/       what a later start replaced, by its time
 
 import dataclasses
 import json
+import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ from mft_jax.run.base_model import BaseModelInfo
 from mft_jax.run.batches import Data
 from mft_jax.run.processes import check_equal, on_first
 from mft_jax.run.saved import has_checkpoint
-from mft_jax.types import Batch, MftError
+from mft_jax.types import Batch, MftError, foreign_code
 
 SAMPLE_FILE = "sample.npz"
 SAMPLE_ROWS = 4
@@ -223,5 +224,11 @@ def read_sample(workdir: Path) -> Batch:
     path = workdir / SAMPLE_FILE
     if not path.is_file():
         raise MftError(f"{workdir} has no {SAMPLE_FILE}; expected the folder of `mft train`")
-    with np.load(path, allow_pickle=False) as arrays:
-        return Batch(**{name: arrays[name] for name in Batch._fields})
+    with foreign_code(
+        f"{path} is not what `mft train` writes",
+        "start the run once more as it was (`mft train`, also if it has finished): that writes it",
+        also=(zipfile.BadZipFile, zlib.error),
+    ):
+        # Never pickle: an array of Python objects is refused.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return Batch(**{name: arrays[name] for name in Batch._fields})

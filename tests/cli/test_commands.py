@@ -124,8 +124,9 @@ def test_bench_compares_weights_by_name_with_uniform(config_file):
         assert bool(costliest.static.weights) == (name == "static")
 
 
-def test_bench_prints_what_balancers_cost_beside_uniform(config_file, capsys):
-    flags = [f"--config={config_file}", "--repeats=2", "--balancers=coba,mgda", "--num_tasks=7"]
+def test_bench_prints_what_balancers_cost_beside_uniform_also_for_a_short_run(config_file, capsys):
+    # The run has 4 batches, and this reads 5.
+    flags = [f"--config={config_file}", "--repeats=3", "--balancers=coba,mgda", "--num_tasks=7"]
     code, out, _ = call(capsys, "bench", *flags)
     assert code == 0 and "K = 7 tasks" in out and "loader over step" in out
     rows = {line.split()[1]: line for line in out.splitlines() if line.startswith("│")}
@@ -133,6 +134,8 @@ def test_bench_prints_what_balancers_cost_beside_uniform(config_file, capsys):
     assert "F + B + vF" in rows["coba"] and "F + B*" in rows["mgda"]
     code, _, err = call(capsys, "bench", f"--config={config_file}", "--balancers=mdga")
     assert code == 2 and "did you mean 'mgda'?" in err
+    code, _, err = call(capsys, "bench", f"--config={config_file}", "--repeats=0")
+    assert code == 2 and "--repeats=0: expected at least 1" in err
 
 
 def test_compare_runs_every_variation_once_goes_on_where_it_stopped_and_writes_one_page(

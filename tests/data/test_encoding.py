@@ -1,7 +1,10 @@
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer
 
 from mft_jax.data.encoding import build_encoder, encode
 from mft_jax.data.templates import Piece, chat_tokenizer
@@ -82,3 +85,29 @@ def test_an_end_token_that_plain_text_can_reach_is_refused(make_tokenizer):
     tokenizer.eos_token = "a"  # marked as special, but the vocabulary holds it as a letter too
     with pytest.raises(MftError, match="reads 'a' as a special token even in plain text"):
         encoded(told("b"), tokenizer)
+
+
+def test_the_vocabulary_is_shared_and_not_parsed_again(make_tokenizer):
+    letters = [chr(c) for c in range(ord("!"), ord("~"))]
+    tokenizer = make_tokenizer(merges=[(a, b) for a in letters for b in letters])
+    text = tokenizer.backend_tokenizer.to_str()
+    start = time.process_time()
+    parsed = Tokenizer.from_str(text)
+    parse_secs = time.process_time() - start
+    parsed.encode_special_tokens = True
+    chat = chat_tokenizer(tokenizer)
+    build_encoder(tokenizer, chat)
+    start = time.process_time()
+    encoder = build_encoder(tokenizer, chat)
+    assert time.process_time() - start < parse_secs / 2
+    for words in ("def f(x):", "a<s>b", " hi  there\n"):
+        ids = parsed.encode(words, add_special_tokens=False).ids
+        assert encoder.plain["first"].encode(words, add_special_tokens=False).ids == ids
+
+
+def test_added_tokens_keep_their_ids(make_tokenizer):
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens([AddedToken("<plain>", lstrip=True), "<other>"])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<late>"]})
+    text = "a <plain>b<other>"
+    assert encoded([Piece(text, False)], tokenizer)[0] == tokenizer.encode(text)

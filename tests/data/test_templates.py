@@ -1,6 +1,11 @@
+import concurrent.futures
+import resource
+import signal
+
 import pytest
 from tokenizers import AddedToken
 
+from mft_jax.data import template_bounds
 from mft_jax.data.samples import Conversation, Document, Message
 from mft_jax.data.templates import GUARDS, Piece, chat_tokenizer, render
 from mft_jax.types import MftError
@@ -126,3 +131,39 @@ def test_text_full_of_noncharacters_is_refused(byte_tokenizer):
     chat = chat_tokenizer(byte_tokenizer)
     with pytest.raises(MftError, match="f:1: the sample holds 32 of the 32 noncharacters"):
         render(Document("".join(GUARDS), "f:1"), chat)
+
+
+ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+DOUBLING = (
+    "{% set n = namespace(t='aaaaaaaa') %}{% for i in range(60) %}{% set n.t = n.t ~ n.t %}"
+    "{% endfor %}{{ n.t }}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "fault"),
+    [
+        (ENDLESS, r"had not finished the record after 0\.05 s"),
+        (DOUBLING, r"refuses the record \(.*\)"),
+        ("{{ 'a' * 1000000000000 }}", r"refuses the record \(.*\)"),
+        ("{{ 'a' * 2000 }}", "makes 2,000 characters of the record"),
+        ("{{ 9 ** 9 ** 9 }}", "computes a power"),
+    ],
+)
+def test_a_template_that_would_not_end_is_stopped(make_tokenizer, monkeypatch, template, fault):
+    monkeypatch.setattr(template_bounds, "MAX_SECONDS", 0.05 if template is ENDLESS else 20)
+    monkeypatch.setattr(template_bounds, "MAX_BYTES", 1 << 26)
+    monkeypatch.setattr(template_bounds, "MAX_CHARACTERS", 1999)
+    limits, alarm = resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGALRM)
+    with pytest.raises(MftError, match=fault):
+        picture(chat(("U", "Hi"), ("A", "Hello")), make_tokenizer(chat_template=template))
+    assert resource.getrlimit(resource.RLIMIT_AS) == limits
+    assert signal.getsignal(signal.SIGALRM) == alarm
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_a_template_is_rendered_in_any_thread(chatml_tokenizer):
+    sample = chat(("U", "Hi"), ("A", "Hello"))
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        found = pool.submit(picture, sample, chatml_tokenizer).result()
+    assert found == picture(sample, chatml_tokenizer)

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 
 from mft_jax.cli.check import transformers_logits
 from mft_jax.huggingface.base_weights import checked_spans, read_model
-from mft_jax.huggingface.folders import model_folder
+from mft_jax.huggingface.folders import model_folder, own_files
 from mft_jax.huggingface.tensors import read
 from mft_jax.testing import tiny_checkpoint
 from mft_jax.types import MftError
@@ -48,3 +48,24 @@ def test_a_pickle_without_weights_is_ignored(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({}))
     (tmp_path / "training_args.bin").touch()
     assert model_folder(str(tmp_path)) == tmp_path
+
+
+def test_a_link_that_leads_out_of_the_model_is_not_copied(tmp_path):
+    outside, folder = tmp_path / "secret", tmp_path / "model"
+    folder.mkdir()
+    outside.write_text("secret")
+    (folder / "real.json").write_text("{}")
+    (folder / "alias.json").symlink_to("real.json")
+    assert [file.name for file in own_files(folder, ["*.json"])] == ["alias.json", "real.json"]
+    (folder / "tokenizer.json").symlink_to(outside)
+    with pytest.raises(MftError, match="tokenizer.json is a link to .*secret, outside of"):
+        own_files(folder, ["tokenizer.json", "absent.json"])
+
+
+def test_links_of_the_hub_cache_to_its_blobs_are_the_models_own(tmp_path):
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "1234"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    (blobs / "abcd").write_text("{}")
+    (snapshot / "tokenizer.json").symlink_to("../../blobs/abcd")
+    assert own_files(snapshot, ["tokenizer.json"]) == [snapshot / "tokenizer.json"]

@@ -3,7 +3,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mft_jax.huggingface.tensors import TensorType, read, read_json, read_spans, write_tensors
+from mft_jax.huggingface import tensors
+from mft_jax.huggingface.tensors import (
+    TensorType,
+    read,
+    read_json,
+    read_spans,
+    weight_files,
+    write_tensors,
+)
 from mft_jax.types import MftError
 
 TENSORS = {
@@ -78,7 +86,24 @@ def test_a_damaged_header_is_refused(tmp_path, header):
         read_spans(tmp_path / "x")
 
 
-def test_json_without_an_end_is_refused(tmp_path):
-    (tmp_path / "x").write_bytes(b"[" * 100_000)
-    with pytest.raises(MftError, match="nested too deeply"):
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a": 1' + b"0" * 5000 + b"}", "cannot be read .*digits"),
+        (b'{"a": "' + b"b" * 100_000 + b'"}', "has 100,009 bytes; expected at most 99,999 of JSON"),
+    ],
+    ids=["deep", "a long number", "long"],
+)
+def test_json_without_an_end_is_refused(tmp_path, monkeypatch, content, fault):
+    monkeypatch.setattr(tensors, "MAX_JSON_BYTES", 100_000 - content.startswith(b'{"a": "'))
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(MftError, match=fault):
         read_json(tmp_path / "x")
+
+
+@pytest.mark.parametrize("name", ["../b/model.safetensors", "/etc/passwd", "a/../../x"])
+def test_an_index_that_names_files_outside_of_the_folder_is_refused(tmp_path, name):
+    (tmp_path / "model.safetensors.index.json").write_text(f'{{"weight_map": {{"w": "{name}"}}}}')
+    with pytest.raises(MftError, match="lies outside of the folder"):
+        weight_files(tmp_path)

@@ -266,3 +266,28 @@ def test_both_ways_to_write_rotary_settings_mean_the_same():
     old = read("llama", rope_theta=5e5, rope_scaling=scaling)
     new = read("llama", rope_parameters={**scaling, "rope_theta": 5e5})
     assert dataclasses.asdict(old) == dataclasses.asdict(new)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "fault"),
+    [
+        ("llama", {"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000; .* at most 1,000"),
+        ("gemma3_text", {"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000"),
+        ("gpt_bigcode", {"n_layer": 10**9}, "n_layer=1000000000"),
+        ("chatglm", {"num_layers": 10**9}, "num_layers=1000000000"),
+        ("mixtral", {"num_local_experts": 10**9}, "num_local_experts=1000000000; .* 10,000"),
+        ("llama", {"num_hidden_layers": 10**4000}, r"num_hidden_layers=10+\.\.\.; expected"),
+    ],
+    ids=["layers", "windows", "n_layer", "num_layers", "experts", "digits"],
+)
+def test_numbers_that_are_counted_out_are_bounded_before_the_work(name, changes, fault):
+    with pytest.raises(MftError, match=fault) as raised:
+        read(name, **changes)
+    assert len(str(raised.value)) < 400
+
+
+def test_more_tensors_than_any_model_has_are_refused_before_they_are_named():
+    family = FAMILIES["mixtral"]
+    model_config = read("mixtral", num_hidden_layers=1000, num_local_experts=10_000)
+    with pytest.raises(MftError, match="describes 30,.* tensors; expected at most 1,000,000"):
+        family.entries(model_config)

@@ -273,3 +273,31 @@ def test_the_planned_steps_are_required_where_the_configuration_keeps_them(tmp_p
     line = {**run_line(*TASKS), "config": {"optim": {"steps": 7}}}
     with pytest.raises(MftError, match="nothing under 'loop'"):
         read_record(write(tmp_path / "metrics.jsonl", line))
+
+
+def test_a_number_of_another_kind_is_refused_with_its_line(tmp_path):
+    text = Path(__file__).with_name("version_0_1.jsonl").read_text("utf-8")
+    lines = [json.loads(line) for line in text.splitlines()]
+    train = next(n for n, line in enumerate(lines) if line["kind"] == "train")
+    file = tmp_path / "metrics.jsonl"
+    for place, key, value in [
+        (0, "mesh", {"data": None}), (0, "time", "x"), (0, "config", {"loop": {"steps": "7"}}),
+        (train, "step", 2**70), (train, "step", True), (train, "loss", [10**400]),
+        (2, "cosine", [["a"] * 3] * 3), (2, "cosine", [[[]] * 3] * 3),
+        (train + 2, "balancer", dict.fromkeys(lines[train]["balancer"], 1.0)),
+    ]:  # fmt: skip
+        changed = [dict(line) for line in lines]
+        changed[place][key] = value
+        file.write_text("\n".join(map(json.dumps, changed)) + "\n", "utf-8")
+        with pytest.raises(MftError, match=f"metrics.jsonl:{place + 1}: "):
+            read_record(file)
+
+
+def test_a_number_that_no_float_holds_is_no_number(tmp_path):
+    text = Path(__file__).with_name("version_0_1.jsonl").read_text("utf-8")
+    lines = [json.loads(line) for line in text.splitlines()]
+    train = next(n for n, line in enumerate(lines) if line["kind"] == "train")
+    lines[train] |= {"loss": 10**400, "grad_norm": math.inf}
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    record = read_record(tmp_path / "metrics.jsonl")
+    assert np.isnan([record.train.scalar[name][0] for name in ("loss", "grad_norm")]).all()

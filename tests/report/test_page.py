@@ -177,7 +177,7 @@ def test_samples_dropped_or_cut_stand_in_the_data_table_of_a_real_run(tmp_path):
     shutil.copy(VERSION_0_1, tmp_path / "metrics.jsonl")
     page = write_report(tmp_path).read_text()
     table = page[page.index("<h2>Data</h2>") : page.index("<h2>Packing</h2>")]
-    heads = re.findall("<th scope=col>(.*?)</th>", table)
+    heads = re.findall('<th scope="col">(.*?)</th>', table)
     rows = [re.findall("<td>(.*?)</td>", row) for row in re.findall("<tr>.*?</tr>", table)]
     rare, total = rows[3], rows[4]
     assert [heads[0], *heads[-6:]] == [
@@ -205,7 +205,7 @@ def test_conflicts_are_a_heat_map_of_pairs_and_a_matrix_of_few_tasks(tmp_path):
     write_run(tmp_path, FIVE, 30, valid_every=10, fights=True)
     page = write_report(tmp_path).read_text()
     assert "Which tasks fight" in page and "Mean cosine between gradients" in page
-    assert page.count("<rect") > 10 * 7 + 25  # pairs by diagnosed steps, and the matrix
+    assert page.count("<rect x=") > 10 * 7 + 25  # pairs by diagnosed steps, and the matrix
     many = [f"task_{n}" for n in range(12)]
     page = write_report(write_run(tmp_path, many, 30, valid_every=10, fights=True)).read_text()
     assert "the 20 of 66 pairs that conflict most" in page

@@ -59,8 +59,8 @@ def test_tick_labels_share_their_decimals():
 
 
 def test_numbers_are_short_and_absence_is_a_dash():
-    assert [series.count(v) for v in (0.0, 9_999.0, 12_345.0, 3.86e6)] == [
-        "0", "9,999", "12.3k", "3.86M",
+    assert [series.count(v) for v in (0.0, 9_999.0, 12_345.0, 3.86e6, -12_345.0)] == [
+        "0", "9,999", "12.3k", "3.86M", "-12.3k",
     ]  # fmt: skip
     assert series.duration(201.3) == "3 min 21 s" and series.duration(7500.0) == "2 h 5 min"
     assert series.size(3_250_586.0) == "3.1 MiB" and series.percent(0.985) == "98.5%"

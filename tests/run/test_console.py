@@ -1,13 +1,23 @@
 """The console of a run: a terminal is redrawn, everything else gets lines."""
 
 import io
+import re
 
 import pytest
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
 from mft_jax.data.progress import Work
 from mft_jax.run import console as consoles
-from mft_jax.run.console import is_terminal, read_progress, sayer, task_progress
+from mft_jax.run.console import (
+    VisibleConsole,
+    is_terminal,
+    read_progress,
+    sayer,
+    task_progress,
+)
 
 
 class Terminal(io.StringIO):
@@ -76,3 +86,23 @@ def test_the_bar_of_tasks_fits_the_terminal(width):
             on_work(work)
     shown = console.file.getvalue().replace("\x1b", "\n").splitlines()
     assert max(map(len, shown)) <= width + 4  # "[2K" is part of a piece
+
+
+def test_only_the_consoles_own_codes_reach_a_terminal():
+    foreign = "a\x1b[2Jb\x1b]0;title\x07c\rd\x9be\u202ef[/x]"
+    console = VisibleConsole(file=Terminal(), force_terminal=True, width=200, markup=False)
+    table = Table("task")
+    table.add_row(foreign)
+    sayer(console)(f"plain {foreign}")
+    console.print(table, Text(foreign, style="bold red"), Group(foreign))
+    with Live(Text(foreign), console=console), console.status("reading"):
+        pass
+    with read_progress(console)(foreign) as on_bytes:
+        on_bytes(1, 1)
+    shown = console.file.getvalue()
+    assert "\x1b[" in shown  # rich's own
+    left = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown)
+    assert set(re.findall(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", left)) <= {"\r"}
+    for word in ("[2Jb", "]0;title"):
+        assert re.search(rf"\x1b{re.escape(word)}", shown) is None
+        assert shown.count(r"\x1b" + word) == shown.count(word) >= 4

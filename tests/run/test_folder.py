@@ -1,8 +1,10 @@
 """A run's folder: the adapter that training started from is compared by its content."""
 
+import numpy as np
 import pytest
 
-from mft_jax.run.folder import _adapter_changes, adapter_checksum
+from mft_jax.run.folder import SAMPLE_FILE, _adapter_changes, adapter_checksum, read_sample
+from mft_jax.types import Batch, MftError
 
 
 @pytest.fixture
@@ -30,3 +32,27 @@ def test_a_moved_adapter_must_be_the_same(adapter):
     assert _adapter_changes("", str(first), None)
     # Version 0.1 kept no checksum, so another path may be another adapter.
     assert "not known to be the same" in _adapter_changes(str(first), str(same), None)[0]
+
+
+def test_a_sample_that_is_no_sample_is_refused_and_never_unpickled(tmp_path):
+    row = np.zeros((1, 2))
+    np.savez(tmp_path / SAMPLE_FILE, **dict.fromkeys(Batch._fields, row))
+    assert len(read_sample(tmp_path)) == len(Batch._fields)
+    good = (tmp_path / SAMPLE_FILE).read_bytes()
+    pickled = np.array([print], dtype=object)
+    np.savez(tmp_path / "pickled.npz", **dict.fromkeys(Batch._fields, pickled))
+    np.savez(tmp_path / "other.npz", other=row)
+    huge = good.replace(b"(1, 2)", b"(1 << 60,)")
+    zeroed = good[:200] + bytes(99) + good[299:]
+    damages = [(tmp_path / f"{name}.npz").read_bytes() for name in ("pickled", "other")]
+    for content in (
+        *damages,
+        b"",
+        b"no zip",
+        good[:-40],
+        zeroed,
+        huge,
+    ):
+        (tmp_path / SAMPLE_FILE).write_bytes(content)
+        with pytest.raises(MftError, match="sample.npz is not what `mft train` writes"):
+            read_sample(tmp_path)

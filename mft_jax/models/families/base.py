@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeGuard
@@ -14,6 +15,12 @@ from mft_jax.types import MftError
 
 Layout = Literal["same", "transposed"]
 LIMIT = 2**31  # positions and sizes are counted in int32
+# Layers and experts are counted out one by one. The deepest models have about 130 layers, the
+# widest 512 experts.
+MOST = dict.fromkeys(("num_hidden_layers", "num_layers", "n_layer"), 1_000) | dict.fromkeys(
+    ("num_experts", "num_local_experts", "n_routed_experts"), 10_000
+)
+MAX_TENSORS = 1_000_000
 
 
 def is_positive(value: Any) -> TypeGuard[float]:
@@ -21,6 +28,11 @@ def is_positive(value: Any) -> TypeGuard[float]:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return 0 < value <= sys.float_info.max
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else shown[:77] + "..."
 
 
 class ConfigReader:
@@ -48,10 +60,12 @@ class ConfigReader:
 
     def _whole(self, key: str, value: Any, *, least: int, stand_in: int) -> int:
         whole = isinstance(value, int) and not isinstance(value, bool)
-        if whole and least <= value < LIMIT:
+        most = MOST.get(key, LIMIT - 1)
+        if whole and least <= value <= most:
             return value
+        bound = f"at most {most:,}" if key in MOST else "below 2**31"
         return self._note_problem(
-            f"{key}={value!r}; expected a whole number of at least {least}, below 2**31", stand_in
+            f"{key}={_short(value)}; expected a whole number of at least {least}, {bound}", stand_in
         )
 
     def number(self, key: str, default: float) -> float:
@@ -211,6 +225,11 @@ class Family:
 @functools.lru_cache(maxsize=64)
 def _entries(family: Family, model_config: ModelConfig) -> tuple[Entry, ...]:
     infos = param_infos(model_config).values()
+    if (total := sum(math.prod(info.stack) for info in infos)) > MAX_TENSORS:
+        raise MftError(
+            f"config.json describes {total:,} tensors; expected at most {MAX_TENSORS:,}: lower its "
+            "number of layers or experts"
+        )
     return tuple(_entry(family, model_config.layer_kinds, info) for info in infos)
 
 
