@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -19,10 +18,11 @@ from mft_jax.cli import main
 STEPS, SAVE_EVERY = 60, 10
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sharding info not provided:UserWarning")
+ONE_DEVICE = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
 
 
 @pytest.fixture(scope="module")
-def config_file(tmp_path_factory) -> Path:
+def config_file(single_device, shared_programs, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("toy")
     config = testing.toy_config(folder, steps=STEPS)
     config.balancer.name = "uniform"  # others resume in test_loop, without a signal
@@ -50,7 +50,7 @@ def stop_at(step: int, number: signal.Signals, config_file: Path, workdir: Path)
     process = subprocess.Popen(
         [sys.executable, "-m", "mft_jax", "train"]
         + [f"--config={config_file}", f"--workdir={workdir}"],
-        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir)},
+        env=os.environ | {"XLA_FLAGS": ONE_DEVICE},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

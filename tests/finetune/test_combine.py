@@ -58,28 +58,38 @@ def stored(config: FinetuneConfig, base) -> tuple[dict, dict]:
 def split(config: FinetuneConfig, base, moved: float = 0.0) -> tuple[dict, dict]:
     """(trainable, frozen); `moved`: by noise of that size, other for every leaf."""
     params, start = stored(config, base)
-    trainable = init_trainable(config, params, INFOS, 0, start)
+    trainable = jax.jit(lambda *read: init_trainable(config, read[0], INFOS, 0, read[1]))(
+        params, start
+    )
     leaves, structure = jax.tree.flatten(trainable)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    leaves = [x + moved * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(structure, leaves), init_frozen(config, params)
+    rng = np.random.default_rng(1)
+    leaves = [np.float32(x + moved * rng.standard_normal(x.shape)) for x in leaves]
+    return jax.tree.map(jnp.asarray, jax.tree.unflatten(structure, leaves)), init_frozen(
+        config, params
+    )
+
+
+CHUNKS = (98, 40, 7)
 
 
 @jax.jit
+def outputs(params):
+    """(logits, {chunk: nll}) of one forward pass: whole vocabulary, and in chunks."""
+    decoder = bind(CONFIG, params)
+    positions = jnp.broadcast_to(jnp.arange(12)[None], TOKENS.shape)
+    hidden = decoder(TOKENS, positions, jnp.ones_like(TOKENS)).states
+    head, targets = decoder.logit_head(), jnp.roll(TOKENS, -1, axis=1)
+    losses = {n: next_token_nll(hidden, head, targets, vocab_chunk=n) for n in CHUNKS}
+    return head.logits(hidden), losses
+
+
 def logits(params):
-    decoder = bind(CONFIG, params)
-    positions = jnp.broadcast_to(jnp.arange(12)[None], TOKENS.shape)
-    hidden = decoder(TOKENS, positions, jnp.ones_like(TOKENS)).states
-    return decoder.logit_head().logits(hidden)
+    return outputs(params)[0]
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def nll(params, chunk):
-    decoder = bind(CONFIG, params)
-    positions = jnp.broadcast_to(jnp.arange(12)[None], TOKENS.shape)
-    hidden = decoder(TOKENS, positions, jnp.ones_like(TOKENS)).states
-    targets = jnp.roll(TOKENS, -1, axis=1)
-    return next_token_nll(hidden, decoder.logit_head(), targets, vocab_chunk=chunk)
+@jax.jit
+def gradient(params):
+    return jax.grad(lambda params: outputs(params)[1][40].mean())(params)
 
 
 def dense(config: FinetuneConfig, trainable, frozen) -> dict:
@@ -121,11 +131,11 @@ def test_logits_and_nll_are_those_of_the_merged_weights(case, base):
         combine(config, INFOS, trainable, frozen, jnp.float32),
         dense(config, trainable, frozen),
     )
-    want = logits(merged)
+    (want, want_nll), (got, got_nll) = outputs(merged), outputs(ours)
     assert jnp.abs(want - logits(dense(config, {}, frozen))).max() > 0.05
-    np.testing.assert_allclose(logits(ours), want, atol=2e-4)
-    for chunk in (98, 40, 7):
-        np.testing.assert_allclose(nll(ours, chunk), nll(merged, 98), atol=2e-4)
+    np.testing.assert_allclose(got, want, atol=2e-4)
+    for chunk in CHUNKS:
+        np.testing.assert_allclose(got_nll[chunk], want_nll[98], atol=2e-4)
 
 
 def test_the_scale_of_rslora_is_alpha_over_the_root_of_the_rank():
@@ -155,11 +165,17 @@ def test_training_starts_at_the_base(case, base):
 
 @pytest.mark.parametrize("quantization", ["nf4", "int4"])
 def test_loftq_and_pissa_start_nearer_to_the_base_than_rounding(quantization, base):
+    targets = ("attention/q", "mlp/down")  # a wide and a tall one
+    weights = {
+        path: base[path] for path in LINEAR if path.endswith(tuple(f"{t}/kernel" for t in targets))
+    }
+    assert len(weights) == 2
+
     def lost(**options):
-        config = FinetuneConfig(rank=16, quantization=quantization, **options)
-        trainable, frozen = split(config, base)
+        config = FinetuneConfig(rank=16, quantization=quantization, targets=targets, **options)
+        trainable, frozen = split(config, weights)
         merged = dense(config, trainable, frozen)
-        return sum(float(jnp.square(merged[path] - base[path]).sum()) for path in LINEAR)
+        return sum(float(jnp.square(merged[path] - w).sum()) for path, w in weights.items())
 
     plain = lost()
     assert lost(init="loftq") < lost(init="loftq", loftq_iterations=1) < 0.9 * plain
@@ -196,12 +212,16 @@ def test_full_through_the_rounding_is_straight_through(quantization, base):
     trainable, frozen = split(config, base)
     assert frozen == {} and all(leaf.dtype == jnp.float32 for leaf in trainable.values())
     rounded = dense(config, {}, stored(FinetuneConfig(quantization=quantization), base)[0])
-    computed = combine(config, INFOS, trainable, frozen, jnp.float32)
+
+    def combined(trainable):
+        return combine(config, INFOS, trainable, {}, jnp.float32)
+
+    pull_back = jax.jit(lambda at, cotangent: jax.vjp(combined, at)[1](cotangent)[0])
+    computed = jax.jit(combined)(trainable)
     for path, leaf in computed.items():
         np.testing.assert_allclose(leaf, rounded[path], rtol=0, atol=1e-6)
         assert np.array_equal(leaf, base[path]) != INFOS[path].quantizable
-    ours = jax.grad(lambda t: nll(combine(config, INFOS, t, {}, jnp.float32), 40).mean())(trainable)
-    want = jax.grad(lambda params: nll(params, 98).mean())(rounded)
+    ours, want = pull_back(trainable, gradient(computed)), gradient(rounded)
     for path, grad in ours.items():
         np.testing.assert_allclose(grad, want[path], atol=1e-4 * float(jnp.abs(want[path]).max()))
 
@@ -235,10 +255,10 @@ def test_a_dropped_head_is_the_same_in_every_chunk_of_the_vocabulary(base):
     config = FinetuneConfig("lora", rank=4, dropout=0.5, targets=("head",))
     trainable, frozen = split(config, base, moved=0.1)
     params = combine(config, INFOS, trainable, frozen, jnp.float32, jax.random.key(0))
-    assert not np.allclose(
-        nll(params, 98), nll(combine(config, INFOS, trainable, frozen, jnp.float32), 98)
-    )
-    np.testing.assert_allclose(nll(params, 98), nll(params, 7), atol=1e-4)
+    still = combine(config, INFOS, trainable, frozen, jnp.float32)
+    dropped = outputs(params)[1]
+    assert not np.allclose(dropped[98], outputs(still)[1][98])
+    np.testing.assert_allclose(dropped[98], dropped[7], atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ def count_copies(monkeypatch) -> list[Counter]:
     """Live arrays by shape, those of this test only, at every batch that is placed."""
     old, seen = jax.live_arrays(), []
     known, place = {id(array) for array in old}, batches.place_batch
+    gc.freeze()  # collecting looks only at what is made from here on
 
     def counting(batch, mesh):
         gc.collect()
@@ -51,6 +52,12 @@ def count_copies(monkeypatch) -> list[Counter]:
     for module in (batches, parts):
         monkeypatch.setattr(module, "place_batch", counting)
     return seen
+
+
+@pytest.fixture(autouse=True)
+def unfrozen():
+    yield
+    gc.unfreeze()
 
 
 def assert_one_copy(seen: list[Counter], state) -> None:

@@ -18,7 +18,7 @@ from mft_jax.run.display import Display
 from mft_jax.run.folder import locked
 from mft_jax.types import MftError
 
-pytestmark = pytest.mark.usefixtures("single_device")
+pytestmark = pytest.mark.usefixtures("single_device", "shared_programs")
 
 
 def run(config, workdir: Path):
