@@ -170,9 +170,10 @@ def train(
     settings = config if isinstance(config, TrainConfig) else resolve(config)
     settings, folder = with_absolute_paths(settings), _folder(workdir)
     display = _display(console)
+    again = "the same command" + " without --checkpoint" * bool(checkpoint)
     with out_of_memory.explained(lambda: out_of_memory.training_remedy(settings)):
         trained = session.train(settings, folder, display, str(checkpoint), resume_with, stop)
-        _conclude(trained, display)
+        _conclude(trained, display, again)
     return Run(folder)
 
 
@@ -228,14 +229,17 @@ def export(
     return exported
 
 
-def _conclude(trained: Trained, display: Display) -> None:
-    """Write the report and the adapter, and say where everything is. All processes must call it."""
+def _conclude(trained: Trained, display: Display, again: str) -> None:
+    """Write the report and the adapter, and say where everything is. All processes must call it.
+
+    `again`: what resumes an interrupted run, in words.
+    """
     workdir, say = trained.workdir, display.say
     report = on_first("write the report", lambda: write_report(workdir))
     files, adapter_step = [f"report      {report}"], None
     if trained.reason == "interrupted":
         saved = f"and saved at step {trained.step}" if trained.step else "before the first step"
-        say(f"interrupted {saved}; the same command resumes it")
+        say(f"interrupted {saved}; {again} resumes it")
     else:
         if trained.base.tuning.method != "full":
             folder, adapter_step = _save_adapter(trained, say)

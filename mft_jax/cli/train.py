@@ -1,7 +1,7 @@
 """`mft train`: parse, resolve, call.
 
-Exit codes: 0 after a run to its end or to early stopping; 75 after one that was interrupted, which
-the same command goes on with; 2 after a mistake, which its message names.
+Exit codes: 0 after a run to its end or to early stopping; 75 after one that was interrupted and
+which the same command continues; 2 after a mistake, which its message names.
 """
 
 import sys
@@ -42,6 +42,7 @@ def run(arguments: Sequence[str]) -> int:
         try:
             ended = door.train(config, workdir, checkpoint=where, resume_with=wanted, stop=stop)
         except KeyboardInterrupt:
-            print("mft train: interrupted; the same command goes on", file=sys.stderr)
+            again = "the same command" + " without --checkpoint" * bool(where)
+            print(f"mft train: interrupted; {again} continues", file=sys.stderr)
             return CAN_GO_ON
     return CAN_GO_ON if ended.reason == "interrupted" else 0

@@ -94,7 +94,7 @@ END = Kind(
     # Since 0.2: the largest that host and device memory of the first process have held.
     optional=("peak_host_bytes", "peak_device_bytes"),
 )
-# `step` is the step that it is about, or the state that the run goes on from.
+# `step` is the step that it is about, or the state that the run continues from.
 EVENT = Kind("event", other=("step", "what", "text"))
 RUN = Kind(
     "run",

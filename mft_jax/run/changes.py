@@ -54,17 +54,15 @@ class Change:
 
 @dataclasses.dataclass(frozen=True)
 class Continuation:
-    """How a run goes on.
+    """How a run continues.
 
     config   with all that was changed since the run began
     changes  what is new in it
-    before   the configuration without what is new
     resized  whether loop.steps is, or was, changed
     """
 
     config: TrainConfig
     changes: tuple[Change, ...] = ()
-    before: TrainConfig | None = None
     resized: bool = False
 
     def check(self, step: int) -> None:
@@ -79,7 +77,8 @@ class Continuation:
     def told(self, step: int) -> str:
         """The event of the record."""
         changed = ", ".join(f"{c.key} {c.before!r} -> {c.after!r}" for c in self.changes)
-        old, new = (_rate(config, step) for config in (self.before or self.config, self.config))
+        before = _with(self.config, {c.key: c.before for c in self.changes})
+        old, new = (_rate(config, step) for config in (before, self.config))
         return (
             f"from step {step} on {changed}; the learning rate follows warm-up and cosine decay "
             f"over {self.config.loop.steps} steps: that of step {step} is {new:.4g} (before: "
@@ -90,7 +89,7 @@ class Continuation:
 def continuation(
     workdir: Path, config: TrainConfig, wanted: Mapping[str, Any], anew: bool = False
 ) -> Continuation:
-    """How the run in `workdir` goes on with the settings it was started with, and those `wanted`.
+    """How the run in `workdir` continues with the settings it was started with, and those `wanted`.
 
     Settings that were changed earlier stay changed, so that the first command still resumes.
     """
@@ -106,12 +105,11 @@ def continuation(
     started = {row["key"]: row["before"] for row in reversed(made)}
     now = _values(read_config(workdir)) if made or wanted else {}
     kept = {key: now[key] for key, value in started.items() if _values(config)[key] == value}
-    before = _with(config, kept)
-    after = _with(before, wanted)
+    after = _with(config, kept | dict(wanted))
     values = _values(after)
     changes = tuple(Change(k, now[k], values[k]) for k in wanted if values[k] != now[k])
     resized = any(key == "loop.steps" for key in (*started, *(c.key for c in changes)))
-    return Continuation(after, changes, _with(before, {c.key: c.before for c in changes}), resized)
+    return Continuation(after, changes, resized)
 
 
 def _rate(config: TrainConfig, step: int) -> float:

@@ -31,10 +31,10 @@ def ways_out(newest: int | None, learning_rate: float, *, skips: bool) -> str:
             "there is no checkpoint yet: look at the data, or start with a lower learning rate, in "
             f"a new --workdir and with --config.{lower}"
         )
-    ways = [f"the same command with --resume_with={lower} goes on from checkpoint {newest}"]
+    ways = [f"the same command with --resume_with={lower} continues from checkpoint {newest}"]
     if not skips:
         ways.append(
-            "with --resume_with=loop.on_nonfinite=skip it goes on and leaves out steps whose loss "
-            "is not finite"
+            "with --resume_with=loop.on_nonfinite=skip it continues, too, without the steps whose "
+            "loss is not finite"
         )
     return f"nothing after checkpoint {newest} was saved; {'; '.join(ways)}"

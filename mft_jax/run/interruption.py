@@ -18,7 +18,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-CAN_GO_ON = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on where this one stopped
+CAN_GO_ON = 75  # EX_TEMPFAIL of sysexits.h: the same command continues where this one stopped
 GRACE_SECONDS = 10.0  # for an end that has nothing to save
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # Slurm and others warn with the last one
 NUMBERS = [signal.Signals[name] for name in NAMES if name in signal.Signals.__members__]

@@ -159,4 +159,4 @@ def test_the_command_ends_with_the_code_of_a_run_that_can_go_on(
     with pytest.raises(SystemExit) as ended:
         main(["train", f"--config={config_file}", f"--workdir={tmp_path / 'run'}"])
     assert ended.value.code == CAN_GO_ON
-    assert "interrupted; the same command goes on" in capsys.readouterr().err
+    assert "interrupted; the same command continues" in capsys.readouterr().err

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("single_device")
 
 def run(config, workdir: Path, wanted: str = ""):
     display = Display(Console(file=io.StringIO()))
-    return session.train(resolve(config), workdir, display, changes.parse(wanted))
+    return session.train(resolve(config), workdir, display, resume_with=changes.parse(wanted))
 
 
 def until_five(workdir: Path, to: Path) -> Path:
