@@ -236,24 +236,6 @@ def test_kinds_and_keys_of_a_newer_release_are_passed_over_and_named_once(tmp_pa
     assert note is not None and note.count("flops") == 1 and "mft_jax 9.0" in note
 
 
-def test_stamps_versions_and_peaks_come_back_and_older_records_have_none(tmp_path, run_line):
-    software = {"python": "3.12.1", "jax": "0.10.2", "commit": "abc"}
-    run = {**run_line(*TASKS), "software": software, "command": "mft train"}
-    end = {"kind": "end", "time": "2026-11-20T10:03:00.500Z", "step": 1, "reason": "finished",
-           "seconds": 9.5, "peak_host_bytes": 3e9, "peak_device_bytes": None}  # fmt: skip
-    stamped = {**train(0), "time": "2026-11-20T10:02:00.250Z"}
-    record = read_record(write(tmp_path / "metrics.jsonl", run, stamped, end))
-    assert record.passed_over == ()
-    assert (record.header.software, record.header.command) == (software, "mft train")
-    assert record.last_time.isoformat() == "2026-11-20T10:03:00.500000+00:00"
-    assert record.end.peak_host_bytes == 3e9 and math.isnan(record.end.peak_device_bytes)
-    older = read_record(Path(__file__).with_name("version_0_1.jsonl"))
-    assert (older.header.software, older.header.command, older.last_time) == ({}, "", None)
-    assert math.isnan(older.end.peak_host_bytes)
-    with pytest.raises(MftError, match=r":2: found time 'noon'"):
-        read_record(write(tmp_path / "metrics.jsonl", run, {**train(0), "time": "noon"}))
-
-
 def test_a_known_record_has_no_such_note(tmp_path, run_line):
     record = read_record(write(tmp_path / "metrics.jsonl", run_line(*TASKS), train(0)))
     assert passed_over_note(record) is None
