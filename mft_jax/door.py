@@ -13,6 +13,7 @@ import dataclasses
 import html
 import importlib
 import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,14 @@ from mft_jax.config import TrainConfig, default, resolve, with_absolute_paths
 from mft_jax.huggingface.companions import CARD_FILE
 from mft_jax.record.reading import RunRecord, read_record
 from mft_jax.record.schema import METRICS_FILE
+from mft_jax.record.verdict import Verdict, verdict
 from mft_jax.report.page import write_report
 from mft_jax.run import out_of_memory, session
 from mft_jax.run.checkpoints import Checkpoints
 from mft_jax.run.compiled import keep_compiled
 from mft_jax.run.console import Say, open_console
 from mft_jax.run.display import Display
+from mft_jax.run.ending import ending, what_is_handed_out
 from mft_jax.run.export import Exported, export_run, save_run_adapter
 from mft_jax.run.folder import read_config
 from mft_jax.run.interruption import StopSignals
@@ -96,6 +99,11 @@ class Run:
     def config(self) -> TrainConfig:
         """The settings that it was last started with."""
         return read_config(self.workdir)
+
+    @property
+    def verdict(self) -> Verdict:
+        """What became of it, in words: of the run (`word`) and of every task by name (`tasks`)."""
+        return verdict(read_record(self.workdir / METRICS_FILE))
 
     @property
     def reason(self) -> str | None:
@@ -214,6 +222,8 @@ def export(
         exported = export_run(workdir, folder, format, checkpoint, say, display.progress)
     say(f"step {exported.step} -> {folder}")
     say(f"how to load it and talk to it: {folder / CARD_FILE}")
+    if note := what_is_handed_out(workdir, exported.step):
+        say(f"note: {note}")
     if (gap := exported.difference) is not None:
         say(
             f"logits of the export against the trained model, on {exported.num_tokens} validation "
@@ -230,28 +240,28 @@ def _conclude(trained: Trained, display: Display, again: str) -> None:
     """
     workdir, say = trained.workdir, display.say
     report = on_first("write the report", lambda: write_report(workdir))
+    files, adapter_step = [f"report      {report}"], None
     if trained.reason == "interrupted":
         saved = f"and saved at step {trained.step}" if trained.step else "before the first step"
-        say(f"interrupted {saved}; {again} resumes it\nreport      {report}")
+        say(f"interrupted {saved}; {again} resumes it")
+    else:
+        if trained.base.tuning.method != "full":
+            folder, adapter_step = _save_adapter(trained, say)
+            files.append(f"adapter     {folder} (step {adapter_step})")
+        files.append(f"checkpoint  {trained.checkpoints / str(trained.step)}")
+    if not is_first():
         return
-    lines = [f"report      {report}"]
+    record = read_record(workdir / METRICS_FILE)
+    if trained.reason != "interrupted":
+        display.final(record)
     if trained.reason == "early_stop":
         evals = trained.config.loop.patience_evals
-        lines.insert(
-            0, f"stopped early at step {trained.step}: {evals} evaluations without a better ratio"
-        )
-    if trained.progress.best_step == 0:
-        lines.insert(0, "no evaluation was better than the model before training")
-    if trained.base.tuning.method != "full":
-        lines.append(f"adapter     {_save_adapter(trained, say)}")
-    lines.append(f"checkpoint  {trained.checkpoints / str(trained.step)}")
-    if is_first():
-        display.final(read_record(workdir / METRICS_FILE))
-    say("\n".join(lines))
+        say(f"stopped early at step {trained.step}: {evals} evaluations without a better ratio")
+    say(ending(record, workdir, files, adapter_step, time.monotonic() - display.began))
 
 
-def _save_adapter(trained: Trained, say: Say) -> str:
-    """Write the adapter of the best step, as `export` does; returns its folder and the step."""
+def _save_adapter(trained: Trained, say: Say) -> tuple[Path, int]:
+    """Write the adapter of the best step, as `export` does. Returns its folder and the step."""
     folder = trained.workdir / "adapter"
     with contextlib.closing(Checkpoints(trained.workdir, read_only=True)) as checkpoints:
         step, trainable = checkpoints.chosen_step("best"), trained.state.trainable
@@ -262,4 +272,4 @@ def _save_adapter(trained: Trained, say: Say) -> str:
                 say(f"{error}\nit was the best one; the adapter is of the last step instead")
                 step = trained.step
     save_run_adapter(trained.workdir, folder, trained.model(trainable, step), say, overwrite=True)
-    return f"{folder} (step {step})"
+    return folder, step

@@ -1,11 +1,15 @@
 """The door for Python and notebooks: cheap to import, and a run by its folder."""
 
+import io
+import json
+import shutil
 import subprocess
 import sys
 import threading
 
 import jax
 import pytest
+from rich.console import Console
 
 import mft_jax as mft
 from mft_jax import door, testing
@@ -54,6 +58,11 @@ def test_a_run_tells_how_it_ended_and_what_it_recorded(run):
     assert rows[6]["train_loss"] is None and rows[6]["valid_loss"] > 0
 
 
+def test_a_run_has_a_verdict_in_words(run):
+    judged = run.verdict
+    assert judged.word in str(judged) and set(judged.tasks) == {"add", "echo", "rare"}
+
+
 def test_the_record_as_a_data_frame_says_what_it_needs(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)  # as if it were not installed
     with pytest.raises(mft.MftError, match="pip install pandas"):
@@ -72,6 +81,23 @@ def test_a_run_is_exported(run, tmp_path):
     assert (exported.folder / "adapter_model.safetensors").is_file() and exported.step in (0, 2)
     with pytest.raises(mft.MftError, match="format='gguf': expected one of peft, merged"):
         mft.export(run, format="gguf", output=tmp_path / "other")
+
+
+def test_an_adapter_that_is_no_better_than_the_base_is_exported_with_a_note(run, tmp_path):
+    workdir = shutil.copytree(run.workdir, tmp_path / "run")
+    record = workdir / "metrics.jsonl"
+    lines = [json.loads(line) for line in record.read_text().splitlines()]
+    for line in lines:
+        if line["kind"] == "valid":
+            line["ratio"] = dict.fromkeys(line["ratio"], 1.01)
+    record.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    console = Console(file=io.StringIO(), width=80)
+    exported = mft.export(
+        workdir, format="peft", output=tmp_path / "a", checkpoint="last", console=console
+    )
+    said = console.file.getvalue()
+    assert "note: step 2 is no better than the model before training" in said
+    assert exported.step == 2 and mft.open_run(workdir).verdict.word == "no better than the base"
 
 
 def test_a_folder_without_a_run_cannot_be_opened(tmp_path):

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import os
 import platform
+import shutil
 import signal
 import sys
 import threading
@@ -13,6 +14,7 @@ from typing import Any, NoReturn
 
 from mft_jax import __version__
 from mft_jax.cli.commands import COMMANDS
+from mft_jax.run.words import fit_words
 
 
 def usage() -> str:
@@ -68,26 +70,31 @@ def _call(arguments: list[str]) -> NoReturn:
     try:
         sys.exit(command.run(rest))
     except MftError as error:
-        print(f"mft {name}: {error}", file=sys.stderr)
+        _complain(f"mft {name}: {error}")
         sys.exit(2)
     except BrokenPipeError:
         raise
     except OSError as error:
         place = "" if error.filename is None else f" {error.filename}"
         words = visible(f"cannot read or write{place}: {error.strerror or error}")
-        print(f"mft {name}: {words}", file=sys.stderr)
+        _complain(f"mft {name}: {words}")
         sys.exit(2)
     except MemoryError as error:
-        print(
+        _complain(
             f"mft {name}: out of host memory ({visible(str(error)) or 'no more could be had'}); "
             "expected room for the data of all tasks as tokens, and one tensor of the model; use "
-            "fewer samples (data.tasks[].max_samples) or a larger machine",
-            file=sys.stderr,
+            "fewer samples (data.tasks[].max_samples) or a larger machine"
         )
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"mft {name}: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _complain(message: str) -> None:
+    """Print an error; on a terminal it is wrapped between words."""
+    width = shutil.get_terminal_size().columns
+    print(fit_words(message, width) if sys.stderr.isatty() else message, file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from mft_jax.config import TrainConfig
 from mft_jax.data.tasks import Tasks
 from mft_jax.run import batches, out_of_memory, parts
 from mft_jax.run.base_model import load_untrained, prepare
-from mft_jax.run.console import open_console, read_progress, sayer
+from mft_jax.run.console import open_console, read_progress, sayer, task_progress
 from mft_jax.run.epochs import settled
 from mft_jax.sharding import make_mesh
 from mft_jax.types import Batch, MftError, Params, TaskSums, TaskTable, suggest
@@ -96,7 +96,7 @@ def measure(
     say = sayer(console)
     base = prepare(config, say)
     weights, trainable = load_untrained(config, base, mesh, read_progress(console))
-    data = batches.build_data(config, base, mesh, say)
+    data = batches.build_data(config, base, mesh, say, task_progress(console))
     config = settled(config, data.plan)
     tasks, loader_rate = data.tasks, _loader_rate(data, repeats)
     batch, valid = next(data.train), data.valid.batch(0)

@@ -15,10 +15,10 @@ from mft_jax.record.reading import passed_over_note, read_record
 from mft_jax.record.schema import CONFIG_FILE, METRICS_FILE
 from mft_jax.report.comparison import write_comparison
 from mft_jax.run.console import open_console, sayer
-from mft_jax.run.display import comparison_table
 from mft_jax.run.folder import read_config
 from mft_jax.run.interruption import CAN_GO_ON
 from mft_jax.run.processes import is_first
+from mft_jax.run.task_tables import comparison_table
 from mft_jax.types import MftError
 
 EXAMPLE = "--vary=balancer.name=uniform,coba,famo"

@@ -12,12 +12,12 @@ from mft_jax.data.tasks import load_tasks
 from mft_jax.huggingface.base_weights import read_model
 from mft_jax.huggingface.folders import model_folder
 from mft_jax.huggingface.tokenizers import load_tokenizer
-from mft_jax.run.console import VisibleConsole, sayer
+from mft_jax.run.console import open_console, sayer, task_progress
 from mft_jax.run.data_view import show_data_notes
-from mft_jax.run.display import data_table, packing_line
 from mft_jax.run.epochs import epoch_plan, plan_line
 from mft_jax.run.findings import find
 from mft_jax.run.run_line import packing_facts, task_counts
+from mft_jax.run.task_tables import data_table, packing_line
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -28,9 +28,9 @@ def run(arguments: Sequence[str]) -> int:
     folder = model_folder(config.model.path)
     model_config = read_model(folder)[1]
     tokenizer = load_tokenizer(folder, model_config.vocab_size)
-    console = VisibleConsole(markup=False)
-    with console.status(f"reading and tokenizing {len(config.data.tasks)} tasks"):
-        data = load_tasks(config.data, tokenizer)
+    console = open_console()
+    with task_progress(console)() as on_work:
+        data = load_tasks(config.data, tokenizer, on_work)
     packing = packing_facts(data, config.data.row_length, config.loop.rows_per_step)
     mixture = make_mixture(data.train_sizes, data.tasks, config.data)
     rows = packed_rows(data.train, config.data.row_length, config.seed, mixture)

@@ -9,6 +9,7 @@ from absl import flags
 from mft_jax.cli import arguments as args
 from mft_jax.record.reading import passed_over_note, read_record
 from mft_jax.record.schema import METRICS_FILE
+from mft_jax.record.verdict import verdict
 from mft_jax.report.page import write_report
 from mft_jax.types import visible
 
@@ -21,5 +22,6 @@ def run(arguments: Sequence[str]) -> int:
     record = read_record(workdir / METRICS_FILE)
     if note := passed_over_note(record):
         print(visible(note), file=sys.stderr)
+    print(visible(f"verdict: {verdict(record)}"), file=sys.stderr)
     print(visible(str(write_report(workdir, record))))
     return 0

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from mft_jax.data.progress import OnCount, counted, uncounted
 from mft_jax.data.python_code import python_records
 from mft_jax.data.samples import Sample, check_columns, to_sample
 from mft_jax.data.settings import TaskConfig
@@ -15,8 +16,13 @@ from mft_jax.types import MftError
 PYTHON_SOURCES = ("stdlib:", "packages:")
 
 
-def load_splits(task: TaskConfig, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """The (train, valid) samples of a task, the same and in the same order for equal arguments."""
+def load_splits(
+    task: TaskConfig, seed: int, on_records: OnCount = uncounted
+) -> tuple[list[Sample], list[Sample]]:
+    """The (train, valid) samples of a task, the same and in the same order for equal arguments.
+
+    `on_records` is told the number of records read of each of its sources.
+    """
     _check_numbers(task)
     if task.path.startswith(PYTHON_SOURCES):
         if task.valid_path is not None:
@@ -24,13 +30,13 @@ def load_splits(task: TaskConfig, seed: int) -> tuple[list[Sample], list[Sample]
                 f"task {task.name!r} has valid_path={task.valid_path!r}, but its source "
                 f"{task.path!r} has its own validation split; remove valid_path"
             )
-        train = _samples(_python_source(task.path, "train", seed), task)
-        valid = _samples(_python_source(task.path, "valid", seed), task)
+        train = _samples(_python_source(task.path, "train", seed), task, on_records)
+        valid = _samples(_python_source(task.path, "valid", seed), task, on_records)
     elif task.valid_path is not None:
-        train = _samples(read_records(task.path), task)
-        valid = _samples(read_records(task.valid_path), task)
+        train = _samples(read_records(task.path), task, on_records)
+        valid = _samples(read_records(task.valid_path), task, on_records)
     else:
-        train, valid = _split(_samples(read_records(task.path), task), task, seed)
+        train, valid = _split(_samples(read_records(task.path), task, on_records), task, seed)
     if not train:
         raise MftError(
             f"task {task.name!r} is empty: {task.path} holds no record; expected at least one; "
@@ -99,5 +105,7 @@ def _subset(samples: list[Sample], limit: int | None, rng: np.random.Generator) 
     return [samples[i] for i in sorted(rng.permutation(len(samples))[:limit])]
 
 
-def _samples(records: Iterable[SourceRecord], task: TaskConfig) -> list[Sample]:
-    return [to_sample(record, task.columns) for record in records]
+def _samples(
+    records: Iterable[SourceRecord], task: TaskConfig, on_records: OnCount
+) -> list[Sample]:
+    return [to_sample(record, task.columns) for record in counted(records, on_records)]

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from transformers import PreTrainedTokenizerFast
 
 from mft_jax.data.mixture import Mixture
+from mft_jax.data.progress import OnWork, TaskWork, task_sizes, unseen
 from mft_jax.data.samples import read_as
 from mft_jax.data.settings import DataConfig
 from mft_jax.data.splits import load_splits
@@ -53,20 +54,26 @@ class Tasks:
     valid_micro_batches: int
 
 
-def load_tasks(data_config: DataConfig, tokenizer: PreTrainedTokenizerFast) -> TokenizedData:
+def load_tasks(
+    data_config: DataConfig, tokenizer: PreTrainedTokenizerFast, on_work: OnWork = unseen
+) -> TokenizedData:
     """The tokens of every task. Raises `MftError` for a bad record or an empty task or split."""
     table = TaskTable(tuple(task.name for task in data_config.tasks))
     train, valid, told = [], [], []
-    for task in data_config.tasks:
-        splits = load_splits(task, data_config.seed)
+    sizes = task_sizes(data_config.tasks)
+    for place, task in enumerate(data_config.tasks):
+        work = TaskWork(data_config.tasks, place, sizes, on_work)
+        splits = load_splits(task, data_config.seed, work.read)
         told.append(read_as(sample for split in splits for sample in split))
+        total, before = sum(map(len, splits)), 0
         for results, split, samples in zip(
             (train, valid), ("training", "validation"), splits, strict=True
         ):
             where = f"{split} set of task {task.name!r}"
-            results.append(
-                tokenize(samples, tokenizer, data_config.row_length, data_config.overlong, where)
-            )
+            on_samples = work.tokenized(total, before)
+            before += len(samples)
+            row_length, overlong = data_config.row_length, data_config.overlong
+            results.append(tokenize(samples, tokenizer, row_length, overlong, where, on_samples))
     train_tasks, train_stats = zip(*train, strict=True)
     valid_tasks, valid_stats = zip(*valid, strict=True)
     return TokenizedData(table, train_tasks, valid_tasks, train_stats, valid_stats, tuple(told))

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from transformers import PreTrainedTokenizerFast
 
 from mft_jax.data.encoding import build_encoder, encode
+from mft_jax.data.progress import OnCount, uncounted
 from mft_jax.data.samples import Sample
 from mft_jax.data.settings import Overlong
 from mft_jax.data.templates import chat_tokenizer, render
@@ -62,8 +63,10 @@ def tokenize(
     row_length: int,
     overlong: Overlong,
     where: str,
+    on_samples: OnCount = uncounted,
 ) -> tuple[TokenizedTask, TaskStats]:
-    """The tokens of all samples, and their counts. `where` names the samples in an error text.
+    """The tokens of all samples, and their counts. `where` names the samples in an error text;
+    `on_samples` is told how many are done.
 
     Raises `MftError` where nothing is left to train on, or a sample is too long for a row and
     `overlong` is "error".
@@ -74,6 +77,7 @@ def tokenize(
     tokens: list[np.ndarray] = []
     weights: list[np.ndarray] = []
     for first in range(0, len(samples), SAMPLES_PER_CALL):
+        on_samples(first)
         group = samples[first : first + SAMPLES_PER_CALL]
         encoded = encode([render(sample, chat) for sample in group], encoder)
         for sample, (tokens_L, weights_L) in zip(group, encoded, strict=True):

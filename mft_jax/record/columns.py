@@ -46,7 +46,9 @@ class Event(NamedTuple):
 class RunEnd:
     step: int
     reason: str
-    seconds: float
+    seconds: float  # in the loop, over all sessions
+    peak_host_bytes: float  # of the last session; NaN: not recorded
+    peak_device_bytes: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +64,7 @@ class RunRecord:
     cut_short: bool  # the last line was incomplete and has been left out
     passed_over: tuple[str, ...]  # kinds and keys that the schema does not name
     events: tuple[Event, ...] = ()
+    last_time: datetime | None = None  # of the newest line; None in records of 0.1
 
 
 def last_step(record: RunRecord) -> int:

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,20 @@ def number(where: str, line: Json, name: str) -> float:
     if abs(value) > sys.float_info.max:  # infinite, or an integer that no float holds
         return math.nan
     return float(value)
+
+
+def stamp(where: str, line: Json) -> datetime:
+    """The time of a line."""
+    text = typed(where, line, "time", str)
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError as error:
+        raise malformed(where, f"time {text!r}", "an ISO 8601 time") from error
+
+
+def optional_number(where: str, line: Json, name: str) -> float:
+    """The number under `name`; NaN where there is none."""
+    return number(where, line, name) if name in line else math.nan
 
 
 def typed(where: str, line: Json, name: str, kind: type) -> Any:

@@ -27,6 +27,8 @@ class RunHeader:
     read_as: dict[str, str]  # what records were taken for, by task; none in records of 0.1
     findings: tuple[Finding, ...]  # none in records of 0.1
     epochs: float  # planned passes over the data; NaN in records of 0.1
+    software: dict[str, str]  # versions by name, and `commit`; none in records of 0.1
+    command: str  # that started the session; empty where it is not known
 
 
 def read_header(where: str, line: Json) -> RunHeader:
@@ -35,11 +37,6 @@ def read_header(where: str, line: Json) -> RunHeader:
     if not tasks or len(set(map(str, tasks))) != len(tasks):
         raise fields.malformed(where, f"tasks {tasks!r}", "a list of different task names")
     names = tuple(map(str, tasks))
-    stamp = fields.typed(where, line, "time", str)
-    try:
-        time = datetime.fromisoformat(stamp)
-    except ValueError as error:
-        raise fields.malformed(where, f"time {stamp!r}", "an ISO 8601 time") from error
     model, packing, mesh, data, config = (
         fields.typed(where, line, key, dict)
         for key in ("model", "packing", "mesh", "data", "config")
@@ -47,7 +44,7 @@ def read_header(where: str, line: Json) -> RunHeader:
     counts = {name: fields.typed(where, data, name, dict) for name in names}
     family = fields.typed(where, model, "family", str)
     return RunHeader(
-        time=time,
+        time=fields.stamp(where, line),
         version=fields.typed(where, line, "version", str),
         config=config,
         tasks=names,
@@ -61,6 +58,8 @@ def read_header(where: str, line: Json) -> RunHeader:
         read_as=_read_as(where, line, names),
         findings=_findings(where, line),
         epochs=fields.number(where, line, "epochs") if "epochs" in line else math.nan,
+        software=_software(where, line),
+        command=fields.typed(where, line, "command", str) if "command" in line else "",
     )
 
 
@@ -98,6 +97,11 @@ def _findings(where: str, line: Json) -> tuple[Finding, ...]:
         kind, text = (fields.typed(where, entry, key, str) for key in ("kind", "text"))
         found.append(Finding(kind, task, text))
     return tuple(found)
+
+
+def _software(where: str, line: Json) -> dict[str, str]:
+    software = fields.typed(where, line, "software", dict) if "software" in line else {}
+    return {name: fields.typed(where, software, name, str) for name in software}
 
 
 def _balancer_logs(where: str, line: Json) -> dict[str, Quantity]:

@@ -87,6 +87,8 @@ def _add(where: str, line: Json, session: Session) -> None:
         session.passed_over.append(f"lines of kind {name!r}")
         return
     kind, tasks = KINDS[name], session.header.tasks
+    if "time" in line:
+        session.last_time = fields.stamp(where, line)
     unknown = [key for key in line if key not in kind.keys()]
     session.passed_over += [f"{key!r} in lines of kind {name!r}" for key in unknown]
     if kind is TRAIN:
@@ -116,7 +118,13 @@ def _end(where: str, line: Json) -> RunEnd:
     reason = line.get("reason")
     if reason not in END_REASONS:
         raise fields.malformed(where, f"reason {reason!r}", f"one of {', '.join(END_REASONS)}")
-    return RunEnd(fields.step(where, line), reason, fields.number(where, line, "seconds"))
+    return RunEnd(
+        step=fields.step(where, line),
+        reason=reason,
+        seconds=fields.number(where, line, "seconds"),
+        peak_host_bytes=fields.optional_number(where, line, "peak_host_bytes"),
+        peak_device_bytes=fields.optional_number(where, line, "peak_device_bytes"),
+    )
 
 
 def _row(where: str, line: Json, kind: Kind, tasks: tuple[str, ...]) -> np.ndarray:

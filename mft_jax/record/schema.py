@@ -9,8 +9,9 @@
     event      what a reader of the numbers must know of the run, in words (since 0.2)
     end        why and when a session stopped; absent while it runs, or when it was killed
 
-Losses are nats per trained token. A value of a task that is absent from a step is null. Kinds and
-keys that are not named here are those of a newer release: readers pass over them and say so.
+Since 0.2 every line has its `time` (UTC). Losses are nats per trained token. A value of a task that
+is absent from a step is null. Kinds and keys that are not named here are those of a newer release:
+readers pass over them and say so.
 """
 
 import dataclasses
@@ -48,7 +49,7 @@ class Kind:
         return {*self.scalars, *self.per_task, *self.other}
 
     def keys(self) -> set[str]:
-        return {"kind", *self.required(), *self.optional}
+        return {"kind", "time", *self.required(), *self.optional}
 
 
 TRAIN = Kind(
@@ -90,6 +91,8 @@ END = Kind(
     "end",
     scalars={"seconds": Quantity("Duration", "seconds in the loop")},
     other=("step", "reason"),
+    # Since 0.2: the largest that host and device memory of the first process have held.
+    optional=("peak_host_bytes", "peak_device_bytes"),
 )
 # `step` is the step that it is about, or the state that the run continues from.
 EVENT = Kind("event", other=("step", "what", "text"))
@@ -97,8 +100,9 @@ RUN = Kind(
     "run",
     other=("time", "version", "config", "tasks", "model", "data", "packing", "mesh", "devices"),
     # Since 0.2: the balancer's own titles, a `Quantity` by name; what records were taken for, by
-    # task; a list of `Finding`; planned passes over the data.
-    optional=("balancer_logs", "read_as", "findings", "epochs"),
+    # task; a list of `Finding`; planned passes over the data; versions by name, and `commit` where
+    # it is known; the command that started the session.
+    optional=("balancer_logs", "read_as", "findings", "epochs", "software", "command"),
 )
 KINDS = {kind.name: kind for kind in (RUN, TRAIN, CONFLICTS, VALID, EVENT, END)}
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from datetime import datetime
 
 import numpy as np
 
@@ -24,6 +25,7 @@ class Session:
     events: list[Event] = dataclasses.field(default_factory=list)
     end: RunEnd | None = None
     passed_over: list[str] = dataclasses.field(default_factory=list)
+    last_time: datetime | None = None
 
 
 def merge(sessions: list[Session], cut_short: bool) -> RunRecord:
@@ -65,6 +67,7 @@ def merge(sessions: list[Session], cut_short: bool) -> RunRecord:
         passed_over=tuple(dict.fromkeys(words for s in sessions for words in s.passed_over)),
         # A step that was repeated may have been skipped again.
         events=tuple(dict.fromkeys(event for s in sessions for event in s.events)),
+        last_time=sessions[-1].last_time,
     )
 
 

@@ -12,6 +12,7 @@ from mft_jax.record.files import write_whole
 from mft_jax.record.outcome import final_ratios, mean_and_worst
 from mft_jax.record.reading import passed_over_note, read_record
 from mft_jax.record.schema import COMPARE_FILE, METRICS_FILE
+from mft_jax.record.verdict import verdict
 from mft_jax.report import page, series, tables
 from mft_jax.report.charts import Chart, Line, line_chart
 from mft_jax.report.html import Html, element, join
@@ -70,9 +71,10 @@ def _outcome(runs: dict[str, RunRecord], tasks: tuple[str, ...]) -> Html:
             for column, x in enumerate(rows[place])
         ]
         seconds = record.end.seconds if record.end is not None else math.nan
-        cells.append([tables.swatch(place, name), *shown, series.count(round(seconds, 0))])
-    groups = [("", 1), ("validation loss ratio", 2 + len(tasks)), ("", 1)]
-    heads = ["run", "mean", "worst", *tasks, "seconds"]
+        end = [verdict(record).run.short, series.count(round(seconds, 0))]
+        cells.append([tables.swatch(place, name), *shown, *end])
+    groups = [("", 1), ("validation loss ratio", 2 + len(tasks)), ("", 2)]
+    heads = ["run", "mean", "worst", *tasks, "verdict", "seconds"]
     return tables.table(groups, heads, cells)
 
 

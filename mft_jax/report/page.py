@@ -24,6 +24,8 @@ def render(record: RunRecord, name: str) -> str:
     """The page as text. `name` is what the run is called, usually its folder."""
     parts = [
         summary.tiles(record),
+        element("h2", "Verdict"),
+        element("div", summary.verdict_words(record), class_="card padded"),
         noticed.findings_card(record),
         card("Tasks", tables.task_table(record)),
         tables.legend(record) if len(record.header.tasks) > 1 else "",

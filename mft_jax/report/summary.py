@@ -1,12 +1,14 @@
 """What one wants to know before any figure: the state of the run and its main numbers."""
 
 import math
+from datetime import datetime
 
 import numpy as np
 from jaxtyping import Float
 
 from mft_jax.record.columns import RunRecord, last_step
 from mft_jax.record.reading import passed_over_note
+from mft_jax.record.verdict import verdict
 from mft_jax.report import series
 from mft_jax.report.html import Html, element, join
 
@@ -23,11 +25,25 @@ def summary(record: RunRecord) -> Html:
         progress(record),
         _several(len(header.tasks), "task"),
         f"{header.model.family}, {series.count(header.model.parameters)} parameters",
-        f"started {record.started.day} {record.started:%B %Y, %H:%M %Z}".rstrip(),
+        f"started {_moment(record.started)}",
     ]
+    if record.last_time is not None:
+        word = "last written" if record.end is None else "ended"
+        parts.append(f"{word} {_moment(record.last_time)}")
     if record.resumes:
         parts.append(f"resumed {_several(record.resumes, 'time')}")
     return join((element("span", part) for part in parts), " · ")
+
+
+def _moment(time: datetime) -> str:
+    return f"{time.day} {time:%B %Y, %H:%M %Z}".rstrip()
+
+
+def verdict_words(record: RunRecord) -> Html:
+    """The run's verdict as paragraphs."""
+    judged = verdict(record)
+    advice = [element("p", judged.advice)] if judged.advice else []
+    return join([element("p", str(judged), class_="verdict"), *advice])
 
 
 def progress(record: RunRecord) -> str:
@@ -62,6 +78,7 @@ def tiles(record: RunRecord) -> Html:
         *_validation_tile(record),
         ("tokens trained on", series.count(tokens), _steps_and_epochs(record)),
         *_duration_tile(record),
+        *_memory_tile(record),
         ("trainable", series.count(model.trainable), f"{100 * share:.3g}% of parameters"),
         (
             "stored weights",
@@ -80,7 +97,8 @@ def tiles(record: RunRecord) -> Html:
 def foot(record: RunRecord) -> str:
     header = record.header
     mesh = " × ".join(f"{axis} {size}" for axis, size in header.mesh.items())
-    parts = [f"mft_jax {header.version}", f"mesh {mesh}", header.devices]
+    versions = [f"{name} {version}" for name, version in header.software.items()]
+    parts = [f"mft_jax {header.version}", *versions, f"mesh {mesh}", header.devices]
     return " · ".join(parts)
 
 
@@ -109,6 +127,16 @@ def _duration_tile(record: RunRecord) -> list[tuple[str, str, str]]:
     if record.end is not None:
         return [("duration", series.duration(record.end.seconds), rate)]
     return [("speed", rate, "median")] if rate else []
+
+
+def _memory_tile(record: RunRecord) -> list[tuple[str, str, str]]:
+    """The device's peak where it was counted, and the host's."""
+    if record.end is None or math.isnan(record.end.peak_host_bytes):
+        return []
+    host, device = record.end.peak_host_bytes, record.end.peak_device_bytes
+    if math.isnan(device):
+        return [("host memory", series.size(host), "at most")]
+    return [("device memory", series.size(device), f"at most; host {series.size(host)}")]
 
 
 def row_means(values: Float[np.ndarray, "steps T"]) -> Float[np.ndarray, " steps"]:

@@ -9,6 +9,7 @@ import numpy as np
 from mft_jax.record.columns import RunRecord
 from mft_jax.record.outcome import TaskOutcome, task_outcomes
 from mft_jax.record.schema import COLUMNS, data_columns
+from mft_jax.record.verdict import verdict
 from mft_jax.report import series
 from mft_jax.report.charts import task_look
 from mft_jax.report.html import Html, element, join
@@ -16,14 +17,18 @@ from mft_jax.report.html import Html, element, join
 
 def task_table(record: RunRecord) -> Html:
     """Outcome first, so that a phone shows it before the table has to be scrolled."""
-    rows = [_task_row(record, n, row) for n, row in enumerate(task_outcomes(record))]
-    groups = [("", 1), ("validation loss", 5), ("", 1), ("samples", 1), ("tokens", 2)]
-    heads = ["task", "before", "last", "best", "at step", "ratio", "final weight", "train"]
-    heads += ["train", "with loss"]
+    judged = verdict(record).tasks
+    rows = [
+        _task_row(record, n, row, judged[row.task].short)
+        for n, row in enumerate(task_outcomes(record))
+    ]
+    groups = [("", 1), ("validation loss", 5), ("", 2), ("samples", 1), ("tokens", 2)]
+    heads = ["task", "before", "last", "best", "at step", "ratio", "verdict", "final weight"]
+    heads += ["train", "train", "with loss"]
     return table(groups, heads, rows)
 
 
-def _task_row(record: RunRecord, task: int, row: TaskOutcome) -> list[str]:
+def _task_row(record: RunRecord, task: int, row: TaskOutcome, judged: str) -> list[str]:
     data = record.header.data[row.task]
     return [
         swatch(task, row.task),
@@ -32,6 +37,7 @@ def _task_row(record: RunRecord, task: int, row: TaskOutcome) -> list[str]:
         series.fixed(row.best),
         "–" if row.best_step is None else f"{row.best_step:,}",
         ratio_bar(row.ratio),
+        judged,
         series.fixed(row.weight),
         *map(series.count, (data.train_samples, data.train_tokens, data.trained_tokens)),
     ]
@@ -92,7 +98,8 @@ def _meter(share: float, look: str) -> Html:
 
 
 def config_table(record: RunRecord) -> Html:
-    return named_values(_flat(record.header.config, ""))
+    command = [("command", record.header.command)] if record.header.command else []
+    return named_values([*command, *_flat(record.header.config, "")])
 
 
 def named_values(pairs: Iterable[tuple[str, str]]) -> Html:

@@ -19,7 +19,7 @@ from mft_jax.data.validation import ValidationDraws
 from mft_jax.huggingface.tokenizers import load_tokenizer
 from mft_jax.record.schema import Finding
 from mft_jax.run.base_model import BaseModelInfo
-from mft_jax.run.console import Say
+from mft_jax.run.console import Say, TaskProgress, no_task_progress
 from mft_jax.run.epochs import EpochPlan, epoch_plan, plan_line
 from mft_jax.run.findings import find
 from mft_jax.types import Batch
@@ -48,11 +48,18 @@ class Data:
     findings: tuple[Finding, ...]
 
 
-def build_data(config: TrainConfig, base: BaseModelInfo, mesh: Mesh, say: Say) -> Data:
+def build_data(
+    config: TrainConfig,
+    base: BaseModelInfo,
+    mesh: Mesh,
+    say: Say,
+    progress: TaskProgress = no_task_progress,
+) -> Data:
     """Read, tokenize and pack all tasks. Raises `MftError` where data cannot be trained on."""
     loop, row_length = config.loop, config.data.row_length
     tokenizer = load_tokenizer(base.folder, base.model_config.vocab_size)
-    tokenized = load_tasks(config.data, tokenizer)
+    with progress() as on_work:
+        tokenized = load_tasks(config.data, tokenizer, on_work)
     say(_token_line(tokenizer))
 
     def batch_rows(rows_per_batch: int, micro_batches: int = 1) -> BatchRows:

@@ -11,12 +11,14 @@ from mft_jax.run import batches, parts
 from mft_jax.run.base_model import BaseModelInfo, BaseWeights, load_base, load_untrained, prepare
 from mft_jax.run.changes import Continuation
 from mft_jax.run.checkpoints import Checkpoints, check_names
-from mft_jax.run.display import Display, RunView
+from mft_jax.run.compiled import announced
+from mft_jax.run.display import Display
 from mft_jax.run.epochs import settled
 from mft_jax.run.folder import check_or_write_config, saved_tuning
 from mft_jax.run.recorder import MetricsLog, Recorder
 from mft_jax.run.saved import FOLDER
 from mft_jax.run.start import ANEW, Start, find_start
+from mft_jax.run.view import RunView
 from mft_jax.sharding import make_mesh
 from mft_jax.types import Params
 
@@ -73,7 +75,7 @@ def build(
     # 2. what is trained, and on what: all that can be wrong, before a weight is read
     tuning = None if checkpoint == ANEW else saved_tuning(workdir)
     base = prepare(config, display.say, tuning)
-    data = batches.build_data(config, base, mesh, display.say)
+    data = batches.build_data(config, base, mesh, display.say, display.task_progress)
     asked, config = config, settled(config, data.plan)
     parts.check_steps(config, base, data.tasks)
     # 3. where it begins: at a checkpoint, or anew
@@ -98,6 +100,11 @@ def build(
     tasks, loop = data.tasks.table, config.loop
     view = display.run_view(tasks, loop.steps, loop.log_every_steps)
     stack.enter_context(contextlib.closing(view))
+    functions = dataclasses.replace(
+        functions,
+        step=announced(functions.step, "compiling the training step", view.phase),
+        evaluate=announced(functions.evaluate, "compiling the validation pass", view.phase),
+    )
     skips = loop.max_skipped_steps if loop.on_nonfinite == "skip" else 0
     recorder = Recorder(log, view.train, tasks, view.say, skips)
     outputs = checkpoints, log, view, recorder

@@ -6,7 +6,10 @@ JAX keys them by the program, the compiler and the devices. A damaged one is com
 import os
 import sys
 import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
@@ -46,3 +49,21 @@ def keep_compiled(say: Say) -> None:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     compilation_cache.reset_cache()  # what was compiled before has settled that there is none
+
+
+def announced(
+    call: Callable[..., Any], what: str, phase: Callable[[str], AbstractContextManager[None]]
+) -> Callable[..., Any]:
+    """The jitted `call`, whose first call, which compiles it, is made inside `phase(what)`."""
+    seen = False
+
+    def first_aloud(*arguments: Any) -> Any:
+        nonlocal seen
+        if seen:
+            return call(*arguments)
+        with phase(what):
+            result = call(*arguments)
+        seen = True
+        return result
+
+    return first_aloud

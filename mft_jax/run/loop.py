@@ -35,7 +35,6 @@ class Outcome:
 
 def begin(run: Run, trainable: Params) -> Outcome:
     """Baseline: a full validation pass before the first step, L_i_val(0) of the balancers."""
-    run.view.say("measuring the validation loss before the first step")
     sums = _full_pass(run, trainable, 0)
     initial = TaskSums(*(leaf.astype(np.float32) for leaf in sums))
     state = run.functions.init_state(trainable, initial)
@@ -133,7 +132,9 @@ def _diagnose(run: Run, outcome: Outcome, batch: Batch) -> None:
 
 
 def _full_pass(run: Run, trainable: Params, step: int) -> TaskSums:
-    sums = parts.full_pass(run.functions, trainable, run.weights.frozen, run.data, run.mesh)
+    when = "before the first step" if step == 0 else f"after step {step}"
+    with run.view.phase(f"validation {when}", announced=step == 0):
+        sums = parts.full_pass(run.functions, trainable, run.weights.frozen, run.data, run.mesh)
     recorder.check_valid(step, sums, run.data.tokenized.tasks)
     return sums
 

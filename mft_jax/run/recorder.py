@@ -1,5 +1,6 @@
 """The writer of `metrics.jsonl`: a line for each thing that happens, as `record.schema` says."""
 
+import datetime
 import json
 import math
 import time
@@ -19,6 +20,7 @@ from mft_jax.run.aside import set_aside, time_of_day
 from mft_jax.run.blame import without_row_mates
 from mft_jax.run.console import Say, quiet
 from mft_jax.run.divergence import Diverged
+from mft_jax.run.memory import peak_device_bytes, peak_host_bytes
 from mft_jax.run.processes import is_first
 from mft_jax.train_step import StepMetrics
 from mft_jax.types import MftError, TaskSums, TaskTable
@@ -51,7 +53,8 @@ class MetricsLog:
         if not is_first():
             return
         assert self.file is not None, "open comes before write"
-        line = (json.dumps(record, allow_nan=False) + "\n").encode()
+        stamped = {"kind": record["kind"], "time": time_stamp(), **record}
+        line = (json.dumps(stamped, allow_nan=False) + "\n").encode()
         with full_disk_named(self.path):
             # Without a buffer: nothing waits that closing the file would try to write again.
             while line:
@@ -188,7 +191,14 @@ def event_record(step: int, what: str, text: str) -> dict[str, Any]:
 
 
 def end_record(step: int, reason: str, seconds: float) -> dict[str, Any]:
-    return schema.line(schema.END, step=step, reason=reason, seconds=seconds)
+    peaks = {"peak_host_bytes": peak_host_bytes(), "peak_device_bytes": peak_device_bytes()}
+    return schema.line(schema.END, step=step, reason=reason, seconds=seconds, **peaks)
+
+
+def time_stamp() -> str:
+    """Now, in UTC, to the millisecond."""
+    now = datetime.datetime.now(datetime.UTC)
+    return now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def mean_by_name(sums: TaskSums, tasks: TaskTable) -> dict[str, float | None]:

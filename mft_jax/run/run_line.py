@@ -1,7 +1,6 @@
 """The record's first line, built from the parts of a run."""
 
 import dataclasses
-import datetime
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +19,8 @@ from mft_jax.record.schema import ModelFacts, PackingFacts, Quantity, TaskCounts
 from mft_jax.run.base_model import BaseModelInfo
 from mft_jax.run.batches import Data
 from mft_jax.run.epochs import settled
+from mft_jax.run.provenance import command, software
+from mft_jax.run.recorder import time_stamp
 
 
 def run_record(
@@ -46,7 +47,7 @@ def run_record(
     packing = packing_facts(data.tokenized, config.data.row_length, config.loop.rows_per_step)
     return schema.line(
         schema.RUN,
-        time=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        time=time_stamp(),
         version=__version__,
         config=to_dict(settled(config, data.plan)),
         tasks=list(data.tasks.table.names),
@@ -59,6 +60,8 @@ def run_record(
         read_as=dict(zip(data.tasks.table.names, data.tokenized.read_as, strict=True)),
         findings=[dataclasses.asdict(finding) for finding in data.findings],
         epochs=data.plan.epochs,
+        software=dict(software()),
+        command=command(),
     )
 
 

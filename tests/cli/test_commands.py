@@ -35,6 +35,11 @@ def test_training_ends_with_a_table_and_the_paths_of_what_it_made(trained):
     for name in ("report.html", "adapter", "checkpoints/4"):
         assert f"{workdir / name}" in out.replace("\n", "")
         assert (workdir / name).exists()
+    labels = [line.partition("  ")[0] for line in out.splitlines()]
+    ends = ("verdict", "time", "memory", "report", "adapter", "checkpoint")
+    assert [labels.count(label) for label in ends] == [1] * len(ends)
+    for what in ("validation before the first step", "compiling the training step"):
+        assert f"{what} ...\n" in out and f"{what} took " in out
 
 
 def test_module_and_console_command_are_the_same(capsys):
