@@ -26,6 +26,7 @@ install_import_hook(
 import dataclasses  # noqa: E402
 import functools  # noqa: E402
 import gc  # noqa: E402
+import signal  # noqa: E402
 from collections.abc import Callable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
@@ -51,14 +52,29 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 # A file's tests stay in one worker (`--dist=loadfile`), for they share fixtures and programs. The
 # dearest files are begun first, so that no worker is left with one of them at the end.
 DEAREST = (
-    "test_families_end_to_end.py",
-    "test_invariance.py",
-    "test_gradients.py",
-    "test_loop.py",
-    "test_commands.py",
-    "test_interruption.py",
     "test_peft_parity.py",
+    "test_kills.py",
+    "test_damages.py",
+    "test_families_end_to_end.py",
+    "test_loop.py",
+    "test_combine.py",
+    "test_gramian_balancers.py",
+    "test_ways_out.py",
+    "test_commands.py",
+    "test_invariance.py",
+    "test_interruption.py",
+    "test_task_gradients.py",
+    "test_gradients.py",
     "test_families.py",
+    "test_base_model.py",
+    "test_losses.py",
+    "test_initialization.py",
+    "test_train_step.py",
+    "test_examples.py",
+    "test_attention.py",
+    "test_preference_objective.py",
+    "test_forward.py",
+    "test_storage.py",
 )
 
 
@@ -81,6 +97,17 @@ def single_device() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "devices", lambda *backend: first)
         yield
+
+
+@pytest.fixture(scope="module")
+def usual_signals() -> Iterator[None]:
+    """Signals as a terminal leaves them: what is started in the background may ignore some."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 STEP_FUNCTIONS: dict[str, Any] = {}

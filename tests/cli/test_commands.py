@@ -59,7 +59,7 @@ def test_the_version_is_one_line(capsys):
 FLAGS = {
     "config": {"config", "schema", "find"},
     "check": {"config", "headers_only", "prompt"},
-    "train": {"config", "workdir"},
+    "train": {"config", "workdir", "checkpoint", "resume_with"},
     "export": {"workdir", "format", "output", "checkpoint"},
     "report": {"workdir"},
     "data": {"config"},

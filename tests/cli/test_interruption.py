@@ -18,7 +18,10 @@ from mft_jax.run.interruption import CAN_GO_ON
 
 STEPS, SAVE_EVERY = 60, 10
 
-pytestmark = pytest.mark.filterwarnings("ignore:Sharding info not provided:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Sharding info not provided:UserWarning"),
+    pytest.mark.usefixtures("usual_signals"),
+]
 ONE_DEVICE = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
 
 

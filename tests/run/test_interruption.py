@@ -13,6 +13,8 @@ import pytest
 
 from mft_jax.run.interruption import CAN_GO_ON, NUMBERS, stop_signals
 
+pytestmark = pytest.mark.usefixtures("usual_signals")
+
 
 def compile_long(rounds: int = 200_000) -> None:
     """One instruction of Python that takes long, and lets other threads run, as XLA's compiler."""

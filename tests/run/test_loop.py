@@ -138,8 +138,8 @@ def test_a_damaged_best_checkpoint_does_not_cost_the_adapter(toy, tmp_path, monk
     (hurt / "checkpoints" / "5" / "trainable" / "_METADATA").unlink()
     monkeypatch.setattr(Checkpoints, "chosen_step", lambda *_: 5)
     said = []
-    told = door._save_adapter(dataclasses.replace(outcome, workdir=hurt), said.append)
-    assert told.endswith("adapter (step 10)") and (hurt / "adapter").is_dir()
+    saved = door._save_adapter(dataclasses.replace(outcome, workdir=hurt), said.append)
+    assert saved == (hurt / "adapter", 10) and (hurt / "adapter").is_dir()
     assert "5 is damaged: trainable/_METADATA is missing" in said[0] and "last step" in said[0]
 
 

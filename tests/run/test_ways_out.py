@@ -24,7 +24,7 @@ from mft_jax.run.display import Display
 from mft_jax.run.divergence import Diverged, check_rise
 from mft_jax.types import MftError
 
-pytestmark = pytest.mark.usefixtures("single_device")
+pytestmark = pytest.mark.usefixtures("single_device", "shared_programs", "usual_signals")
 
 
 def run(config, workdir: Path, wanted: str = ""):

@@ -18,8 +18,12 @@ LIMIT = 2**31  # positions and sizes are counted in int32
 # Layers and experts are counted out one by one. The deepest models have about 130 layers, the
 # widest 512 experts.
 MOST: dict[str, int] = {
-    **dict.fromkeys(("num_hidden_layers", "num_layers", "n_layer"), 1_000),
-    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 10_000),
+    "num_hidden_layers": 1_000,
+    "num_layers": 1_000,
+    "n_layer": 1_000,
+    "num_experts": 10_000,
+    "num_local_experts": 10_000,
+    "n_routed_experts": 10_000,
 }
 MAX_TENSORS = 1_000_000
 
