@@ -15,6 +15,9 @@ os.environ["XLA_FLAGS"] = " ".join(
         os.environ.get("XLA_FLAGS", ""),
     ]
 )
+# Threads of XLA's CPU client. A device waits in a thread for the others, and devices may come to
+# two independent collectives in another order: with one thread for each device they wait forever.
+os.environ.setdefault("NPROC", "32")
 
 from jaxtyping import install_import_hook  # noqa: E402
 
