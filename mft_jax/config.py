@@ -181,7 +181,9 @@ def to_dict(config: TrainConfig) -> dict[str, Any]:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Lines 'key: old -> new' of settings that may not change between a run and its resumption."""
-    left, right = (_flatten(_with_warmup(settings)) for settings in (old, new))
+    if any(s.get("optim", {}).get("warmup_steps") is not None for s in (old, new)):
+        old, new = _with_warmup(old), _with_warmup(new)
+    left, right = _flatten(old), _flatten(new)
     return [
         f"{key}: {left.get(key)!r} -> {right.get(key)!r}"
         for key in sorted(left.keys() | right.keys())

@@ -141,3 +141,9 @@ def test_differences_name_what_decides_the_numbers_and_nothing_else():
     assert differences(old, new) == []
     new["finetune"]["rank"] = 8
     assert differences(old, new) == ["finetune.rank: 16 -> 8"]
+
+
+def test_a_default_warmup_that_follows_the_steps_is_no_difference_of_its_own():
+    old, new = (to_dict(resolve(configs.default())) for _ in range(2))
+    old["loop"]["steps"], new["loop"]["steps"] = 8, 10
+    assert differences(old, new) == ["loop.steps: 8 -> 10"]

@@ -85,7 +85,7 @@ def build(
         display.say(start.proven)
         check_names(workdir / FOLDER / str(at), base.trainable_shapes)
         continued.check(at, data.plan)
-        changes = continued.told(at, data.plan) if continued.changes else None
+        changes = continued.told(at, data.plan) if continued.at(at) else None
     new = [{"step": at, **dataclasses.asdict(change)} for change in continued.changes]
     check_or_write_config(
         workdir, asked, base, data, resumed=at is not None, changes=new, make_way=start.make_way

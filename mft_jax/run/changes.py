@@ -62,11 +62,20 @@ class Continuation:
     config   with all that was changed since the run began
     changes  what is new in it
     resized  whether the number of steps is, or was, changed
+    earlier  (step, change) of what was changed before
     """
 
     config: TrainConfig
     changes: tuple[Change, ...] = ()
     resized: bool = False
+    earlier: tuple[tuple[int, Change], ...] = ()
+
+    def at(self, step: int) -> tuple[Change, ...]:
+        """All that is changed at the checkpoint of `step`, also by a session that went no further.
+
+        It belongs to the steps from there on, which have not been taken under it.
+        """
+        return (*(change for made_at, change in self.earlier if made_at == step), *self.changes)
 
     def check(self, step: int, plan: EpochPlan) -> None:
         """Raise `MftError` where nothing is left to do after the checkpoint of `step`, or where a
@@ -91,8 +100,9 @@ class Continuation:
 
     def told(self, step: int, plan: EpochPlan) -> str:
         """The event of the record."""
-        changed = ", ".join(f"{c.key} {c.before!r} -> {c.after!r}" for c in self.changes)
-        before = _with(self.config, {c.key: c.before for c in self.changes})
+        changes = self.at(step)
+        changed = ", ".join(f"{c.key} {c.before!r} -> {c.after!r}" for c in changes)
+        before = _with(self.config, {c.key: c.before for c in reversed(changes)})
         old, new = (settled(config, plan) for config in (before, self.config))
         return (
             f"from step {step} on {changed}; the learning rate follows warm-up and cosine decay "
@@ -109,6 +119,11 @@ def continuation(
     Settings that were changed earlier stay changed, so that the first command still resumes.
     """
     _check_names(wanted)
+    if anew and wanted:
+        raise MftError(
+            "--checkpoint=none begins anew, and --resume_with changes a run that goes on: give one "
+            "of them"
+        )
     if anew or not has_checkpoint(workdir):
         if wanted:
             raise MftError(
@@ -126,7 +141,8 @@ def continuation(
     resized = any(
         key in ("loop.steps", "loop.epochs") for key in (*started, *(c.key for c in changes))
     )
-    return Continuation(after, changes, resized)
+    earlier = tuple((row["step"], Change(row["key"], row["before"], row["after"])) for row in made)
+    return Continuation(after, changes, resized, earlier)
 
 
 def _rate(config: TrainConfig, step: int) -> float:

@@ -49,6 +49,18 @@ class MetricsLog:
         self.file = FileIO(self.path, "a")
         return notes
 
+    @property
+    def is_ended(self) -> bool:
+        """Whether the newest line says how the run ended."""
+        lines = self.path.read_bytes().splitlines() if self.path.is_file() else []
+        return bool(lines) and b'"kind": "end"' in lines[-1]
+
+    def holds(self, event: dict[str, Any]) -> bool:
+        """Whether the record has this event already."""
+        text = json.dumps(event["text"]).encode()
+        lines = self.path.read_bytes().splitlines() if self.path.is_file() else []
+        return any(b'"kind": "event"' in line and text in line for line in lines)
+
     def write(self, record: dict[str, Any]) -> None:
         if not is_first():
             return

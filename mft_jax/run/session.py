@@ -16,7 +16,7 @@ from mft_jax.run.divergence import Diverged, ways_out
 from mft_jax.run.interruption import StopSignals, stop_signals
 from mft_jax.run.lock import locked
 from mft_jax.run.loop import Outcome, begin, resume, take_steps
-from mft_jax.run.processes import on_first
+from mft_jax.run.processes import of_first, on_first
 from mft_jax.run.recorder import end_record, event_record
 from mft_jax.run.run_line import run_record
 from mft_jax.run.start import ANEW
@@ -49,14 +49,15 @@ def train(
             config, run.base, run.data, run.mesh, dict(run.functions.balancer.titles)
         )
         run.view.header(header)
-        if not run.has_finished:
+        complete = run.has_finished and of_first(int(run.log.is_ended)) == 1
+        if not complete:
             notes = on_first("open the record", lambda: run.log.open(run.resumed_at))
             run.log.write(header)
             for event in run.start.events(notes or []):
                 run.log.write(event)
                 run.view.say(event["text"])
         outcome = _steps(run, trainable, stop, config.optim.learning_rate)
-        if not run.has_finished:
+        if not complete:
             run.log.write(end_record(outcome.step, outcome.reason, outcome.seconds))
     done = outcome.state, outcome.progress, outcome.step, outcome.reason
     return Trained(config, workdir, run.checkpoints.folder, run.base, run.weights, *done)
@@ -64,8 +65,10 @@ def train(
 
 def _steps(run: Run, trainable: Params, stop: StopSignals, learning_rate: float) -> Outcome:
     """All steps of the session. `trainable` is taken over."""
-    if run.changes is not None and run.resumed_at is not None:
-        run.log.write(event_record(run.resumed_at, schema.CHANGED, run.changes))
+    if run.changes is not None and run.resumed_at is not None and not run.has_finished:
+        event = event_record(run.resumed_at, schema.CHANGED, run.changes)
+        if not run.log.holds(event):  # a session that went no further may have told it
+            run.log.write(event)
         run.view.say(run.changes)
     try:
         outcome = begin(run, trainable) if run.resumed_at is None else resume(run, run.resumed_at)

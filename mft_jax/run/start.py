@@ -16,7 +16,10 @@ from mft_jax.run.recorder import event_record
 from mft_jax.types import MftError
 
 ANEW = "none"  # --checkpoint=none
-REPLACED_ANEW = (METRICS_FILE, CONFIG_FILE, SAMPLE_FILE, REPORT_FILE, saved.NEWEST_FILE)
+ADAPTER = "adapter"  # that of the last session's best step
+REPLACED_ANEW = (
+    METRICS_FILE, CONFIG_FILE, SAMPLE_FILE, REPORT_FILE, saved.NEWEST_FILE, ADAPTER,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Start:
         if self.step is None:
             moved |= {self.workdir / name: name for name in REPLACED_ANEW}
         elif moved:
+            moved[self.workdir / ADAPTER] = ADAPTER
             # These steps will be recorded again, with the same numbers or with others.
             copy_aside(self.workdir, self.time, self.workdir / METRICS_FILE)
         if any(source.exists() for source in moved):

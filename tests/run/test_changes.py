@@ -86,3 +86,24 @@ def test_what_is_the_same_already_is_no_change(started):
     config, workdir = started
     rate = config.optim.learning_rate
     assert continuation(workdir, config, {"optim.learning_rate": rate}).changes == ()
+
+
+def test_a_change_that_no_step_was_taken_under_is_told_again(started):
+    config, workdir = started
+    file = workdir / "config.json"
+    saved = json.loads(file.read_text())
+    after = configs.default()
+    after.loop.steps, after.optim.warmup_steps, after.optim.learning_rate = 10, 2, 1e-4
+    change = {"key": "optim.learning_rate", "before": 1e-3, "after": 1e-4}
+    saved |= {"config": to_dict(resolve(after)), "changes": [{"step": 5, **change}]}
+    file.write_text(json.dumps(saved))
+    continued = continuation(workdir, config, {})  # the first command again
+    assert continued.config.optim.learning_rate == 1e-4 and continued.changes == ()
+    assert "optim.learning_rate 0.001 -> 0.0001" in continued.told(5, plan_of(config))
+    assert continued.at(5) and not continued.at(7)
+
+
+def test_to_begin_anew_and_to_change_a_run_exclude_each_other(started):
+    config, workdir = started
+    with pytest.raises(MftError, match="--checkpoint=none begins anew.*give one of them"):
+        continuation(workdir, config, {"loop.steps": 20}, anew=True)

@@ -26,6 +26,8 @@ def workdir(tmp_path) -> Path:
     note_newest(tmp_path, 20)
     (tmp_path / "metrics.jsonl").write_text('{"kind": "run"}\n{"kind": "train", "step": 0}\n')
     (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     return tmp_path
 
 
@@ -63,6 +65,8 @@ def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_it_is_used(
     assert steps_in(workdir) == [5, 10] and newest_noted(workdir) == 10
     assert (kept / "damaged_checkpoint_20" / "cursor" / "data").read_text() == "cursor of step 20"
     assert (kept / "metrics.jsonl").read_bytes() == before["metrics.jsonl"]
+    assert (kept / "adapter" / "adapter_config.json").exists()
+    assert not (workdir / "adapter").exists()
     assert find_start(workdir, "").notes == ()  # said once
 
 
@@ -112,7 +116,7 @@ def test_a_chosen_step_keeps_the_newer_ones_and_the_record(workdir):
     start.make_way()
     assert steps_in(workdir) == [5] and newest_noted(workdir) == 5
     names = {path.name for path in aside(workdir).iterdir()}
-    assert names == {"checkpoint_10", "checkpoint_20", "metrics.jsonl"}
+    assert names == {"checkpoint_10", "checkpoint_20", "metrics.jsonl", "adapter"}
     assert (workdir / "metrics.jsonl").exists()
 
 
@@ -152,6 +156,8 @@ def test_beginning_anew_keeps_everything(workdir):
     kept = aside(workdir)
     assert steps_in(workdir) == [] and newest_noted(workdir) == 0
     assert (kept / "metrics.jsonl").read_bytes() == before["metrics.jsonl"]
+    assert (kept / "adapter" / "adapter_config.json").exists()
+    assert not (workdir / "adapter").exists()
     assert {f"checkpoint_{step}" for step in (5, 10, 20)} < {path.name for path in kept.iterdir()}
 
 
@@ -170,4 +176,5 @@ def test_two_things_set_aside_in_one_second_are_both_kept(workdir):
     again = _find(workdir, None)
     type(again)(workdir, again.step, again.replaced, time=start.time).make_way()
     names = {path.name for path in aside(workdir).iterdir()}
-    assert names == {"checkpoint_20", "damaged_checkpoint_10", "metrics.jsonl", "metrics.jsonl.2"}
+    kept = {"checkpoint_20", "damaged_checkpoint_10", "metrics.jsonl", "metrics.jsonl.2"}
+    assert names == {*kept, "adapter"}

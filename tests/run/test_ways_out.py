@@ -174,6 +174,19 @@ def test_a_finished_run_gets_more_steps_and_the_schedule_is_stated(toy, tmp_path
     assert run(config, longer, wanted).step == 14
 
 
+def test_a_finished_run_that_was_killed_before_its_last_line_gets_it(toy, tmp_path):
+    config, workdir, _ = toy
+    cut = shutil.copytree(workdir, tmp_path / "cut")
+    lines = (cut / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    assert b'"kind": "end"' in lines[-1]
+    (cut / "metrics.jsonl").write_bytes(b"".join(lines[:-1]))
+    assert run(config, cut).step == 10
+    assert read_record(cut / "metrics.jsonl").end.reason == "finished"
+    before = (cut / "metrics.jsonl").read_bytes()
+    run(config, cut)
+    assert (cut / "metrics.jsonl").read_bytes() == before
+
+
 def test_ctrl_c_before_the_first_step_ends_at_once(toy, tmp_path, monkeypatch):
     def interrupted(*_):
         signal.raise_signal(signal.SIGINT)
