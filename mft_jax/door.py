@@ -256,7 +256,8 @@ def _conclude(trained: Trained, display: Display, again: str) -> None:
         display.final(record)
     if trained.reason == "early_stop":
         evals = trained.config.loop.patience_evals
-        say(f"stopped early at step {trained.step}: {evals} evaluations without a better ratio")
+        several = f"{evals} evaluation{'s' * (evals != 1)}"
+        say(f"stopped early at step {trained.step}: {several} without a better ratio")
     say(ending(record, workdir, files, adapter_step, time.monotonic() - display.began))
 
 
