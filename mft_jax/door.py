@@ -255,9 +255,19 @@ def _conclude(trained: Trained, display: Display, again: str) -> None:
     if trained.reason != "interrupted":
         display.final(record)
     if trained.reason == "early_stop":
-        evals = trained.config.loop.patience_evals
-        say(f"stopped early at step {trained.step}: {evals} evaluations without a better ratio")
+        say(_stopped_early(trained.step, trained.config.loop.patience_evals))
     say(ending(record, workdir, files, adapter_step, time.monotonic() - display.began))
+
+
+def _stopped_early(step: int, evals: int) -> str:
+    """
+    >>> _stopped_early(20, 1)
+    'stopped early at step 20: 1 evaluation without a better ratio'
+    >>> _stopped_early(20, 2)
+    'stopped early at step 20: 2 evaluations without a better ratio'
+    """
+    several = f"{evals} evaluation{'s' * (evals != 1)}"
+    return f"stopped early at step {step}: {several} without a better ratio"
 
 
 def _save_adapter(trained: Trained, say: Say) -> tuple[Path, int]:

@@ -81,16 +81,33 @@ HUB_PAGE = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<name>[
 def suggest(name: str, known: Iterable[str], most: int = 1) -> str:
     """The part of an error text that names the known words nearest to a mistyped one.
 
-    Empty where none is near.
+    Empty where none is near. The last part of a dotted name may be right, or the first letters of
+    its words, where the whole is far from it.
 
     >>> suggest("qlore", ["lora", "qlora", "full"])
     "did you mean 'qlora'?"
+    >>> suggest("optim.lr", ["optim.eps", "optim.learning_rate"])
+    "did you mean 'optim.learning_rate'?"
     """
     known = list(known)
     near = [word for word in known if name and word.startswith(name)]
+    room, _, last = name.rpartition(".")
+    same_last = [word for word in known if last in _short_forms(word)]
+    near += sorted(same_last, key=lambda word: word.rpartition(".")[0] != room)
     near += difflib.get_close_matches(name, known, n=most, cutoff=0.5)
     nearest = list(dict.fromkeys(near))[:most]
     return f"did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
+
+
+def _short_forms(name: str) -> set[str]:
+    """The last part of a dotted name, and the first letters of its words where it has several.
+
+    >>> sorted(_short_forms("optim.learning_rate"))
+    ['learning_rate', 'lr']
+    """
+    last = name.rpartition(".")[2]
+    words = [word for word in last.split("_") if word]
+    return {last} | {"".join(word[0] for word in words) for _ in words[1:]}
 
 
 def check_local(where: str, path: str) -> None:

@@ -61,10 +61,14 @@ def test_table_refuses_no_tasks_and_the_same_name_twice(names, message):
         ("qlore", ["lora", "qlora", "full"], 1, "did you mean 'qlora'?"),
         ("qwen", ["llama", "qwen2", "qwen3"], 3, "did you mean 'qwen2' or 'qwen3'?"),
         ("gpt", ["gpt2_xl_with_a_long_name", "phi"], 1, "did you mean 'gpt2_xl_with_a_long_name'?"),
+        ("optim.lr", ["optim.eps", "loop.l_r", "optim.learning_rate"], 1,
+         "did you mean 'optim.learning_rate'?"),
+        ("loop.learning_rate", ["loop.log_every_steps", "optim.learning_rate"], 1,
+         "did you mean 'optim.learning_rate'?"),
         ("zebra", ["lora", "full"], 1, ""),
         ("", ["lora"], 1, ""),
     ],
-)
+)  # fmt: skip
 def test_a_mistyped_name_gets_the_nearest_known_ones(name, known, most, said):
     assert suggest(name, iter(known), most) == said
 

@@ -65,10 +65,16 @@ def merge(sessions: list[Session], cut_short: bool) -> RunRecord:
         end=sessions[-1].end,
         cut_short=cut_short,
         passed_over=tuple(dict.fromkeys(words for s in sessions for words in s.passed_over)),
-        # A step that was repeated may have been skipped again.
-        events=tuple(dict.fromkeys(event for s in sessions for event in s.events)),
+        events=_last_of_equal([event for session in sessions for event in session.events]),
         last_time=sessions[-1].last_time,
     )
+
+
+def _last_of_equal(events: list[Event]) -> tuple[Event, ...]:
+    """Every event once: a step that was repeated may have been skipped again. Of equal ones the
+    last stays, since the newest event says how the run stands.
+    """
+    return tuple(reversed(dict.fromkeys(reversed(events))))
 
 
 def _log_series(logs: list[tuple[int, dict[str, np.ndarray]]]) -> Series:

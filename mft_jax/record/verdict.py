@@ -19,6 +19,8 @@ that holds gives the word:
     improved     none of these
 
 Without a validation pass after step 0 nothing can be said: "unknown".
+
+Where the last ratio lies above the lowest one, or above 0.98, no advice raises the learning rate.
 """
 
 import dataclasses
@@ -37,6 +39,7 @@ Word = Literal[
 ]  # fmt: skip
 
 NO_BETTER = 0.995  # a ratio above it is no better than the model before training
+NEAR_BASE = 0.98  # a ratio above it is near the base
 DIVERGED_TREND = 1.5
 DIVERGED_RISE = 0.10
 OVERFITTING_RISE = 0.02
@@ -54,7 +57,7 @@ ADVICE: dict[Word, str] = {
     "optim.warmup_steps",
     "starved": "give the task a larger share: data.sampling=temperature, or data.sampling=rates "
     "with data.rates",
-    "no better than the base": "look at the data (mft data), and try another optim.learning_rate "
+    "no better than the base": "look at the data (mft data), and try a lower optim.learning_rate "
     "or more loop.steps",
     "overfitting": "the best checkpoint is the one that is exported; more data, or "
     "loop.patience_evals=2, which stops such a run by itself",
@@ -62,15 +65,29 @@ ADVICE: dict[Word, str] = {
     "finetune.rank, or other data, may",
     "unknown": "validate more often: a smaller loop.eval_every_steps",
 }
+# A loss that has risen, or is near the base, may come of too high a rate.
+WARY_ADVICE: dict[Word, str] = {
+    "stalled": "more steps as they are will not help; a lower optim.learning_rate, a higher "
+    "finetune.rank, or other data, may",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """A word, the step since when it holds (None: the whole run), and the numbers behind it."""
+    """A word, the step since when it holds (None: the whole run), and the numbers behind it.
+
+    wary  whether the last ratio is above the lowest one, or near the base
+    """
 
     word: Word
     since: int | None
     reason: str
+    wary: bool = False
+
+    @property
+    def advice(self) -> str:
+        """What to do about it. May be empty."""
+        return (WARY_ADVICE if self.wary else {}).get(self.word, ADVICE.get(self.word, ""))
 
     @property
     def short(self) -> str:
@@ -100,9 +117,12 @@ class Verdict:
     @property
     def advice(self) -> str:
         """What to do about it: about the run, and about tasks with another word. May be empty."""
-        others = dict.fromkeys(j.word for j in self.tasks.values() if j.word != self.word)
-        parts = [ADVICE[self.word]] if self.word in ADVICE else []
-        return "; ".join(parts + [f"{word}: {ADVICE[word]}" for word in others if word in ADVICE])
+        others: dict[Word, Judgement] = {}
+        for judged in self.tasks.values():
+            if judged.word != self.word and (judged.wary or judged.word not in others):
+                others[judged.word] = judged
+        parts = [f"{word}: {judged.advice}" for word, judged in others.items() if judged.advice]
+        return "; ".join([self.run.advice] * bool(self.run.advice) + parts)
 
     def __str__(self) -> str:
         parts = [str(self.run)]
@@ -155,6 +175,13 @@ def verdict(record: RunRecord) -> Verdict:
 
 def judge(course: Course, mean_gain: float = 0.0) -> Judgement:
     """The judgement of a course; `mean_gain` is 1 - the last ratio, on average over the tasks."""
+    best, last = float(course.ratio.min()), float(course.ratio[-1])
+    wary = last > best or last > NEAR_BASE
+    return dataclasses.replace(_word(course, mean_gain), wary=wary)
+
+
+def _word(course: Course, mean_gain: float) -> Judgement:
+    """The first rule that holds."""
     step, ratio, trend = course.step, course.ratio, course.trend
     place = int(ratio.argmin())
     best, last, passes_after = float(ratio[place]), float(ratio[-1]), len(ratio) - 1 - place

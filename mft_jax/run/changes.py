@@ -93,9 +93,14 @@ class Continuation:
                 if loop.epochs is None
                 else f"loop.epochs={2 * loop.epochs:g}"
             )
+            where = (
+                f"has already taken {step} steps, and {steps} are asked for"
+                if step > steps
+                else f"is at step {step} of {steps}"
+            )
             raise MftError(
-                f"--resume_with: the run is at step {step} of {steps}, so nothing would be trained "
-                f"under the new settings; give it more steps, too, such as {more}"
+                f"--resume_with: the run {where}, so nothing would be trained under the new "
+                f"settings; give it more steps, too, such as {more}"
             )
 
     def told(self, step: int, plan: EpochPlan) -> str:
@@ -156,10 +161,12 @@ def _check_names(wanted: Mapping[str, Any]) -> None:
             hint = suggest(key, known) or "see `mft config`"
             raise MftError(f"--resume_with: unknown setting {key!r}; {hint}")
         if not is_one_of(key, CHANGEABLE):
+            rooms = " or ".join(sorted(name for name in CHANGEABLE if "." not in name))
+            others = ", ".join(sorted(name for name in CHANGEABLE if "." in name))
             raise MftError(
                 f"--resume_with: {key} decides what the state of the run means, so it cannot "
-                f"change on the way; expected one of {', '.join(CHANGEABLE)} (all of optim), or a "
-                "new --workdir"
+                f"change on the way; expected any setting of {rooms}, or one of {others}; "
+                "everything else needs a new --workdir"
             )
 
 

@@ -6,7 +6,14 @@ from mft_jax.types import MftError
 
 
 class Diverged(MftError):
-    """The numbers of a run are not finite, or far from where they were. The state is not saved."""
+    """The numbers of a run are not finite, or far from where they were. The state is not saved.
+
+    in_step  whether it is the loss or the gradient of one training step, which may be left out
+    """
+
+    def __init__(self, message: str, *, in_step: bool = False):
+        super().__init__(message)
+        self.in_step = in_step
 
 
 def check_rise(step: int, loss: float, before: float | None, bound: float) -> None:
@@ -23,16 +30,20 @@ def check_rise(step: int, loss: float, before: float | None, bound: float) -> No
     )
 
 
-def ways_out(newest: int | None, learning_rate: float, *, skips: bool) -> str:
-    """What to do now; `newest` is the step of the last checkpoint."""
+def ways_out(error: Diverged, newest: int | None, learning_rate: float, *, skips: bool) -> str:
+    """What to do now; `newest` is the step of the last checkpoint, `skips` whether the run
+    leaves out steps already."""
     lower = f"optim.learning_rate={learning_rate / 10:g}"
     if newest is None:
         return (
             "there is no checkpoint yet: look at the data, or start with a lower learning rate, in "
             f"a new --workdir and with --config.{lower}"
         )
-    ways = [f"the same command with --resume_with={lower} continues from checkpoint {newest}"]
-    if not skips:
+    ways = [
+        f"the same command with --resume_with={lower} and without --checkpoint continues from "
+        f"checkpoint {newest}"
+    ]
+    if error.in_step and not skips:
         ways.append(
             "with --resume_with=loop.on_nonfinite=skip it continues, too, without the steps whose "
             "loss is not finite"

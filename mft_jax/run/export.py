@@ -20,7 +20,7 @@ from mft_jax.huggingface.tokenizers import load_tokenizer
 from mft_jax.record.reading import read_record
 from mft_jax.record.schema import METRICS_FILE
 from mft_jax.run.console import ReadProgress, Say, no_progress, quiet
-from mft_jax.run.folder import read_config, read_sample
+from mft_jax.run.folder import read_changes, read_config, read_sample
 from mft_jax.run.model_card import CardFacts, model_card
 from mft_jax.run.processes import on_first
 from mft_jax.run.restore import TrainedModel, restore
@@ -101,7 +101,8 @@ def companions(workdir: Path, model: TrainedModel, format: str, say: Say) -> Com
     except MftError as error:
         say(f"note: the model card has no losses: {error}")
         record = None
-    facts = CardFacts(model.config, base, model.step, format, chat, stop_ids, record)
+    changes = read_changes(workdir)
+    facts = CardFacts(model.config, base, model.step, format, chat, stop_ids, record, changes)
     template = "" if tokenizer.chat_template else builtin_template(chat.eos)
     return Companions(base.folder, chat.eos, template, stop_ids, model_card(facts))
 

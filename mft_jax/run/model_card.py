@@ -7,7 +7,8 @@ import json
 import math
 import operator
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from mft_jax.config import RESUMABLE, TrainConfig
 from mft_jax.data.templates import ChatTokenizer, example
 from mft_jax.huggingface.adapter_export import not_for_peft
 from mft_jax.huggingface.folders import BUILTIN_PREFIX, hub_name
+from mft_jax.optim import OptimConfig, warmup_steps
 from mft_jax.record.columns import RunRecord
 from mft_jax.record.outcome import mean_and_worst
 from mft_jax.run.base_model import BaseModelInfo
@@ -38,6 +40,7 @@ class CardFacts:
     format    peft, merged or merged_dequantized
     stop_ids  the tokens that end an answer
     record    of the run; None: it could not be read
+    changes   settings that were changed on the way: step, key, before, after
     """
 
     config: TrainConfig
@@ -47,6 +50,7 @@ class CardFacts:
     chat: ChatTokenizer
     stop_ids: tuple[int, ...]
     record: RunRecord | None
+    changes: Sequence[Mapping[str, Any]] = ()
 
     @property
     def is_adapter(self) -> bool:
@@ -134,15 +138,34 @@ def _losses(facts: CardFacts) -> str:
 
 
 def _settings(facts: CardFacts) -> str:
-    config = dataclasses.replace(facts.config, finetune=facts.base.tuning)
+    config = dataclasses.replace(facts.config, finetune=facts.base.tuning, optim=_optim(facts))
     lines = []
     for setting in settings(TrainConfig):
         if "[]" in setting.name or setting.name in PLACES or setting.name.startswith(RESUMABLE):
             continue
         value = operator.attrgetter(setting.name)(config)
         if setting.name in SHOWN or value != setting.default:
-            lines.append(f"    {setting.name} = {json.dumps(plain(value), ensure_ascii=False)}")
+            lines.append(f"    {setting.name} = {_value(value)}")
+    if facts.changes:
+        lines += ["", "Changed on the way (above are the last values):", ""]
+    for change in facts.changes:
+        before, after = _value(change["before"]), _value(change["after"])
+        lines.append(f"    from step {change['step']:,} on: {change['key']} {before} -> {after}")
     return "\n".join(["## Training\n", *lines, ""])
+
+
+def _optim(facts: CardFacts) -> OptimConfig:
+    """The optimiser's settings with the warm-up that was used. Where epochs decide the steps it
+    stands in the record only.
+    """
+    optim_config, loop_config = facts.config.optim, facts.config.loop
+    if loop_config.epochs is None:
+        steps = loop_config.steps
+    elif facts.record is not None:
+        steps = facts.record.header.planned_steps
+    else:
+        return optim_config
+    return dataclasses.replace(optim_config, warmup_steps=warmup_steps(optim_config, steps))
 
 
 def _chat_form(facts: CardFacts) -> str:
@@ -217,6 +240,10 @@ def _with_vllm(facts: CardFacts) -> Iterator[str]:
 
 def _indented(text: str) -> str:
     return "\n".join(f"    {line}" for line in text.split("\n"))
+
+
+def _value(value: Any) -> str:
+    return json.dumps(plain(value), ensure_ascii=False)
 
 
 def _number(value: float) -> str:

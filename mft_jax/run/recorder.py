@@ -129,7 +129,8 @@ class Recorder:
         except Diverged as error:
             if self.skipped == self.skips:
                 raise Diverged(
-                    f"{error}; {self.skips} steps were skipped before (loop.max_skipped_steps)"
+                    f"{error}; {self.skips} steps were skipped before (loop.max_skipped_steps)",
+                    in_step=True,
                 ) from error
             self.skipped += 1
             text = f"{error}; the step was skipped ({self.skipped} of {self.skips})"
@@ -230,7 +231,7 @@ def check_finite(step: int, metrics: StepMetrics, tasks: TaskTable) -> None:
     ]
     what = "loss" if not math.isfinite(metrics.loss) else "gradient"
     where = f"task {', '.join(map(repr, bad))}" if bad else "no single task"
-    raise Diverged(f"step {step}: the {what} is not finite (from {where})")
+    raise Diverged(f"step {step}: the {what} is not finite (from {where})", in_step=True)
 
 
 def check_valid(step: int, sums: TaskSums, tasks: TaskTable) -> None:

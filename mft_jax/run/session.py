@@ -77,5 +77,5 @@ def _steps(run: Run, trainable: Params, stop: StopSignals, learning_rate: float)
         newest = run.checkpoints.latest_step()
         run.log.write(event_record(newest or 0, schema.STOPPED, str(error)))
         skips = run.loop_config.on_nonfinite == "skip"
-        raise MftError(f"{error}; {ways_out(newest, learning_rate, skips=skips)}") from error
+        raise MftError(f"{error}; {ways_out(error, newest, learning_rate, skips=skips)}") from error
     return outcome

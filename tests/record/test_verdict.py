@@ -10,7 +10,7 @@ from mft_jax.config import TrainConfig
 from mft_jax.record import schema
 from mft_jax.record import verdict as rules
 from mft_jax.record.reading import read_record
-from mft_jax.record.verdict import ADVICE, Course, judge, no_better_note, verdict
+from mft_jax.record.verdict import ADVICE, WARY_ADVICE, Course, judge, no_better_note, verdict
 from mft_jax.settings import settings
 
 NAN = float("nan")
@@ -130,6 +130,39 @@ def test_a_run_that_could_not_continue_has_diverged_until_it_continues(
     assert judged.word == word and ("not finite" in str(judged)) == (word == "diverged")
 
 
+def test_a_run_that_diverged_twice_in_the_same_way_has_diverged(tmp_path, run_line):
+    path = tmp_path / "r.jsonl"
+    record_of(path, run_line, [(1, 0.9), (1, 0.9)])
+    run, text = path.read_text().splitlines()[0], "step 12: the loss is not finite"
+    with path.open("a") as file:
+        for what in ("stopped", "changed", "stopped"):
+            event = schema.line(schema.EVENT, step=10, what=what, text=f"{text} ({what})")
+            file.write(json.dumps(event) + "\n" + f"{run}\n" * (what == "changed"))
+    record = read_record(path)
+    assert [event.what for event in record.events] == ["changed", "stopped"]
+    assert verdict(record).word == "diverged"
+
+
+@pytest.mark.parametrize(
+    ("passes", "word", "higher"),
+    [
+        (course(1.0, 0.8, 0.799, 0.798, 0.797), "stalled", True),
+        (course(1.0, 0.8, 0.801, 0.8, 0.803), "stalled", False),  # risen
+        (course(1.0, 0.8, 0.82, 0.83, 0.83, trend=1.1), "stalled", False),
+        (course(1.0, 0.99, 0.99, 0.99, 0.99), "stalled", False),  # near the base
+        (course(1.0, 1.0, 1.02), "no better than the base", False),
+        (course(1.0, 0.999, 0.998), "no better than the base", False),
+    ],
+)
+def test_no_higher_rate_is_advised_where_the_loss_has_risen_or_is_near_the_base(
+    passes, word, higher
+):
+    judged = judge(passes)
+    assert judged.word == word
+    assert ("a higher optim.learning_rate" in judged.advice) == higher
+    assert ("a lower optim.learning_rate" in judged.advice) != higher
+
+
 def test_a_record_without_passes_is_unknown(tmp_path, run_line):
     judged = verdict(record_of(tmp_path / "r.jsonl", run_line, [(), ()]))
     assert judged.word == "unknown" and not judged.better_than_base
@@ -146,7 +179,7 @@ def test_a_checkpoint_that_is_no_better_is_not_handed_out_without_saying_so(tmp_
 
 def test_advice_names_settings_that_exist():
     known = {setting.name for setting in settings(TrainConfig)}
-    for text in ADVICE.values():
+    for text in (*ADVICE.values(), *WARY_ADVICE.values()):
         named = re.findall(r"\b(?:optim|data|loop|finetune)\.\w+", text)
         assert set(named) <= known, text
 
@@ -158,6 +191,7 @@ def test_the_rules_in_words_have_the_numbers_of_the_rules():
         f"rise > {rules.DIVERGED_RISE:.0%}".replace("%", " %"),
         f"> {rules.OVERFITTING_RISE:.0%}".replace("%", " %"),
         f"best > {rules.NO_BETTER}",
+        f"above {rules.NEAR_BASE}",
         f"within {rules.STALLED_MARGIN:.1%} of best".replace("%", " %"),
     ):
         assert words in text

@@ -42,7 +42,9 @@ def test_what_is_no_setting_with_a_value_is_refused(text):
     ("wanted", "message"),
     [
         ({"finetune.rank": 8}, "finetune.rank decides what the state of the run means"),
+        ({"seed": 1}, "any setting of mesh or optim, or one of loop.diagnose.*; everything else"),
         ({"optim.learning_rates": 1}, "unknown setting.*did you mean"),
+        ({"optim.lr": 1e-4}, "unknown setting 'optim.lr'; did you mean 'optim.learning_rate'?"),
         ({"loop.steps": 2.5}, "loop.steps=2.5: expected int"),
         ({"loop.on_nonfinite": "go"}, "loop.on_nonfinite='go'"),
     ],
@@ -67,6 +69,9 @@ def test_new_settings_for_a_run_with_nothing_left_to_do_are_refused(started):
     with pytest.raises(MftError, match="is at step 10 of 10.*loop.steps=20"):
         continued.check(10, plan_of(config))
     continued.check(9, plan_of(config))
+    continued = continuation(workdir, config, parse("loop.steps=4"))
+    with pytest.raises(MftError, match="already taken 8 steps, and 4 are asked for.*loop.steps=16"):
+        continued.check(8, plan_of(config))
 
 
 def test_epochs_may_change_and_then_the_steps_follow(started):

@@ -14,6 +14,7 @@ from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.huggingface.folders import model_folder
 from mft_jax.huggingface.tokenizers import load_tokenizer
 from mft_jax.models.families import FAMILIES
+from mft_jax.optim import OptimConfig, warmup_steps
 from mft_jax.record.reading import read_record
 from mft_jax.run.base_model import BaseModelInfo
 from mft_jax.run.model_card import CardFacts, model_card
@@ -83,6 +84,19 @@ def test_what_is_known_of_the_base_is_said_and_folders_of_the_user_are_not(card,
     before_use = local.partition("## Use")[0]  # the code must find the base
     assert "base-1B (a local folder)" in before_use and "someone" not in before_use
     assert "base_model:" not in local
+
+
+def test_the_warm_up_that_was_used_and_every_change_on_the_way_are_shown(card):
+    text = card()
+    steps = configs.default().loop.steps
+    assert f"optim.warmup_steps = {warmup_steps(OptimConfig(), steps)}\n" in text
+    assert "null" not in text.partition("## Training")[2].partition("##")[0]
+    assert "Changed on the way" not in text
+    lower = {"step": 1200, "key": "optim.learning_rate", "before": 0.5, "after": 0.25}
+    longer = {"step": 1300, "key": "loop.on_nonfinite", "before": "stop", "after": "skip"}
+    text = card(changes=(lower, longer))
+    assert "    from step 1,200 on: optim.learning_rate 0.5 -> 0.25\n" in text
+    assert '    from step 1,300 on: loop.on_nonfinite "stop" -> "skip"\n' in text
 
 
 def test_a_run_without_a_record_has_a_card(card):

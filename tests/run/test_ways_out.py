@@ -21,8 +21,9 @@ from mft_jax.record.reading import read_record
 from mft_jax.record.schema import CHANGED, SKIPPED, STOPPED
 from mft_jax.run import batches, changes, parts, session
 from mft_jax.run.display import Display
-from mft_jax.run.divergence import Diverged, check_rise
-from mft_jax.types import MftError
+from mft_jax.run.divergence import Diverged, check_rise, ways_out
+from mft_jax.run.recorder import check_valid
+from mft_jax.types import MftError, TaskSums, TaskTable
 
 pytestmark = pytest.mark.usefixtures("single_device", "shared_programs", "usual_signals")
 
@@ -135,7 +136,7 @@ def test_an_exploded_state_is_not_saved_over_a_good_one(toy, tmp_path, monkeypat
             run(config, exploded)
     assert saved_steps(exploded) == [5]
     assert [event.what for event in events(exploded)] == [STOPPED]
-    lower, *_ = settings_named(str(error.value))
+    [lower] = settings_named(str(error.value))  # to skip steps would not help
     assert run(config, exploded, lower).step == 10
     assert saved_steps(exploded) == [5, 10]
 
@@ -148,6 +149,16 @@ def test_an_exploded_state_is_not_saved_over_a_good_one(toy, tmp_path, monkeypat
 def test_the_bound_is_on_the_rise_since_the_last_good_state(loss, before, is_good):
     with contextlib.nullcontext() if is_good else pytest.raises(Diverged, match="not saved"):
         check_rise(7, loss, before, bound=2.0)
+
+
+def test_steps_may_be_skipped_only_where_a_step_was_not_finite():
+    tasks, none = TaskTable(("a",)), TaskSums(np.array([np.nan]), np.array([3.0]))
+    with pytest.raises(Diverged, match="validation loss of task 'a' is not finite") as error:
+        check_valid(5, none, tasks)
+    said = ways_out(error.value, 5, 0.01, skips=False)
+    assert settings_named(said) == ["optim.learning_rate=0.001"] and "without --checkpoint" in said
+    said = ways_out(Diverged("step 4", in_step=True), 5, 0.01, skips=False)
+    assert "without --checkpoint" in said and "loop.on_nonfinite=skip" in settings_named(said)
 
 
 def test_a_finished_run_gets_more_steps_and_the_schedule_is_stated(toy, tmp_path):
