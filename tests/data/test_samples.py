@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from mft_jax.data.chats import Message
@@ -87,6 +89,9 @@ def test_a_record_that_cannot_be_read_says_where_and_why(data, message):
         {"text": "T", **rounds(("human", "a"), ("bot", "b"))},
         {"prompt": "P", "question": "Q", "answer": "A"},
         {"prompt": "P", "answer": "A", "output": "O"},
+        {"prompt": "a", "answer": "18", "text": "A story of a king who was 18 years old."},
+        {"prompt": "", "answer": "18", "text": "18 kings"},
+        {"instruction": "", "input": "", "output": "18", "text": "### Response: 18"},
     ],
 )
 def test_a_record_that_can_be_read_in_two_ways_is_refused(data):
@@ -101,6 +106,12 @@ def openai(*entries, key="messages", **more):
 USER, ASSISTANT = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
 PARTS = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
 ALPACA = {"instruction": "Add.", "input": "1 2", "output": "3"}
+ALPACA_TEXT = (
+    "Below is an instruction that describes a task, paired with an input that provides further "
+    "context. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response:\n3"
+)
+SQUAD = {"context": "It is I.", "question": "Who?", "answer": "I"}
 
 
 @pytest.mark.parametrize(
@@ -140,7 +151,7 @@ ALPACA = {"instruction": "Add.", "input": "1 2", "output": "3"}
             "`messages`; not read: `prompt`, `prompt_id`",
         ),
         (
-            {**ALPACA, "text": "Below is ... Add. ### 1 2 ### Response: 3"},
+            {**ALPACA, "text": ALPACA_TEXT},
             (("user", "Add.\n1 2"), ("assistant", "3")),
             "`instruction` + `input` -> `output`; not read: `text`",
         ),
@@ -148,6 +159,26 @@ ALPACA = {"instruction": "Add.", "input": "1 2", "output": "3"}
             {"instruction": "Who?", "context": "It is I.", "response": "I", "category": "qa"},
             (("user", "Who?\nIt is I."), ("assistant", "I")),
             "`instruction` + `context` -> `response`; not read: `category`",
+        ),
+        (
+            {**SQUAD, "text": "Context: It is I.\nQuestion: Who?\nAnswer: I"},
+            (("user", "Who?\nIt is I."), ("assistant", "I")),
+            "`question` + `context` -> `answer`; not read: `text`",
+        ),
+        (
+            {"prompt": "It is I. Who?", "context": "It is I.", "answer": "I"},
+            (("user", "It is I. Who?"), ("assistant", "I")),
+            "`prompt` -> `answer`; not read: `context`",
+        ),
+        (
+            {"text": "<s>[INST] Add 1 [/INST] 2</s>", "prompt": "Add 1", "answer": "2"},
+            (("user", "Add 1"), ("assistant", "2")),
+            "`prompt` -> `answer`; not read: `text`",
+        ),
+        (
+            {"prompt": "P", "answer": "A", "": "0"},  # as pandas writes its index
+            (("user", "P"), ("assistant", "A")),
+            "`prompt` -> `answer`; not read: (unnamed)",
         ),
         (
             {"prompt": "P", "completion": "A", "answer": "A", "input": ""},
@@ -165,7 +196,8 @@ def test_records_as_the_world_writes_them(data, turns, form):
 def test_a_prompt_and_a_completion_of_messages_train_the_completion_only():
     earlier = [USER, ASSISTANT, {"role": "user", "content": "c"}]
     completion = [{"role": "assistant", "content": "d"}]
-    sample = read({"prompt": earlier, "completion": completion})
+    sample = read({"prompt": earlier, "completion": completion, "context": "C"})
+    assert read_as([sample]) == "`prompt` -> `completion`; not read: `context`"
     assert [(m.role, m.content, m.trained) for m in sample.messages] == [
         ("user", "a", False), ("assistant", "b", False), ("user", "c", False),
         ("assistant", "d", True),
@@ -246,6 +278,29 @@ def test_the_columns_that_a_refusal_names_choose_that_reading():
     pair = read(data, {"prompt": "prompt", "answer": "answer"})
     assert pair == chat(("user", "P"), ("assistant", "A"))
     assert read(data, {"text": "text"}) == Document("T", "f.jsonl:7")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "columns"),
+    [
+        ("A", {"prompt": "prompt", "answer": "chosen"}),
+        (
+            [{"role": "user", "content": "P"}, {"role": "bot", "content": "A"}],
+            {"messages": "chosen"},
+        ),
+    ],
+)
+def test_a_record_of_preferences_is_told_the_columns_that_read_it(chosen, columns):
+    data = {"prompt": "P", "chosen": chosen, "rejected": "B"}
+    with pytest.raises(MftError, match="no answer") as refusal:
+        read(data)
+    assert f"columns={json.dumps(columns)}" in str(refusal.value)
+    assert read(data, columns) == chat(("user", "P"), ("assistant", "A"))
+
+
+def test_a_context_that_is_no_text_is_refused_beside_any_prompt():
+    with pytest.raises(MftError, match="`context` is .*expected a string"):
+        read({**SQUAD, "context": {"sentences": ["It is I."]}})
 
 
 def test_a_task_of_several_forms_counts_each():
