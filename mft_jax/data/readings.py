@@ -27,9 +27,8 @@ FRAME = re.compile(
     r"^Below is an instruction.*$|^#+ *\w+(?: \w+)?:?|^\w+:|</?s>|<\|\w+\|>|\[/?INST\]",
     re.MULTILINE,
 )
-LEAST_SHARE = (
-    0.5  # of a text beside its frame, that a record's other texts are where it repeats them
-)
+# More than this share of a text, its frame aside, are the texts that it repeats.
+LEAST_SHARE = 0.5
 KNOWN_KEYS = (*CHAT_KEYS, *PROMPT_KEYS, *ANSWER_KEYS, "text", *OTHER_KEYS)
 
 
@@ -127,8 +126,7 @@ def reading_of(
         )
     raise MftError(
         f"{where}: no known form, the record has the fields {named(all_keys)}{names_note}; "
-        f"expected one of "
-        f"{named(tuple(CHAT_KEYS))}, one of {named(PROMPT_KEYS)} with one of "
+        f"expected one of {named(tuple(CHAT_KEYS))}, one of {named(PROMPT_KEYS)} with one of "
         f"{named(ANSWER_KEYS)}, or `text`; name its fields in the task's `columns`, such as "
         '{"prompt": "...", "answer": "..."} with the names that they have here'
     )
@@ -159,8 +157,8 @@ def possible_readings(keys: tuple[str, ...]) -> tuple[tuple[Reading, tuple[str, 
 
 
 def _joins(fields: Mapping[str, Any]) -> bool:
-    """Whether `context` is joined to the prompt: to no list of messages, and not where a single
-    prompt already holds it."""
+    """Whether `context` is joined to the prompt: not to a list of messages, and not (beside
+    another prompt than `instruction`) where a prompt already holds it."""
     context = fields["context"]
     if any(isinstance(fields.get(key), list) for key in (*PROMPT_KEYS, *ANSWER_KEYS)):
         return False

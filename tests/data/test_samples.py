@@ -1,5 +1,3 @@
-import json
-
 import pytest
 
 from mft_jax.data.chats import Message
@@ -89,9 +87,6 @@ def test_a_record_that_cannot_be_read_says_where_and_why(data, message):
         {"text": "T", **rounds(("human", "a"), ("bot", "b"))},
         {"prompt": "P", "question": "Q", "answer": "A"},
         {"prompt": "P", "answer": "A", "output": "O"},
-        {"prompt": "a", "answer": "18", "text": "A story of a king who was 18 years old."},
-        {"prompt": "", "answer": "18", "text": "18 kings"},
-        {"instruction": "", "input": "", "output": "18", "text": "### Response: 18"},
     ],
 )
 def test_a_record_that_can_be_read_in_two_ways_is_refused(data):
@@ -278,29 +273,6 @@ def test_the_columns_that_a_refusal_names_choose_that_reading():
     pair = read(data, {"prompt": "prompt", "answer": "answer"})
     assert pair == chat(("user", "P"), ("assistant", "A"))
     assert read(data, {"text": "text"}) == Document("T", "f.jsonl:7")
-
-
-@pytest.mark.parametrize(
-    ("chosen", "columns"),
-    [
-        ("A", {"prompt": "prompt", "answer": "chosen"}),
-        (
-            [{"role": "user", "content": "P"}, {"role": "bot", "content": "A"}],
-            {"messages": "chosen"},
-        ),
-    ],
-)
-def test_a_record_of_preferences_is_told_the_columns_that_read_it(chosen, columns):
-    data = {"prompt": "P", "chosen": chosen, "rejected": "B"}
-    with pytest.raises(MftError, match="no answer") as refusal:
-        read(data)
-    assert f"columns={json.dumps(columns)}" in str(refusal.value)
-    assert read(data, columns) == chat(("user", "P"), ("assistant", "A"))
-
-
-def test_a_context_that_is_no_text_is_refused_beside_any_prompt():
-    with pytest.raises(MftError, match="`context` is .*expected a string"):
-        read({**SQUAD, "context": {"sentences": ["It is I."]}})
 
 
 def test_a_task_of_several_forms_counts_each():
