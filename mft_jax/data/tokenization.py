@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -92,7 +92,7 @@ def tokenize(
         raise MftError(
             f"the {where} has no token to train on: of {len(samples)} sample(s) "
             f"{counts['dropped']} were dropped as longer than a row of {row_length} tokens and "
-            f"{counts['untrainable']} have no trained token; {_remedy(counts)}"
+            f"{counts['untrainable']} have no trained token; {_remedy(counts['dropped'], counts['untrainable'])}"
         )
     offsets = np.cumsum([0, *map(len, tokens)], dtype=np.int64)
     task = TokenizedTask(np.concatenate(tokens), np.concatenate(weights), offsets)
@@ -137,12 +137,12 @@ def fit_to_row(
     return "split", parts
 
 
-def _remedy(counts: Mapping[str, int]) -> str:
+def _remedy(dropped: int, untrainable: int) -> str:
     """What to do where a set has nothing to train on."""
     remedies = []
-    if counts["dropped"]:
+    if dropped:
         remedies.append("raise data.row_length or change data.overlong")
-    if counts["untrainable"] or not remedies:
+    if untrainable or not remedies:
         remedies.append(
             "correct the data: give each sample an answer whose `weight` is not 0, or a `text` "
             "of more than one token"
