@@ -92,7 +92,8 @@ def tokenize(
         raise MftError(
             f"the {where} has no token to train on: of {len(samples)} sample(s) "
             f"{counts['dropped']} were dropped as longer than a row of {row_length} tokens and "
-            f"{counts['untrainable']} have no trained token; {_remedy(counts['dropped'], counts['untrainable'])}"
+            f"{counts['untrainable']} have no trained token; "
+            + _remedy(counts["dropped"], counts["untrainable"])
         )
     offsets = np.cumsum([0, *map(len, tokens)], dtype=np.int64)
     task = TokenizedTask(np.concatenate(tokens), np.concatenate(weights), offsets)
