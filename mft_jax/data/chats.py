@@ -226,7 +226,7 @@ def string_of(value: Any, name: str, place: str) -> str:
 
 
 def named(keys: Sequence[str]) -> str:
-    return ", ".join(f"`{key}`" for key in keys) if keys else "(none)"
+    return ", ".join(f"`{key}`" if key else "(unnamed)" for key in keys) if keys else "(none)"
 
 
 def shortened(value: Any) -> str:

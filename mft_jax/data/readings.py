@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -19,6 +22,13 @@ PROMPT_KEYS = ("prompt", "input", "instruction", "question", "query")
 ANSWER_KEYS = ("answer", "output", "response", "completion")
 JOINED_KEYS = ("instruction", "input", "context")  # one prompt, in this order
 OTHER_KEYS = ("system", "tools", "context")  # read beside a form
+# What a template writes around the texts of a record; the whole line where it begins Alpaca's.
+FRAME = re.compile(
+    r"^Below is an instruction.*$|^#+ *\w+(?: \w+)?:?|^\w+:|</?s>|<\|\w+\|>|\[/?INST\]",
+    re.MULTILINE,
+)
+# More than this share of a text, its frame aside, are the texts that it repeats.
+LEAST_SHARE = 0.5
 KNOWN_KEYS = (*CHAT_KEYS, *PROMPT_KEYS, *ANSWER_KEYS, "text", *OTHER_KEYS)
 
 
@@ -87,12 +97,15 @@ def taken_as(
     return TakenAs(form, tuple(sorted({*names, *inside} - read)))
 
 
-def reading_of(fields: Mapping[str, Any], all_keys: Sequence[str], where: str) -> Reading:
+def reading_of(
+    fields: Mapping[str, Any], all_keys: Sequence[str], where: str, names_note: str = ""
+) -> Reading:
     """The reading that every other field with a known name only repeats.
 
-    Raises `MftError` where there is none, or more than one.
+    Raises `MftError` where there is none, or more than one; `names_note` says in its text where the
+    names come from.
     """
-    every = possible_readings(tuple(fields))
+    every = possible_readings(tuple(key for key in fields if key != "context" or _joins(fields)))
     for reading, others in every:
         if not others or all(_repeats(fields[key], reading, fields) for key in others):
             return reading
@@ -104,6 +117,7 @@ def reading_of(fields: Mapping[str, Any], all_keys: Sequence[str], where: str) -
         raise MftError(
             f"{where}: no answer, the record has only {named(prompts)}; expected also one of "
             f"{named(ANSWER_KEYS)}; add the answer or remove the record"
+            + _preferred(fields, prompts[0])
         )
     if answers:
         raise MftError(
@@ -111,8 +125,8 @@ def reading_of(fields: Mapping[str, Any], all_keys: Sequence[str], where: str) -
             f"{named(PROMPT_KEYS)}; add the prompt, or name the field `text` if it is plain text"
         )
     raise MftError(
-        f"{where}: no known form, the record has the fields {named(all_keys)}; expected one of "
-        f"{named(tuple(CHAT_KEYS))}, one of {named(PROMPT_KEYS)} with one of "
+        f"{where}: no known form, the record has the fields {named(all_keys)}{names_note}; "
+        f"expected one of {named(tuple(CHAT_KEYS))}, one of {named(PROMPT_KEYS)} with one of "
         f"{named(ANSWER_KEYS)}, or `text`; name its fields in the task's `columns`, such as "
         '{"prompt": "...", "answer": "..."} with the names that they have here'
     )
@@ -130,7 +144,8 @@ def possible_readings(keys: tuple[str, ...]) -> tuple[tuple[Reading, tuple[str, 
     """
     joined = [key for key in JOINED_KEYS if key in keys] if "instruction" in keys else []
     prompts = [tuple(joined)] if joined else []
-    prompts += [(key,) for key in PROMPT_KEYS if key in keys and key not in joined]
+    beside = ("context",) if "context" in keys and not joined else ()
+    prompts += [(key, *beside) for key in PROMPT_KEYS if key in keys and key not in joined]
     answers = [key for key in ANSWER_KEYS if key in keys]
     every = [Reading("chat", (key,)) for key in CHAT_KEYS if key in keys]
     every += [Reading("pair", (*prompt, answer)) for answer in answers for prompt in prompts]
@@ -141,22 +156,65 @@ def possible_readings(keys: tuple[str, ...]) -> tuple[tuple[Reading, tuple[str, 
     )
 
 
+def _joins(fields: Mapping[str, Any]) -> bool:
+    """Whether `context` is joined to the prompt: not to a list of messages, and not (beside
+    another prompt than `instruction`) where a prompt already holds it."""
+    context = fields["context"]
+    if any(isinstance(fields.get(key), list) for key in (*PROMPT_KEYS, *ANSWER_KEYS)):
+        return False
+    if "instruction" in fields or not isinstance(context, str) or not context.strip():
+        return True
+    prompts = [fields[key] for key in PROMPT_KEYS if isinstance(fields.get(key), str)]
+    return not any(context.strip() in prompt for prompt in prompts)
+
+
 def _repeats(value: Any, reading: Reading, fields: Mapping[str, Any]) -> bool:
-    """Whether a field is empty or one of the reading's texts, or holds all of them in order."""
+    """Whether a field is empty or one of the reading's texts, or is made of all of them.
+
+    It is made of them where it holds a prompt that is not empty, and after it the answer, and where
+    they are more than `LEAST_SHARE` of its characters beside white space and `FRAME`.
+    """
     if not isinstance(value, str):
         return False
     texts = list(reading.texts(fields))
     if not value.strip() or value.strip() in texts:
         return True
-    if reading.form == "text":
+    if reading.form == "text" or not any(texts[:-1]):
         return False
-    place = 0
+    *first, last = reading.keys
+    for keys in itertools.permutations(first):  # a template may write the context first
+        ordered = dataclasses.replace(reading, keys=(*keys, last))
+        rest = _rest(value, ordered.texts(fields))
+        if rest is not None:
+            told = sum(map(_size, texts))
+            return told > LEAST_SHARE * (told + _size(FRAME.sub("", rest)))
+    return False
+
+
+def _rest(value: str, texts: Iterator[str]) -> str | None:
+    """What `value` holds beside the texts; None where it does not hold them in this order."""
+    rest, place = [], 0
     for text in texts:
         found = value.find(text, place)
         if found < 0:
-            return False
+            return None
+        rest.append(value[place:found])
         place = found + len(text)
-    return True
+    return "\n".join([*rest, value[place:]])
+
+
+def _size(text: str) -> int:
+    return len("".join(text.split()))
+
+
+def _preferred(fields: Mapping[str, Any], prompt: str) -> str:
+    """The advice for a record of preferences, whose answer is called `chosen`."""
+    if "chosen" not in fields:
+        return ""
+    columns = {prompt: prompt, "answer": "chosen"}
+    if isinstance(fields["chosen"], list) and not isinstance(fields[prompt], list):
+        columns = {"messages": "chosen"}
+    return f"; to learn the preferred answers, set the task's columns={json.dumps(columns)}"
 
 
 def _ambiguous(every: Sequence[tuple[Reading, tuple[str, ...]]], where: str) -> MftError:

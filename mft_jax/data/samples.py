@@ -70,12 +70,12 @@ def to_sample(record: SourceRecord, columns: Mapping[str, str] | None = None) ->
     if columns and not fields:
         raise MftError(
             f"{where}: the task's `columns` names {named(tuple(columns.values()))}, but the record "
-            f"has the fields {named(tuple(record.data))}; correct the names"
+            f"has the fields {named(tuple(record.data))}{record.names_note}; correct the names"
         )
     for key in CHAT_KEYS:
         if isinstance(fields.get(key), str):
             fields[key] = _decoded(fields[key])
-    reading = reading_of(fields, tuple(record.data), where)
+    reading = reading_of(fields, tuple(record.data), where, record.names_note)
     taken = _taken_as(reading, fields, record.data, columns or {})
     if reading.form == "text":
         document = string_of(fields["text"], "text", where)

@@ -22,7 +22,7 @@ import pyarrow.parquet
 
 from mft_jax.data import hub
 from mft_jax.data.lines import read_lines
-from mft_jax.data.tables import DELIMITERS, array_rows, table_rows
+from mft_jax.data.tables import DELIMITERS, array_rows, names_note, table_rows
 from mft_jax.types import FOREIGN_CODE_ERRORS, MftError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
@@ -30,16 +30,21 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 # folder of data often has a `.json` or `.csv` that describes it.
 TEXT_SUFFIXES = tuple(f"{k}{c}" for k in (".json", ".csv", ".tsv") for c in ("", ".gz", ".zst"))
 EVERY_SUFFIX = (*SUFFIXES, *TEXT_SUFFIXES)
+ONE_PER_LINE = "one JSON object per line"
 ROWS_AT_ONCE = 1024  # of Parquet: few, since a column's dictionary may hold very long texts
 SAVED_DATASET = ("dataset_info.json", "dataset_dict.json")
 
 
 @dataclasses.dataclass(frozen=True)
 class SourceRecord:
-    """One record and its place for an error message (`file:line` or `file row n`)."""
+    """One record and its place for an error message (`file:line` or `file row n`).
+
+    names_note  of a table, where the names of its fields come from
+    """
 
     data: dict[str, Any]
     where: str
+    names_note: str = ""
 
 
 def read_records(path: str) -> Iterator[SourceRecord]:
@@ -64,7 +69,7 @@ def _read_file(file: Path) -> Iterator[SourceRecord]:
         yield from _read_parquet(file)
     elif kind in DELIMITERS:
         rows = table_rows(read_lines(file), file, DELIMITERS[kind])
-        yield from (SourceRecord(*row) for row in rows)
+        yield from (SourceRecord(*row, names_note(DELIMITERS[kind])) for row in rows)
     elif kind == ".json":
         yield from _read_json(file)
     else:
@@ -82,7 +87,7 @@ def _read_json(file: Path) -> Iterator[SourceRecord]:
         text = b"\n".join([*begun, *lines])
         yield from (SourceRecord(*row) for row in array_rows(text, file))
     else:
-        yield from _read_jsonl(file)
+        yield from _read_jsonl(file, f"{ONE_PER_LINE}, or one array [...] of objects (.json)")
 
 
 def find_files(path: str) -> list[Path]:
@@ -129,15 +134,15 @@ def _either(words: tuple[str, ...]) -> str:
     return ", ".join(words[:-1]) + " or " + words[-1]
 
 
-def _read_jsonl(file: Path) -> Iterator[SourceRecord]:
+def _read_jsonl(file: Path, expected: str = ONE_PER_LINE) -> Iterator[SourceRecord]:
     for number, line in enumerate(read_lines(file), start=1):
         if line.strip():
             # A byte-order mark, which some editors write first, is not part of the first line.
             text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-            yield SourceRecord(_parse(text, f"{file}:{number}"), f"{file}:{number}")
+            yield SourceRecord(_parse(text, f"{file}:{number}", expected), f"{file}:{number}")
 
 
-def _parse(line: bytes, where: str) -> dict[str, Any]:
+def _parse(line: bytes, where: str, expected: str) -> dict[str, Any]:
     try:
         data = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -153,7 +158,7 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
             ) from error
         raise MftError(
             f"{where}: invalid JSON, {error.msg} at character {error.pos + 1} of the line; "
-            "expected one JSON object per line; correct or remove the line"
+            f"expected {expected}; correct or remove the line"
         ) from error
     if not isinstance(data, dict):
         raise MftError(

@@ -15,6 +15,7 @@ from typing import Any
 from mft_jax.types import MftError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
+DELIMITER_NAMES = {",": "commas", "\t": "tabs"}
 LARGEST_CELL = 1 << 26  # characters; the csv module's own bound is shorter than many files of code
 
 Row = tuple[dict[str, Any], str]
@@ -37,8 +38,8 @@ def table_rows(lines: Iterable[bytes], file: Path, delimiter: str) -> Iterator[R
             if len(cells) != len(names):
                 raise MftError(
                     f"{file} row {number}: {len(cells)} cells; expected {len(names)}, one for each "
-                    f"of {', '.join(names)}; correct the row (a cell with {delimiter!r}, a quote "
-                    "or a line break in it stands in double quotes)"
+                    f"of {', '.join(names)}{names_note(delimiter)}; correct the row (a cell with "
+                    f"{delimiter!r}, a quote or a line break in it stands in double quotes)"
                 )
             record = {name: cell or None for name, cell in zip(names, cells, strict=True)}
             yield record, f"{file} row {number}"
@@ -47,6 +48,11 @@ def table_rows(lines: Iterable[bytes], file: Path, delimiter: str) -> Iterator[R
             f"{file}:{reader.line_num}: not a readable table ({error}); expected a first line of "
             "names, and quotes that are closed; correct the file, or convert it to .jsonl"
         ) from error
+
+
+def names_note(delimiter: str) -> str:
+    """Where the names of a table's columns come from, after the names in an error text."""
+    return f" (the names are the table's first line, split at {DELIMITER_NAMES[delimiter]})"
 
 
 def _texts(lines: Iterable[bytes], file: Path) -> Iterator[str]:

@@ -92,8 +92,8 @@ def tokenize(
         raise MftError(
             f"the {where} has no token to train on: of {len(samples)} sample(s) "
             f"{counts['dropped']} were dropped as longer than a row of {row_length} tokens and "
-            f"{counts['untrainable']} have no trained token; raise data.row_length, change "
-            "data.overlong or correct the data"
+            f"{counts['untrainable']} have no trained token; "
+            + _remedy(counts["dropped"], counts["untrainable"])
         )
     offsets = np.cumsum([0, *map(len, tokens)], dtype=np.int64)
     task = TokenizedTask(np.concatenate(tokens), np.concatenate(weights), offsets)
@@ -136,6 +136,19 @@ def fit_to_row(
         if part_weights.any():
             parts.append((part_tokens, part_weights))
     return "split", parts
+
+
+def _remedy(dropped: int, untrainable: int) -> str:
+    """What to do where a set has nothing to train on."""
+    remedies = []
+    if dropped:
+        remedies.append("raise data.row_length or change data.overlong")
+    if untrainable or not remedies:
+        remedies.append(
+            "correct the data: give each sample an answer whose `weight` is not 0, or a `text` "
+            "of more than one token"
+        )
+    return ", and ".join(remedies)
 
 
 def _raise_overlong(where: str, length: int, row_length: int) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mft_jax.balancers.registry import make_balancer
 from mft_jax.config import TrainConfig
 from mft_jax.data.duplicates import Copies, count_copies
 from mft_jax.data.hub import PREFIX
@@ -21,6 +22,7 @@ from mft_jax.data.tasks import TokenizedData
 from mft_jax.data.tokenization import TaskStats
 from mft_jax.record.schema import Finding
 from mft_jax.run.epochs import EpochPlan
+from mft_jax.types import TaskTable
 
 FEW_VALID = 10  # with fewer samples a validation loss is mostly noise
 SMALL_SHARE = 0.01  # of copies, and of samples that are not used whole
@@ -38,6 +40,9 @@ def find(
     for task, copy in per_task:
         found += _shared(task, copy, len(data.valid[data.tasks.id(task.name)].offsets) - 1)
     found += _positions(config.data.row_length, data, max_positions)
+    balanced = ", and the tasks are balanced by it" * _balanced_by_validation(
+        config, plan, data.tasks
+    )
     for task, stats in zip(config.data.tasks, data.valid_stats, strict=True):
         if stats.kept < FEW_VALID:
             found.append(
@@ -45,7 +50,7 @@ def find(
                     "few_valid",
                     task.name,
                     f"{_several(stats.kept, 'validation sample')}: a loss of so few is mostly "
-                    f"noise, and the tasks are balanced by it; raise valid_fraction, or give "
+                    f"noise{balanced}; raise valid_fraction, or give "
                     f"valid_path at least {FEW_VALID} samples",
                 )
             )
@@ -58,6 +63,16 @@ def find(
         found += _copies(task.name, "training", copy.train, data.train_sizes[index])
         found += _copies(task.name, "validation", copy.valid, data.valid_stats[index].kept)
     return (*found, *_epochs(data, plan), *_absent(data, plan))
+
+
+def _balanced_by_validation(config: TrainConfig, plan: EpochPlan, tasks: TaskTable) -> bool:
+    """Whether there are weights to find, and validation samples have a say in them."""
+    balancer = make_balancer(
+        config.balancer, tasks, total_steps=plan.steps, valid_micro_batches=1
+    )  # built only to read its `needs`, which do not depend on the length of a pass
+    return len(tasks) > 1 and bool(
+        balancer.needs & {"valid_losses", "post_step_valid_losses", "valid_gradients"}
+    )
 
 
 def _shared(task: TaskConfig, copies: Copies, num_valid: int) -> Iterator[Finding]:

@@ -101,6 +101,12 @@ def openai(*entries, key="messages", **more):
 USER, ASSISTANT = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
 PARTS = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
 ALPACA = {"instruction": "Add.", "input": "1 2", "output": "3"}
+ALPACA_TEXT = (
+    "Below is an instruction that describes a task, paired with an input that provides further "
+    "context. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response:\n3"
+)
+SQUAD = {"context": "It is I.", "question": "Who?", "answer": "I"}
 
 
 @pytest.mark.parametrize(
@@ -140,7 +146,7 @@ ALPACA = {"instruction": "Add.", "input": "1 2", "output": "3"}
             "`messages`; not read: `prompt`, `prompt_id`",
         ),
         (
-            {**ALPACA, "text": "Below is ... Add. ### 1 2 ### Response: 3"},
+            {**ALPACA, "text": ALPACA_TEXT},
             (("user", "Add.\n1 2"), ("assistant", "3")),
             "`instruction` + `input` -> `output`; not read: `text`",
         ),
@@ -148,6 +154,26 @@ ALPACA = {"instruction": "Add.", "input": "1 2", "output": "3"}
             {"instruction": "Who?", "context": "It is I.", "response": "I", "category": "qa"},
             (("user", "Who?\nIt is I."), ("assistant", "I")),
             "`instruction` + `context` -> `response`; not read: `category`",
+        ),
+        (
+            {**SQUAD, "text": "Context: It is I.\nQuestion: Who?\nAnswer: I"},
+            (("user", "Who?\nIt is I."), ("assistant", "I")),
+            "`question` + `context` -> `answer`; not read: `text`",
+        ),
+        (
+            {"prompt": "It is I. Who?", "context": "It is I.", "answer": "I"},
+            (("user", "It is I. Who?"), ("assistant", "I")),
+            "`prompt` -> `answer`; not read: `context`",
+        ),
+        (
+            {"text": "<s>[INST] Add 1 [/INST] 2</s>", "prompt": "Add 1", "answer": "2"},
+            (("user", "Add 1"), ("assistant", "2")),
+            "`prompt` -> `answer`; not read: `text`",
+        ),
+        (
+            {"prompt": "P", "answer": "A", "": "0"},  # as pandas writes its index
+            (("user", "P"), ("assistant", "A")),
+            "`prompt` -> `answer`; not read: (unnamed)",
         ),
         (
             {"prompt": "P", "completion": "A", "answer": "A", "input": ""},
@@ -165,7 +191,8 @@ def test_records_as_the_world_writes_them(data, turns, form):
 def test_a_prompt_and_a_completion_of_messages_train_the_completion_only():
     earlier = [USER, ASSISTANT, {"role": "user", "content": "c"}]
     completion = [{"role": "assistant", "content": "d"}]
-    sample = read({"prompt": earlier, "completion": completion})
+    sample = read({"prompt": earlier, "completion": completion, "context": "C"})
+    assert read_as([sample]) == "`prompt` -> `completion`; not read: `context`"
     assert [(m.role, m.content, m.trained) for m in sample.messages] == [
         ("user", "a", False), ("assistant", "b", False), ("user", "c", False),
         ("assistant", "d", True),

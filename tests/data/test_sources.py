@@ -7,6 +7,7 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
+from mft_jax.data.samples import to_sample
 from mft_jax.data.sources import read_records
 from mft_jax.types import MftError
 
@@ -109,6 +110,8 @@ def test_tables_and_arrays_give_the_records_that_lines_of_json_give(tmp_path, na
         ("a.csv", b"a,b\n1,\xff\n", r"a.csv:2: invalid UTF-8 at byte 3"),
         ("a.json", b'[{"a": 1},\n {"a": }]', "a.json:2: invalid JSON, .* at character 8"),
         ("a.json", b'[{"a": 1}, 3]', "a.json row 2: the array holds a JSON int"),
+        ("a.csv", b"a;b\n1,2;3\n", r"row 1: 2 cells; .* table's first line, split at commas"),
+        ("a.json", b'{\n "a": 1\n}', r"a.json:1: invalid JSON, .* or one array \[...\] of objects"),
         ("a.json", b"[" * 99999, "a.json: JSON nested too deeply"),
         ("a.json", b'["\xff"]', "a.json: invalid UTF-8 at byte 3"),
     ],
@@ -116,6 +119,12 @@ def test_tables_and_arrays_give_the_records_that_lines_of_json_give(tmp_path, na
 def test_bad_tables_and_arrays_are_named_by_their_place(tmp_path, name, data, message):
     with pytest.raises(MftError, match=message):
         data_of(write(tmp_path / name, data))
+
+
+def test_a_table_of_unknown_names_says_where_they_come_from(tmp_path):
+    [record] = read_records(str(write(tmp_path / "a.csv", b"prompt;answer\n1 + 1?;2\n")))
+    with pytest.raises(MftError, match="fields `prompt;answer` .* first line, split at commas"):
+        to_sample(record)
 
 
 def test_a_table_beside_lines_of_json_in_a_folder_is_no_data(tmp_path):

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from mft_jax.balancers.registry import BalancerConfig
 from mft_jax.config import LoopConfig, TrainConfig
 from mft_jax.data.mixture import Mixture
 from mft_jax.data.settings import DataConfig, TaskConfig
@@ -31,7 +32,7 @@ TASK = TaskConfig("a", "a.jsonl")
 
 def noticed(
     train=SOUND[0], valid=SOUND[1], *, steps=10, with_task=(30, 40), train_stats=STATS,
-    max_positions=64, task=TASK,
+    max_positions=64, task=TASK, balancer="coba",
 ):  # fmt: skip
     """What is found where the first of two tasks is as given; the second one is sound."""
     other = samples(*range(200, 300)), samples(*range(300, 320))
@@ -45,7 +46,11 @@ def noticed(
     sizes = np.array([len(train.offsets) - 1, 100])
     plan = EpochPlan(steps, 4, 40, Mixture(sizes, sizes), np.array(with_task))
     tasks = (task, TaskConfig("b", "b.jsonl"))
-    config = TrainConfig(data=DataConfig(tasks, row_length=32), loop=LoopConfig(steps=steps))
+    config = TrainConfig(
+        data=DataConfig(tasks, row_length=32),
+        loop=LoopConfig(steps=steps),
+        balancer=BalancerConfig(name=balancer),
+    )
     return [(found.kind, found.sentence) for found in find(config, data, plan, max_positions)]
 
 
@@ -96,6 +101,25 @@ def test_each_kind_of_trouble_is_found_once(trouble, kind, words):
     found = [sentence for found, sentence in noticed(**trouble) if found == kind]
     assert [words in sentence for sentence in found].count(True) == 1, noticed(**trouble)
     assert len(found) == (2 if kind == "epochs" else 1)
+
+
+@pytest.mark.parametrize(
+    ("balancer", "reads"), [("coba", True), ("metaweighting", True), ("uniform", False)]
+)
+def test_few_validation_samples_balance_only_where_the_balancer_reads_them(balancer, reads):
+    [(_, sentence)] = noticed(valid=samples(*range(100, 109)), balancer=balancer)
+    assert ("noise, and the tasks are balanced by it;" in sentence) == reads
+    assert ("mostly noise; raise" in sentence) != reads
+
+
+def test_one_task_is_not_balanced():
+    train, valid = SOUND[0], samples(*range(100, 109))
+    stats = dataclasses.replace(STATS, kept=9)
+    data = TokenizedData(TaskTable(("a",)), (train,), (valid,), (STATS,), (stats,))
+    plan = EpochPlan(10, 4, 40, Mixture(np.array([100]), np.array([100])), np.array([40]))
+    config = TrainConfig(data=DataConfig((TASK,), row_length=32), loop=LoopConfig(steps=10))
+    [found] = find(config, data, plan, 64)
+    assert found.kind == "few_valid" and "balanced" not in found.sentence
 
 
 def test_samples_beyond_the_positions_are_counted():
