@@ -126,8 +126,8 @@ def continuation(
     _check_names(wanted)
     if anew and wanted:
         raise MftError(
-            "--checkpoint=none begins anew, and --resume_with changes a run that continues: give one "
-            "of them"
+            "--checkpoint=none begins anew, and --resume_with changes a run that continues: give "
+            "one of them"
         )
     if anew or not has_checkpoint(workdir):
         if wanted:
