@@ -187,8 +187,8 @@ def _folder(workdir: str | os.PathLike[str]) -> Path:
 
 
 def _display(console: Console | None) -> Display:
-    """Where a call shows what it does; orbax's warnings of its own
-    defaults are not shown, nor what it also raises."""
+    """Where a call shows what it does. Orbax's own lines are not shown: they are warnings of its
+    defaults, and errors that it also raises."""
     logging.set_verbosity(logging.FATAL)
     display = Display(console or open_console())
     keep_compiled(display.say)

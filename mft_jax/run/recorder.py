@@ -52,14 +52,15 @@ class MetricsLog:
     @property
     def is_ended(self) -> bool:
         """Whether the newest line says how the run ended."""
-        lines = self.path.read_bytes().splitlines() if self.path.is_file() else []
-        return bool(lines) and b'"kind": "end"' in lines[-1]
+        return any(b'"kind": "end"' in line for line in self._lines()[-1:])
 
     def holds(self, event: dict[str, Any]) -> bool:
         """Whether the record has this event already."""
         text = json.dumps(event["text"]).encode()
-        lines = self.path.read_bytes().splitlines() if self.path.is_file() else []
-        return any(b'"kind": "event"' in line and text in line for line in lines)
+        return any(b'"kind": "event"' in line and text in line for line in self._lines())
+
+    def _lines(self) -> list[bytes]:
+        return self.path.read_bytes().splitlines() if self.path.is_file() else []
 
     def write(self, record: dict[str, Any]) -> None:
         if not is_first():

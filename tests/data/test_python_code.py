@@ -51,7 +51,9 @@ def test_validation_has_at_least_ten_records_of_every_task(task):
         assert record["lang"] == "python"
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "seed", [0, 1, 2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (3, 4))]
+)
 def test_validation_gets_about_a_tenth_of_functions_and_examples(seed):
     for task, low, high in (("completion", 0.05, 0.25), ("unit_test", 0.05, 0.25)):
         train, valid = (python_records(f"stdlib:{task}", s, seed) for s in ("train", "valid"))

@@ -200,14 +200,17 @@ ROPE = ("rope_theta", "partial_rotary_factor", "rope_parameters", "rope_scaling"
 OTHERS = (None, [], [["x"]], {}, "x", True, 0, 1, -1, 0.5, float("inf"), float("nan"), 10**400)
 
 
+# In every-day tests a further variant changes only the keys that are its own.
+@pytest.mark.parametrize("every_key", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_whatever_a_key_holds_it_is_read_or_named(name):
+def test_whatever_a_key_holds_it_is_read_or_named(name, every_key):
     family = FAMILIES[name]
     first = family.tiny_config(next(iter(family.tiny)))
     for number, variant in enumerate(family.tiny):
         hf = family.tiny_config(variant)
         nested = hf.get("rope_scaling") or {}
-        keys = {key for key in hf if not number or key not in first or hf[key] != first[key]}
+        whole = every_key or not number
+        keys = {key for key in hf if whole or key not in first or hf[key] != first[key]}
         changes = [{key: value} for key in {*keys, "layer_types", *ROPE} for value in OTHERS]
         changes += [{"rope_scaling": {**nested, k: v}} for k in {*nested, "type"} for v in OTHERS]
         for change in changes:
