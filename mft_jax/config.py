@@ -20,29 +20,11 @@ from mft_jax.balancers.registry import BalancerConfig, make_balancer
 from mft_jax.data.settings import DataConfig
 from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.losses import ObjectiveConfig
+from mft_jax.model_source import ModelSource
 from mft_jax.optim import OptimConfig, warmup_steps
 from mft_jax.settings import default_of
 from mft_jax.sharding import MeshConfig
-from mft_jax.types import MftError, TaskTable, above, at_least, check_local, suggest
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelSource:
-    """The base model, and how it is computed.
-
-    path           a Hugging Face folder, a name on the hub, or builtin:tiny
-    weights        random: only config and tokenizer are read, for training from nothing
-    compute_dtype  of activations and products; losses are summed in float32
-    remat          recompute activations in the backward pass: less memory, a third more time
-    """
-
-    path: str = "builtin:tiny"
-    weights: Literal["pretrained", "random"] = "pretrained"
-    compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    remat: bool = True
-
-    def __post_init__(self) -> None:
-        check_local("model.path", self.path)
+from mft_jax.types import MftError, TaskTable, above, at_least, suggest
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ PAGE: tuple[tuple[bool, tuple[str, ...]], ...] = (
     (True, ("finetune", "sharding", "huggingface")),
     (True, ("train_state", "forward", "gradients", "task_gradients", "balancer_signals")),
     (True, ("train_step",)),
-    (True, ("settings", "config", "report", "run")),
+    (True, ("settings", "model_source", "config", "report", "run")),
     (True, ("door", "cli", "testing", "__main__")),
 )  # fmt: skip
 KNOWS_ONLY = {"record": {"types"}, "report": {"types", "record"}}  # narrower than the page

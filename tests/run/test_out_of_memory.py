@@ -10,11 +10,11 @@ from mft_jax.config import (
     DataConfig,
     FinetuneConfig,
     LoopConfig,
-    ModelSource,
     TrainConfig,
     resolve,
     to_dict,
 )
+from mft_jax.model_source import ModelSource
 from mft_jax.run.out_of_memory import advice, explained, export_remedy, needed, training_remedy
 from mft_jax.run.parts import check_rows
 from mft_jax.sharding import MeshConfig, make_mesh

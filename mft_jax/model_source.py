@@ -1,0 +1,25 @@
+"""The settings of the base model and of how it is computed."""
+
+import dataclasses
+from typing import Literal
+
+from mft_jax.types import check_local
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSource:
+    """The base model, and how it is computed.
+
+    path           a Hugging Face folder, a name on the hub, or builtin:tiny
+    weights        random: only config and tokenizer are read, for training from nothing
+    compute_dtype  of activations and products; losses are summed in float32
+    remat          recompute activations in the backward pass: less memory, a third more time
+    """
+
+    path: str = "builtin:tiny"
+    weights: Literal["pretrained", "random"] = "pretrained"
+    compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    remat: bool = True
+
+    def __post_init__(self) -> None:
+        check_local("model.path", self.path)
