@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from mft_jax import __version__
 from mft_jax.cli.commands import COMMANDS
+from mft_jax.run.interruption import CAN_GO_ON, NUMBERS
 from mft_jax.run.words import fit_words
 
 
@@ -59,7 +60,7 @@ def _call(arguments: list[str]) -> NoReturn:
         sys.exit(2)
     # Transformers advises at its import to install torch, which is not needed.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    with _ended_by_ctrl_c(name):
+    with _ended_by_signals(name):
         from absl import logging
 
         from mft_jax.types import MftError, visible
@@ -98,23 +99,28 @@ def _complain(message: str) -> None:
 
 
 @contextlib.contextmanager
-def _ended_by_ctrl_c(name: str) -> Iterator[None]:
-    """Ctrl-C ends the process while modules are imported.
+def _ended_by_signals(name: str) -> Iterator[None]:
+    """Signals that end the process while modules are imported: Ctrl-C, and for `train` those that
+    stop a run, with the exit code of a run that can go on.
 
-    An exception could come up in the middle of one that does not expect it, and be shown with all
-    of its way. So this module imports nothing but what is cheap before it is called.
+    An exception could come up in the middle of a module that does not expect it, and be shown with
+    all of its way. So this module imports nothing but what is cheap before it is called.
     """
+    training = name == "train"
+    code = CAN_GO_ON if training else 130
+    again = "; the same command continues" if training else ""
 
     def end(number: int, frame: Any) -> None:
-        os.write(2, f"mft {name}: interrupted\n".encode())
-        os._exit(130)
+        os.write(2, f"mft {name}: interrupted{again}\n".encode())
+        os._exit(code)
 
-    taken = threading.current_thread() is threading.main_thread()
-    if not taken or signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        yield
-        return
-    before = signal.signal(signal.SIGINT, end)
+    taken = NUMBERS if training else [signal.SIGINT]
+    if threading.current_thread() is not threading.main_thread():
+        taken = []
+    taken = [number for number in taken if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in taken}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -34,15 +34,16 @@ def run(arguments: Sequence[str]) -> int:
         f"settings that change from here on, such as {changes.EXAMPLE}",
         flag_values=values,
     )
-    args.parse("train", arguments, values)
-    config, workdir = args.resolved(values), args.required_flag(values, "workdir")
-    where = values["checkpoint"].value or ""
-    wanted = changes.parse(values["resume_with"].value or "")
-    with stop_signals(config.loop.stop_within_seconds) as stop:
+    with stop_signals() as stop:
         try:
+            args.parse("train", arguments, values)
+            config, workdir = args.resolved(values), args.required_flag(values, "workdir")
+            stop.within = config.loop.stop_within_seconds
+            where = values["checkpoint"].value or ""
+            wanted = changes.parse(values["resume_with"].value or "")
             ended = door.train(config, workdir, checkpoint=where, resume_with=wanted, stop=stop)
         except KeyboardInterrupt:
-            again = "the same command" + " without --checkpoint" * bool(where)
+            again = "the same command" + " without --checkpoint" * bool(values["checkpoint"].value)
             print(f"mft train: interrupted; {again} continues", file=sys.stderr)
             return CAN_GO_ON
     return CAN_GO_ON if ended.reason == "interrupted" else 0

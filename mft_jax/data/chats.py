@@ -24,6 +24,7 @@ ROLES: dict[str, Role] = {
     "assistant": "assistant",
     "gpt": "assistant",
     "model": "assistant",
+    "function_call": "assistant",
     "tool": "tool",
     "function": "tool",
     "observation": "tool",
@@ -114,6 +115,8 @@ def _names_of(key: str) -> tuple[tuple[str, str], ...]:
 def _message(entry: Any, names: tuple[tuple[str, str], ...], place: str) -> tuple[Message, str]:
     """The message of an entry, and its role as it was written."""
     found = entry if isinstance(entry, dict) else {}
+    if any(found.get(pair[0]) == "function_call" for pair in names):
+        found = _as_call(found, names, place)
     calls = _tool_calls(found, place)
     pair = next((pair for pair in names if pair[0] in found and (calls or pair[1] in found)), None)
     if pair is None:
@@ -134,6 +137,24 @@ def _message(entry: Any, names: tuple[tuple[str, str], ...], place: str) -> tupl
     if calls:
         tool_fields["tool_calls"] = calls
     return Message(role, text, _is_trained(found, place), tool_fields), written
+
+
+def _as_call(
+    entry: Mapping[str, Any], names: tuple[tuple[str, str], ...], place: str
+) -> dict[str, Any]:
+    """The entry of ShareGPT's role `function_call`, whose text is one call or a list of calls."""
+    pair = next(pair for pair in names if entry.get(pair[0]) == "function_call")
+    text = string_of(entry.get(pair[1]), pair[1], place)
+    try:
+        calls = json.loads(text)
+    except (RecursionError, ValueError) as error:
+        raise MftError(
+            f"{place}: the text of a function_call is no JSON ({error}); expected "
+            '{"name": ..., "arguments": ...} or a list of them; correct it'
+        ) from error
+    calls = calls if isinstance(calls, list) else [calls]
+    wrapped = [{"type": "function", "function": call} for call in calls]
+    return {**entry, pair[1]: None, "tool_calls": wrapped}
 
 
 def _tool_calls(entry: Mapping[str, Any], place: str) -> list[dict[str, Any]]:

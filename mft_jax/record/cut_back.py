@@ -31,13 +31,23 @@ def cut_back(path: Path, resume_step: int) -> list[str]:
         )
     records = _records(path, whole)
     kept = [(line, record) for line, record in records if not _is_repeated(record, resume_step)]
-    told = {record.get("text") for _, record in kept if record["kind"] == schema.EVENT.name}
-    gap = _gap([record for _, record in kept], resume_step)
-    notes += [gap] if gap and gap not in told else []
+    gap = _untold_gap([record for _, record in kept], resume_step)
+    notes += [gap] if gap else []
     text = b"".join(line for line, _ in kept)
     if text != written:
         write_whole(path, text.decode("utf-8"))
     return notes
+
+
+def untold_gap(path: Path, step: int) -> str | None:
+    """A sentence about training steps before `step` that no line of the record tells of."""
+    return _untold_gap([record for _, record in _records(path, path.read_bytes())], step)
+
+
+def _untold_gap(records: list[dict[str, Any]], step: int) -> str | None:
+    told = {record.get("text") for record in records if record["kind"] == schema.EVENT.name}
+    gap = _gap(records, step)
+    return None if gap in told else gap
 
 
 def _records(path: Path, written: bytes) -> list[tuple[bytes, dict[str, Any]]]:

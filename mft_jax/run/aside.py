@@ -1,19 +1,22 @@
 """What a start replaces is kept: moved to `<workdir>/set_aside/<time>/`, never deleted."""
 
 import datetime
+import json
 import os
 import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-from mft_jax.record.files import sync_folder
+from mft_jax.record.files import sync_folder, write_whole
 
 FOLDER = "set_aside"
+UNTOLD = "untold.json"
 # Drafts of a process that was killed: of `write_whole`, of the report of version 0.1, and of
 # `huggingface.output`, whose empty folder only tries whether one can be made.
 DRAFT = re.compile(
-    r"\.(?:config\.json|checkpoints\.json|metrics\.jsonl|report\.html)\.\d+\.part"
+    r"\.(?:config\.json|checkpoints\.json|untold\.json|metrics\.jsonl|report\.html)\.\d+\.part"
     r"|\.report\.\d+\.html|(?:config\.json|metrics\.jsonl)\.part"
 )
 TRIAL_FOLDER = re.compile(r"tmp\w{8}")
@@ -37,6 +40,37 @@ def set_aside(workdir: Path, time: str, names: Mapping[Path, str]) -> Path:
             sync_folder(source.parent)
     sync_folder(folder)
     return folder
+
+
+class Untold(NamedTuple):
+    """Notes about what a start moves to the folder of `time`, which the record does not have yet:
+    the process may end in between."""
+
+    time: str
+    notes: tuple[str, ...]
+
+
+def keep_untold(workdir: Path, untold: Untold) -> None:
+    """Write the notes down until `forget_untold`."""
+    if untold.notes:
+        write_whole(workdir / UNTOLD, json.dumps(untold._asdict()))
+
+
+def read_untold(workdir: Path) -> Untold:
+    """The notes that an earlier start left, with its time; none, and now, where there are none."""
+    path = workdir / UNTOLD
+    if not path.exists():
+        return Untold(time_of_day(), ())
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+        return Untold(str(read["time"]), tuple(map(str, read["notes"])))
+    except (ValueError, KeyError, TypeError):
+        note = f"{path} is damaged: what an earlier start noted about {FOLDER} is lost"
+        return Untold(time_of_day(), (note,))
+
+
+def forget_untold(workdir: Path) -> None:
+    (workdir / UNTOLD).unlink(missing_ok=True)
 
 
 def copy_aside(workdir: Path, time: str, source: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mft_jax.record import schema
-from mft_jax.record.cut_back import cut_back
+from mft_jax.record.cut_back import cut_back, untold_gap
 from mft_jax.record.files import full_disk_named
 from mft_jax.run.aside import set_aside, time_of_day
 from mft_jax.run.blame import without_row_mates
@@ -53,6 +53,10 @@ class MetricsLog:
     def is_ended(self) -> bool:
         """Whether the newest line says how the run ended."""
         return any(b'"kind": "end"' in line for line in self._lines()[-1:])
+
+    def gap(self, step: int) -> str | None:
+        """What the record does not say of training steps that are missing before `step`."""
+        return untold_gap(self.path, step)
 
     def holds(self, event: dict[str, Any]) -> bool:
         """Whether the record has this event already."""

@@ -49,18 +49,25 @@ def train(
             config, run.base, run.data, run.mesh, dict(run.functions.balancer.titles)
         )
         run.view.header(header)
-        complete = run.has_finished and of_first(int(run.log.is_ended)) == 1
+        complete = run.has_finished and of_first(int(_is_complete(run))) == 1
         if not complete:
             notes = on_first("open the record", lambda: run.log.open(run.resumed_at))
             run.log.write(header)
             for event in run.start.events(notes or []):
                 run.log.write(event)
                 run.view.say(event["text"])
+            run.start.told()
         outcome = _steps(run, trainable, stop, config.optim.learning_rate)
         if not complete:
             run.log.write(end_record(outcome.step, outcome.reason, outcome.seconds))
     done = outcome.state, outcome.progress, outcome.step, outcome.reason
     return Trained(config, workdir, run.checkpoints.folder, run.base, run.weights, *done)
+
+
+def _is_complete(run: Run) -> bool:
+    """Whether the record of a finished run tells all that is known, and how the run ended."""
+    told = all(run.log.holds(event) for event in run.start.events([]))
+    return run.log.is_ended and told and not run.log.gap(run.start.step or 0)
 
 
 def _steps(run: Run, trainable: Params, stop: StopSignals, learning_rate: float) -> Outcome:

@@ -7,10 +7,18 @@ from pathlib import Path
 from mft_jax.record.schema import CONFIG_FILE, METRICS_FILE, REPORT_FILE, STORAGE
 from mft_jax.run import proof, saved
 from mft_jax.run.aside import FOLDER as ASIDE
-from mft_jax.run.aside import copy_aside, set_aside, time_of_day
+from mft_jax.run.aside import (
+    Untold,
+    copy_aside,
+    forget_untold,
+    keep_untold,
+    read_untold,
+    set_aside,
+    time_of_day,
+)
 from mft_jax.run.checkpoints import Checkpoints
 from mft_jax.run.folder import SAMPLE_FILE
-from mft_jax.run.processes import of_first, on_first
+from mft_jax.run.processes import is_first, of_first, on_first
 from mft_jax.run.proof import State, Verdict
 from mft_jax.run.recorder import event_record
 from mft_jax.types import MftError
@@ -42,6 +50,8 @@ class Start:
 
     def make_way(self) -> None:
         """Move what stands in the way to where it is kept, on the first process."""
+        forget_untold(self.workdir)
+        keep_untold(self.workdir, Untold(self.time, self.notes))
         folder = self.workdir / saved.FOLDER
         moved = {folder / name: kept for name, kept in self.replaced.items()}
         if self.step is None:
@@ -58,6 +68,11 @@ class Start:
         """The notes, and more of them, as lines of the record."""
         step = self.step or 0
         return [event_record(step, STORAGE, note) for note in (*self.notes, *notes)]
+
+    def told(self) -> None:
+        """The record has the notes: the next start does not repeat them."""
+        if is_first():
+            forget_untold(self.workdir)
 
 
 def find_start(workdir: Path, which: str) -> Start:
@@ -103,7 +118,8 @@ def _find(workdir: Path, asked: int | None) -> Start:
             f"--checkpoint={ANEW} keeps what is there in {workdir / ASIDE}"
         )
     proof.require(verdict, [other for other in steps if other != step])
-    start = Start(workdir, step, proven=verdict.text)
+    untold = read_untold(workdir)
+    start = Start(workdir, step, proven=verdict.text, time=untold.time)
     newer = [other for other in steps if other > step]
     names = {
         str(other): f"{lost[other].state.value}_checkpoint_{other}"
@@ -112,6 +128,8 @@ def _find(workdir: Path, asked: int | None) -> Start:
         for other in newer
     }
     notes = _notes(workdir, start, names, lost, steps[0], verdict)
+    # Of the same time, so that a note about a move that did not come to pass is the same again.
+    notes = tuple(dict.fromkeys((*untold.notes, *notes)))
     return dataclasses.replace(start, replaced=names, notes=notes)
 
 

@@ -136,21 +136,31 @@ def test_a_killed_run_loses_at_most_the_steps_since_the_last_checkpoint(
     assert_same_as(whole, workdir)
 
 
-def test_ctrl_c_while_modules_are_imported_shows_no_traceback(tmp_path):
+@pytest.mark.parametrize(
+    "command, signal_name, code, said",
+    [
+        ("train", "SIGINT", 75, "mft train: interrupted; the same command continues\n"),
+        ("train", "SIGTERM", 75, "mft train: interrupted; the same command continues\n"),
+        ("data", "SIGINT", 130, "mft data: interrupted\n"),
+    ],
+)
+def test_a_signal_while_modules_are_imported_shows_no_traceback(
+    command, signal_name, code, said, tmp_path
+):
     program = (
         "import signal, sys\n"
-        "class CtrlC:\n"
+        "class Interrupted:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name == 'mft_jax.types':\n"
-        "            signal.raise_signal(signal.SIGINT)\n"
-        "sys.meta_path.insert(0, CtrlC())\n"
+        f"            signal.raise_signal(signal.{signal_name})\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
         "from mft_jax.cli import main\n"
-        f"main(['train', '--workdir={tmp_path / 'run'}'])\n"
+        f"main(['{command}', '--workdir={tmp_path / 'run'}'])\n"
     )
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
     )
-    assert (ended.returncode, ended.stderr) == (130, "mft train: interrupted\n")
+    assert (ended.returncode, ended.stderr) == (code, said)
 
 
 def test_the_command_ends_with_the_code_of_a_run_that_can_go_on(

@@ -225,6 +225,20 @@ def test_tools_and_their_results_are_part_of_a_chat(asks, role):
     assert sample.tools == tuple(tools)
 
 
+def test_a_call_in_the_form_of_sharegpt_is_part_of_a_chat():
+    call = '{"name": "add", "arguments": {"x": 1}}'
+    turns = ("human", "Add."), ("function_call", call), ("observation", "2"), ("gpt", "Two.")
+    asked = [{"from": role, "value": text} for role, text in turns]
+    messages = read({"conversations": asked}).messages
+    assert [m.role for m in messages] == ["user", "assistant", "tool", "assistant"]
+    [made] = messages[1].tool_fields["tool_calls"]
+    assert made["function"] == {"name": "add", "arguments": {"x": 1}}
+    for text, words in (("add(1)", "is no JSON"), ('"add"', "the tool call")):
+        asked[1]["value"] = text
+        with pytest.raises(MftError, match=f"round 2 of `conversations`.*{words}"):
+            read({"conversations": asked})
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

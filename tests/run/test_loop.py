@@ -163,6 +163,17 @@ def test_a_finished_run_started_again_trains_no_further(toy, tmp_path):
     assert len(records(again, "train")) == 10
 
 
+def test_a_gap_in_the_record_of_a_finished_run_is_noted_once(toy, tmp_path):
+    again = copy_run(toy[1], tmp_path / "again", last_step=10)
+    path = again / "metrics.jsonl"
+    lines = path.read_text().splitlines(True)
+    path.write_text("".join(line for line in lines if '"step": 4,' not in line))
+    for _ in range(2):
+        assert run(toy[0], again).reason == "finished"
+        (note,) = records(again, "event")
+        assert "no line for training step 4 " in note["text"]
+
+
 def test_early_stopping_after_patience_evaluations_without_a_better_ratio(toy, tmp_path):
     config = toy[0].copy_and_resolve_references()
     config.optim.learning_rate = 0.0

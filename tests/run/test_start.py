@@ -67,7 +67,41 @@ def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_it_is_used(
     assert (kept / "metrics.jsonl").read_bytes() == before["metrics.jsonl"]
     assert (kept / "adapter" / "adapter_config.json").exists()
     assert not (workdir / "adapter").exists()
+    start.told()
     assert find_start(workdir, "").notes == ()  # said once
+
+
+def test_notes_that_the_record_did_not_get_are_told_by_the_next_start(workdir):
+    damage(workdir, 20)
+    start = find_start(workdir, "")
+    start.make_way()  # and the process ends before it opens the record
+    again = find_start(workdir, "")
+    assert again.notes == start.notes != ()
+    again.make_way()
+    assert find_start(workdir, "").notes == start.notes
+    again.told()
+    assert find_start(workdir, "").notes == ()
+
+
+def test_a_note_about_a_move_that_did_not_come_to_pass_is_told_once(workdir, monkeypatch):
+    damage(workdir, 20)
+    monkeypatch.setattr("mft_jax.run.aside.time_of_day", iter(("first", "second")).__next__)
+    start = find_start(workdir, "")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mft_jax.run.start.set_aside", killed)
+        patch.setattr("mft_jax.run.start.copy_aside", killed)
+        with pytest.raises(KeyboardInterrupt):
+            start.make_way()
+    assert find_start(workdir, "").notes == start.notes  # the same folder is named
+
+
+def test_damaged_notes_of_an_earlier_start_are_named(workdir):
+    (workdir / "untold.json").write_text('{"time": 3')
+    assert "untold.json is damaged" in find_start(workdir, "").notes[0]
 
 
 def test_checkpoints_of_an_older_version_are_used_with_a_note(workdir):
@@ -166,6 +200,7 @@ def test_a_newest_checkpoint_that_is_missing_is_noted_once(workdir):
     start = find_start(workdir, "")
     assert start.step == 10 and "step 20, the newest that was saved, is missing" in start.notes[0]
     start.make_way()
+    start.told()
     assert find_start(workdir, "").notes == ()
 
 
