@@ -18,6 +18,7 @@ from mft_jax.huggingface.tensors import INDEX_FILE, SINGLE_FILE
 from mft_jax.types import MftError
 
 BUILTIN_PREFIX = "builtin:"
+NAME_ON_HUB = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)?")  # codellama/CodeLlama-7b-hf, gpt2
 PICKLES = "pytorch_model*.bin"
 DOWNLOADED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "tokenizer.model"]
 
@@ -121,5 +122,5 @@ def own_files(folder: Path, patterns: Iterable[str]) -> list[Path]:
 
 def hub_name(path: str) -> str:
     """The `path` if it names a model on the hub, else an empty string."""
-    local = path.startswith(BUILTIN_PREFIX) or Path(path).expanduser().is_dir()
-    return "" if local else path
+    is_name = NAME_ON_HUB.fullmatch(path) is not None
+    return path if is_name and not Path(path).expanduser().is_dir() else ""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mft_jax import __version__
-from mft_jax.config import RESUMABLE, TrainConfig
+from mft_jax.config import RESUMABLE, LoopConfig, TrainConfig
 from mft_jax.data.templates import ChatTokenizer, example
 from mft_jax.huggingface.adapter_export import not_for_peft
 from mft_jax.huggingface.folders import BUILTIN_PREFIX, hub_name
@@ -89,7 +89,7 @@ def _summary(facts: CardFacts) -> str:
         title, form = f"{label}, fine-tuned on {several}", "All weights, in one model"
     text = (
         f"# {title}\n\n{form}, trained with mft_jax {__version__}: the model after step "
-        f"{facts.step:,} of {facts.config.loop.steps:,}.\n"
+        f"{facts.step:,}{_of_all(facts.config.loop)}.\n"
     )
     if tuning.adapter:
         text += "Training started from an earlier adapter.\n"
@@ -103,6 +103,11 @@ def _summary(facts: CardFacts) -> str:
             "weights answers differ a little.\n",
         }[facts.format]
     return text
+
+
+def _of_all(loop: LoopConfig) -> str:
+    """Words for the length of the run; how many steps its epochs are, only its data says."""
+    return f" of {loop.steps:,}" if loop.epochs is None else f" of a run of {loop.epochs:g} epochs"
 
 
 def _losses(facts: CardFacts) -> str:

@@ -32,8 +32,9 @@ def chat():
 def card(chat):
     """`card(**changes of the facts)`; `path` and `tuning` are those of the model."""
 
-    def make(path="org/base-1B", tuning=None, tasks=TASKS, family="llama", **changes):
+    def make(path="org/base-1B", tuning=None, tasks=TASKS, family="llama", epochs=None, **changes):
         settings = configs.default()
+        settings.loop.epochs = epochs
         settings.model.path = path
         settings.optim.learning_rate = 0.25
         settings.data.tasks = [{"name": name, "path": f"secret/{name}"} for name in tasks]
@@ -84,6 +85,13 @@ def test_what_is_known_of_the_base_is_said_and_folders_of_the_user_are_not(card,
     before_use = local.partition("## Use")[0]  # the code must find the base
     assert "base-1B (a local folder)" in before_use and "someone" not in before_use
     assert "base_model:" not in local
+    folder.rmdir()
+    assert "base_model:" not in card(path=str(folder))  # a folder that has gone is no hub name
+
+
+def test_the_length_of_a_run_is_told_in_the_unit_it_was_set_in(card):
+    assert "the model after step 5 of 1,000." in card()
+    assert "the model after step 5 of a run of 2.5 epochs." in card(epochs=2.5)
 
 
 def test_the_warm_up_that_was_used_and_every_change_on_the_way_are_shown(card):
