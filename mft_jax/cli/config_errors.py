@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mft_jax.config import TrainConfig
-from mft_jax.settings import REPLACED, settings
+from mft_jax.settings import settings
 from mft_jax.types import MftError
 
 OTHER_KIND = re.compile(
@@ -67,7 +67,4 @@ def _words(error: BaseException) -> str:
         known = [s.name for s in settings(TrainConfig) if s.name.rpartition(".")[2] == name]
         return f"{known[0] if len(known) == 1 else name} must be of type {kind}"
     words = " ".join(str(error).split())
-    for name, instead in REPLACED.items():
-        if f'"{name.rpartition(".")[2]}" does not exist' in words:
-            return f"unknown setting {name!r}; {instead}"
     return f"{type(error).__name__}: {words}" if words else type(error).__name__

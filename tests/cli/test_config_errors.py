@@ -19,7 +19,7 @@ from mft_jax.cli import main
         ("raise MemoryError", "config.py:5: MemoryError; correct the config"),
         (
             "config.objective.vocab_chunk = 9",
-            "config.py:5: unknown setting 'objective.vocab_chunk'; set objective.loss_chunk",
+            "unknown setting 'objective.vocab_chunk'; set objective.loss_chunk, which",
         ),
         ("config.loop.steps = 'many'", "config.py:5: loop.steps must be of type int"),
         (
