@@ -13,7 +13,7 @@ logits are computed again only where the head's own parameters are trained.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +98,8 @@ def next_token_nll(
     fixed = _Fixed(min(chunk, length), head.softcap, sharding)
     where = _counted(by_group(counted), by_group(targets), fixed.chunk)
     rows = jax.tree.map(sharding.vocab, _Rows(head.table, head.bias, head.b))
-    return _nll(fixed, inputs, rows, where).reshape(targets.shape)
+    nll = cast(Array, _nll(fixed, inputs, rows, where))
+    return nll.reshape(targets.shape)
 
 
 def _counted(mask: Bool[Array, "G N"], targets: Int[Array, "G N"], chunk: int) -> _Counted:
@@ -131,7 +132,7 @@ def _forward(fixed, inputs, rows, where):
 def _backward(fixed, residuals, cotangent):
     (of_hidden, of_low), where, trained, again = residuals
 
-    def of_inputs(slopes):
+    def of_inputs(slopes: Any) -> Any:
         if slopes is None:
             return None
         return (cotangent[..., None] * _in_place(slopes, where)).astype(slopes.dtype)
