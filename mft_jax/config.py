@@ -22,7 +22,7 @@ from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.losses import ObjectiveConfig
 from mft_jax.model_source import ModelSource
 from mft_jax.optim import OptimConfig, warmup_steps
-from mft_jax.settings import default_of
+from mft_jax.settings import REPLACED, default_of
 from mft_jax.sharding import MeshConfig
 from mft_jax.types import MftError, TaskTable, above, at_least, suggest
 
@@ -118,9 +118,10 @@ class TrainConfig:
 
 
 # A run may be resumed with other values of these; all else decides what the numbers mean.
-RESUMABLE = ("mesh", "loop.eval_every_steps", "loop.save_every_steps", "loop.log_every_steps",
-             "loop.diagnose_every_steps", "loop.patience_evals", "loop.on_nonfinite",
-             "loop.max_skipped_steps", "loop.max_loss_rise", "loop.stop_within_seconds",
+RESUMABLE = ("mesh", "objective.loss_chunk", "loop.eval_every_steps", "loop.save_every_steps",
+             "loop.log_every_steps", "loop.diagnose_every_steps", "loop.patience_evals",
+             "loop.on_nonfinite", "loop.max_skipped_steps", "loop.max_loss_rise",
+             "loop.stop_within_seconds",
              )  # fmt: skip
 # These may change on the way, too, where it is asked for by name: the state keeps its meaning.
 CHANGEABLE = (*RESUMABLE, "optim", "loop.steps", "loop.epochs")
@@ -226,8 +227,9 @@ def _build(schema: type, values: Any, where: str) -> Any:
     known = sorted(field.name for field in dataclasses.fields(schema))
     for key in values:
         if key not in known:
-            hint = suggest(key, known) or f"expected {', '.join(known)}"
-            raise MftError(f"unknown setting {_dotted(where, key)!r}; {hint}")
+            name = _dotted(where, key)
+            hint = REPLACED.get(name) or suggest(key, known) or f"expected {', '.join(known)}"
+            raise MftError(f"unknown setting {name!r}; {hint}")
     missing = [
         field.name
         for field in dataclasses.fields(schema)

@@ -25,7 +25,7 @@ Forward = Callable[[Params, Batch, Int[Array, ""]], ObjectiveSums]
 class StepSpec:
     """The computation on a batch: the model, how it is fine-tuned, in which precision.
 
-    `vocab_chunk`: logits held at once, in columns of the vocabulary. `seed`: of dropout.
+    `loss_chunk`: positions whose logits a device holds at once. `seed`: of dropout.
     """
 
     model_config: ModelConfig
@@ -33,7 +33,7 @@ class StepSpec:
     objective: Objective
     dtype: str
     remat: bool
-    vocab_chunk: int
+    loss_chunk: int
     seed: int = 0
     placement: ActivationSharding = UNSHARDED
 
@@ -48,7 +48,9 @@ class StepSpec:
 def token_nll(
     spec: StepSpec, params: Params, batch: Batch
 ) -> tuple[Float[Array, "B L"], RouterSums | None]:
-    """The nll of every target under combined parameters, and the routers' sums."""
+    """The nll of every target that carries loss, and 0 elsewhere, under combined parameters; and
+    the routers' sums.
+    """
     model = bind(spec.model_config, params)
     hidden, router = model(
         batch.tokens,
@@ -58,8 +60,15 @@ def token_nll(
         remat=spec.remat,
         placement=spec.placement,
     )
-    head = model.logit_head()
-    return next_token_nll(hidden, head, batch.targets, vocab_chunk=spec.vocab_chunk), router
+    nll = next_token_nll(
+        hidden,
+        model.logit_head(),
+        batch.targets,
+        batch.loss_weights > 0,
+        chunk=spec.loss_chunk,
+        sharding=spec.placement.loss,
+    )
+    return nll, router
 
 
 def forward_sums(spec: StepSpec, params: Params, frozen: Params, batch: Batch) -> ObjectiveSums:

@@ -48,7 +48,8 @@ class ObjectiveConfig:
                    micro-batch's own counts, then the mean, as MFTCoder's code does, for comparison
     gamma          exponent of the focal factor, for focal_sample and focal_task
     alpha          factor of a task's loss by name, 1 where not named, for the focal objectives
-    vocab_chunk    logits held at once, in columns of the vocabulary
+    loss_chunk     positions whose logits a device holds at once; only those that carry loss are
+                   computed
     router_loss    weight of the loss that keeps experts evenly used; 0 leaves it out
     """
 
@@ -56,11 +57,11 @@ class ObjectiveConfig:
     normalization: Literal["batch", "dataset", "microbatch"] = "batch"
     gamma: float = 2.0
     alpha: dict[str, float] = dataclasses.field(default_factory=dict)
-    vocab_chunk: int = 8192
+    loss_chunk: int = 256
     router_loss: float = 0.0
 
     def __post_init__(self) -> None:
-        at_least("objective", self, vocab_chunk=1, gamma=0, router_loss=0)
+        at_least("objective", self, loss_chunk=1, gamma=0, router_loss=0)
         if self.alpha and self.name not in FOCAL:
             raise MftError(
                 f"objective.alpha is read by focal_sample and focal_task, not by {self.name!r}; "

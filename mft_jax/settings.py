@@ -17,6 +17,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+# Settings of earlier versions that are no more. None decided a number: saved runs go on without.
+REPLACED = {
+    "objective.vocab_chunk": "set objective.loss_chunk, which counts positions, not columns",
+}
 JSON_TYPES: dict[Any, str] = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 

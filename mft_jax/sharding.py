@@ -16,15 +16,16 @@ mesh does not divide are kept whole on every device.
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Int
+from jaxtyping import Array, Int
 
 from mft_jax.models.decoder import UNSHARDED, ActivationSharding
+from mft_jax.models.nll import LossSharding
 from mft_jax.models.params import ParamInfo, ParamInfos
 from mft_jax.types import MftError, Params
 from mft_jax.weights import protocol as weights
@@ -146,6 +147,7 @@ def placement(mesh: Mesh, infos: ParamInfos) -> ActivationSharding:
     if mesh.size == 1:
         return UNSHARDED
     rows = batch_sharding(mesh)
+    loss = loss_sharding(mesh, infos["embedding/table"].shape[0])
 
     def without_fsdp(stored: NamedSharding) -> NamedSharding:
         names = (None if name == "fsdp" else name for name in stored.spec)
@@ -158,7 +160,25 @@ def placement(mesh: Mesh, infos: ParamInfos) -> ActivationSharding:
 
         return weights.gathered(leaf, gather)
 
-    return ActivationSharding(lambda x: jax.lax.with_sharding_constraint(x, rows), weight)
+    return ActivationSharding(functools.partial(_placed, rows), weight, loss)
+
+
+def loss_sharding(mesh: Mesh, vocab_size: int) -> LossSharding:
+    """The vocabulary over tensor x fsdp. What goes over fsdp is the positions that carry loss, a
+    chunk at a time, there and back; the table is gathered only where they do not divide it.
+    """
+
+    def over(*axes: Any) -> Callable[[Array], Array]:
+        return functools.partial(_placed, NamedSharding(mesh, PartitionSpec(*axes)))
+
+    groups, own = rows_divisor(mesh), over(BATCH_AXES)
+    if vocab_size % (mesh.shape["tensor"] * mesh.shape["fsdp"]):
+        return LossSharding(groups, own, shared=own, vocab=over("tensor"))
+    return LossSharding(groups, own, shared=over("data"), vocab=over(("tensor", "fsdp")))
+
+
+def _placed(sharding: NamedSharding, x: Array) -> Array:
+    return jax.lax.with_sharding_constraint(x, sharding)
 
 
 def _sharding(mesh: Mesh, path: str, leaf: Any, axes: Axes, exact: bool = True) -> NamedSharding:

@@ -34,6 +34,7 @@ def test_frozen_dataclasses_cannot_be_changed():
     [
         ({"optm": {}}, r"unknown setting 'optm'; did you mean 'optim'\?"),
         ({"optim": {"learning_rat": 1.0}}, r"'optim\.learning_rat'; did you mean 'learning_rate'"),
+        ({"objective": {"vocab_chunk": 9}}, r"'objective\.vocab_chunk'; set objective\.loss_chunk"),
         ({"zzz": 1}, r"unknown setting 'zzz'; expected balancer, data"),
         ({"finetune": {"method": "qlore"}}, r"finetune\.method='qlore'.*did you mean 'qlora'\?"),
         ({"loop": {"steps": "ten"}}, r"loop\.steps='ten': expected int, got str"),

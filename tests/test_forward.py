@@ -38,7 +38,7 @@ SPEC = StepSpec(
     make_objective(ObjectiveConfig("task_token_mean"), TABLE, {}),
     "float32",
     remat=True,
-    vocab_chunk=98,
+    loss_chunk=5,
 )
 
 
@@ -130,7 +130,7 @@ def test_an_objective_with_a_reference_is_refused_where_nothing_is_frozen():
             SPEC.objective._replace(needs_reference=True),
             "float32",
             remat=False,
-            vocab_chunk=98,
+            loss_chunk=5,
         )
 
 

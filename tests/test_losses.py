@@ -197,7 +197,8 @@ def test_microbatch_normalization_reproduces_the_released_code(shared_data, mode
         objective = make(name, normalization="microbatch")
 
         def loss(logits):
-            nll = next_token_nll(logits, Head(jnp.eye(13)), batch.targets, vocab_chunk=5)
+            counted = jnp.asarray(batch.loss_weights) > 0
+            nll = next_token_nll(logits, Head(jnp.eye(13)), batch.targets, counted, chunk=5)
             sums = jax.tree.map(lambda x: x[None], objective.sums(Outputs(nll), batch))
             total = objective.loss(sums, objective.counts(batch)[None], jnp.asarray(weight))
             return total, sums.nll[0] / jnp.maximum(task_counts(batch, 4), 1)

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from ml_collections import ConfigDict
 
 from mft_jax.config import TrainConfig
-from mft_jax.settings import Setting, settings
+from mft_jax.settings import REPLACED, Setting, settings
 from mft_jax.types import MftError, suggest
 
 FLAG = re.compile(r"--?config\.(?P<key>[^=]+)(?:=(?P<text>.*))?", re.S)
@@ -110,7 +110,8 @@ def _target(key: str) -> tuple[str, tuple[str, ...], Any, int]:
             raise MftError(f"unknown setting {key!r}; {hint or expected}")
     if rooms := [name for name in names if name.startswith(f"{key}.")]:
         raise MftError(f"{flag} is a group of settings; expected one of them, such as {rooms[0]}")
-    raise MftError(f"unknown setting {key!r}; {suggest(key, names) or 'see `mft config`'}")
+    hint = REPLACED.get(key) or suggest(key, names) or "see `mft config`"
+    raise MftError(f"unknown setting {key!r}; {hint}")
 
 
 def _in_entry(key: str, setting: Setting) -> tuple[tuple[str, ...], Any, int] | None:

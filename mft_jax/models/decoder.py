@@ -19,6 +19,7 @@ from mft_jax.models.block import Block
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.head import Head, OutputTable
 from mft_jax.models.layers import Embedding, Norm, PositionTable
+from mft_jax.models.nll import ONE_GROUP, LossSharding
 from mft_jax.models.rope import Rotation, rotation
 from mft_jax.models.schedule import Part, Stack
 from mft_jax.types import Params, RouterSums
@@ -36,6 +37,7 @@ class ActivationSharding(NamedTuple):
 
     rows: Callable[[Array], Array]  # of activations [B, L, D]
     weight: Callable[[str, Any], Any]  # of the stored weight of a path, without its layer axis
+    loss: LossSharding = ONE_GROUP
 
 
 UNSHARDED = ActivationSharding(lambda x: x, lambda path, leaf: leaf)

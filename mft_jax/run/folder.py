@@ -29,6 +29,7 @@ from mft_jax.run.base_model import BaseModelInfo
 from mft_jax.run.batches import Data
 from mft_jax.run.processes import check_equal, on_first
 from mft_jax.run.saved import has_checkpoint
+from mft_jax.settings import REPLACED
 from mft_jax.types import Batch, MftError, foreign_code
 
 SAMPLE_FILE = "sample.npz"
@@ -203,12 +204,21 @@ def _adapter_changes(before: str, now: str, checksum: int | None) -> list[str]:
 
 def _resolved(workdir: Path, saved: dict[str, Any]) -> TrainConfig:
     try:
-        return resolve(saved["config"])
+        return resolve(_without_replaced(saved["config"]))
     except MftError as error:
         raise MftError(
             f"{workdir / CONFIG_FILE} was written by another version of mft_jax, whose settings "
             f"this one does not know ({error}); resume with that version, or use a new --workdir"
         ) from error
+
+
+def _without_replaced(saved: dict[str, Any], room: str = "") -> dict[str, Any]:
+    """The saved settings but for those of earlier versions that decided no number."""
+    return {
+        key: _without_replaced(value, f"{room}{key}.") if isinstance(value, dict) else value
+        for key, value in saved.items()
+        if f"{room}{key}" not in REPLACED
+    }
 
 
 def adapter_checksum(folder: Path) -> int:

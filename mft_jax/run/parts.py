@@ -130,7 +130,7 @@ def _step_spec(config: TrainConfig, base: BaseModelInfo, mesh: Mesh, tasks: Task
         objective=make_objective(config.objective, tasks.table, tasks.expected_counts),
         dtype=config.model.compute_dtype,
         remat=config.model.remat,
-        vocab_chunk=config.objective.vocab_chunk,
+        loss_chunk=config.objective.loss_chunk,
         seed=config.seed,
         placement=sharding.placement(mesh, base.infos),
     )

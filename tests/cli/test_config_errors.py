@@ -17,6 +17,10 @@ from mft_jax.cli import main
         ("assert False, 'no'", "config.py:5: AssertionError: no"),
         ("helper()", "config.py:3: KeyError: 'inner'"),
         ("raise MemoryError", "config.py:5: MemoryError; correct the config"),
+        (
+            "config.objective.vocab_chunk = 9",
+            "unknown setting 'objective.vocab_chunk'; set objective.loss_chunk, which",
+        ),
         ("config.loop.steps = 'many'", "config.py:5: loop.steps must be of type int"),
         (
             "config.data.tasks = {'math': {'path': 'x'}}",

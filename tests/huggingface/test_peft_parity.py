@@ -70,11 +70,12 @@ def logits(config, settings, trainable, frozen):
 
 
 def loss(config, settings, trainable, frozen, ids):
-    """Mean nll of the next token, as transformers computes it, in chunks of the vocabulary."""
+    """Mean nll of the next token, as transformers computes it, in chunks of positions."""
     decoder = bind(config, combine(settings, param_infos(config), trainable, frozen, jnp.float32))
     hidden = decoder(ids, *positions(ids)).states
     targets = jnp.roll(ids, -1, axis=1)
-    nll = next_token_nll(hidden, decoder.logit_head(), targets, vocab_chunk=1000)
+    counted = jnp.ones_like(ids, bool)
+    nll = next_token_nll(hidden, decoder.logit_head(), targets, counted, chunk=10)
     return nll[:, :-1].mean()
 
 
