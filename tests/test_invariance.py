@@ -81,7 +81,7 @@ def make_step(
     expected = {"token": np.array([80.0, 40, 10, 3]), "sample": np.array([10.0, 5, 1, 0.5])}
     objective = make_objective(objective_config, TABLE, expected)
     spec = StepSpec(
-        MODEL, TUNING, objective, dtype, remat=True, vocab_chunk=40, placement=placement
+        MODEL, TUNING, objective, dtype, remat="block", vocab_chunk=40, placement=placement
     )
     return jax.jit(make_train_step(spec, balancer, SGD, lambda step: 0.5))
 

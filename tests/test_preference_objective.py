@@ -79,7 +79,7 @@ def dpo(normalization, beta):
 
 
 OBJECTIVE = dpo(Normalization(TASKS), BETA)
-SPEC = StepSpec(MODEL, TUNING, OBJECTIVE, "float64", remat=True, vocab_chunk=40)
+SPEC = StepSpec(MODEL, TUNING, OBJECTIVE, "float64", remat="block", vocab_chunk=40)
 
 
 @pytest.fixture(autouse=True)
