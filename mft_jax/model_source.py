@@ -17,7 +17,7 @@ class ModelSource:
     remat          what layers keep for the backward pass; the rest is computed again. none: all;
                    dots: outputs of products; inputs: as dots without the feed-forward's wide ones;
                    block: the layer's input; offload: that in the host's memory; auto: the first of
-                   these that fits
+                   dots, inputs, block (and offload) whose estimated bytes fit
     """
 
     path: str = "builtin:tiny"

@@ -18,6 +18,7 @@ from mft_jax.data.tasks import Tasks
 from mft_jax.forward import StepSpec, single_task_nll, task_nll
 from mft_jax.losses import make_objective
 from mft_jax.models.params import ParamInfos, vectors
+from mft_jax.models.remat import Remat
 from mft_jax.run.base_model import BaseModelInfo
 from mft_jax.run.batches import Data, place_batch
 from mft_jax.run.blame import without_row_mates
@@ -73,7 +74,9 @@ def build_step_functions(
 ) -> StepFunctions:
     num_tasks, steps = len(tasks.table), config.loop.steps
     balancer = _balancer(config, tasks)
-    spec, remat = _step_spec(config, base, mesh, tasks, balancer)
+    gradients = num_tasks if "task_gradients" in balancer.needs else 1
+    remat = choose(config, base, mesh, gradients=gradients)
+    spec = _step_spec(config, base, mesh, tasks, remat.remat)
     optimizer = optim.optimizer(config.optim, steps, vectors(base.infos))
     whole = sharding.replicated(mesh)
 
@@ -127,21 +130,18 @@ def _state_shardings(
 
 
 def _step_spec(
-    config: TrainConfig, base: BaseModelInfo, mesh: Mesh, tasks: Tasks, balancer: Balancer
-) -> tuple[StepSpec, RematChoice]:
-    spec = StepSpec(
+    config: TrainConfig, base: BaseModelInfo, mesh: Mesh, tasks: Tasks, remat: Remat
+) -> StepSpec:
+    return StepSpec(
         model_config=base.model_config,
         tuning=base.tuning,
         objective=make_objective(config.objective, tasks.table, tasks.expected_counts),
         dtype=config.model.compute_dtype,
-        remat="block",
+        remat=remat,
         vocab_chunk=config.objective.vocab_chunk,
         seed=config.seed,
         placement=sharding.placement(mesh, base.infos),
     )
-    gradients = len(tasks.table) if "task_gradients" in balancer.needs else 1
-    remat = choose(config, base, mesh, spec, gradients=gradients)
-    return dataclasses.replace(spec, remat=remat.remat), remat
 
 
 def _balancer(config: TrainConfig, tasks: Tasks) -> Balancer:

@@ -1,32 +1,32 @@
 """The choice of what layers keep for the backward pass, `model.remat=auto`: the fastest that fits.
 
-The bytes that a form keeps are those that the traced model keeps: nothing is compiled. Beside them
-stand the weights with their moments, one layer with all that it computes, and a chunk of logits.
+Bytes are estimated from shapes: those that a form keeps, and beside them the weights with moments
+and gradients, one layer with all that it computes, and a chunk of logits. Nothing is compiled.
 """
 
-import dataclasses
 import math
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array
 from rich.filesize import decimal
 
 from mft_jax import sharding
 from mft_jax.config import TrainConfig
-from mft_jax.forward import StepSpec, combined, token_nll
-from mft_jax.models.remat import Remat
+from mft_jax.models.config import ModelConfig
+from mft_jax.models.params import ParamInfo, param_infos
+from mft_jax.models.remat import ATTENTION, KEPT, PRODUCT, WIDE_PRODUCT, Remat
 from mft_jax.run.base_model import BaseModelInfo
 from mft_jax.run.memory import host_bytes
 from mft_jax.run.processes import of_first
-from mft_jax.types import Batch, MftError, Params
+from mft_jax.sharding import RULES
+from mft_jax.types import MftError, Params
 from mft_jax.weights.storage import stored_bits
 
 # The fastest first. `none` is not among them: it keeps more than `dots` and is no faster.
 BY_SPEED: tuple[Remat, ...] = ("dots", "inputs", "block", "offload")
+WIDE = ("gate", "up", "gate_up")  # the products into the width of the feed-forward
 USABLE = 0.9  # share of the memory that arrays may fill; the rest is the compiler's and fragments
 
 
@@ -68,14 +68,15 @@ def choose(
     config: TrainConfig,
     base: BaseModelInfo,
     mesh: Mesh,
-    spec: StepSpec,
     *,
     gradients: int = 1,
+    scores: bool = True,
     limit: int | None = None,
 ) -> RematChoice:
     """The form that the config asks for, or the fastest that fits.
 
     gradients  gradients of all that is trained which a step holds at once
+    scores     whether attention computes all scores of a row at once
     limit      bytes of a device; none: those that it has
     """
     if config.model.remat != "auto":
@@ -84,66 +85,77 @@ def choose(
     if limit is None:
         return RematChoice("block", "the memory of the devices is not known")
     forms = BY_SPEED if can_offload(mesh) else BY_SPEED[:-1]
-    needed, beside = {}, bytes_beside(config, base, mesh, spec, gradients)
-    for form in forms:
-        needed[form] = beside + kept_bytes(spec, base, mesh, form, config)
-        if needed[form] <= USABLE * limit:
-            break
-    form = min(needed, key=lambda form: needed[form])
-    words = f"an estimated {decimal(needed[form])} of {decimal(limit)} on each device"
-    if needed[form] > USABLE * limit:
-        words += ", which may be too much"
-    return RematChoice(forms[of_first(forms.index(form))], words)
+    needed = [
+        step_bytes(config, base, mesh, form, gradients=gradients, scores=scores) for form in forms
+    ]
+    fitting = [index for index, size in enumerate(needed) if size <= USABLE * limit]
+    index = of_first(fitting[0] if fitting else len(forms) - 1)
+    words = f"an estimated {decimal(needed[index])} of {decimal(limit)} on each device"
+    return RematChoice(forms[index], words if fitting else f"{words}, which may be too much")
 
 
-def kept_bytes(
-    spec: StepSpec, base: BaseModelInfo, mesh: Mesh, remat: Remat, config: TrainConfig
+def step_bytes(
+    config: TrainConfig,
+    base: BaseModelInfo,
+    mesh: Mesh,
+    remat: Remat,
+    *,
+    gradients: int = 1,
+    scores: bool = True,
 ) -> int:
-    """Bytes that a device keeps from the forward pass of a micro-batch for its backward pass.
-
-    They are those of its rows. The devices of `tensor` are taken to keep the same.
-    """
-    if remat == "offload":
-        return 0
-    devices, length = sharding.rows_divisor(mesh), config.data.row_length
-    spec = dataclasses.replace(spec, remat=remat)
-    stored = {path: info.struct for path, info in base.infos.items()}
-    frozen = {} if spec.tuning.method == "full" else stored
-
-    def residuals(trainable: Params, frozen: Params, batch: Batch) -> Any:
-        def nll(trainable: Params) -> Array:
-            return token_nll(spec, combined(spec, trainable, frozen), batch)[0]
-
-        return jax.vjp(nll, trainable)[1]
-
-    def size(rows: int) -> int:
-        ids, weights = (jax.ShapeDtypeStruct((rows, length), d) for d in (np.int32, np.float32))
-        batch = Batch(ids, ids, ids, ids, ids, weights)
-        return _bytes(jax.eval_shape(residuals, base.trainable_shapes, frozen, batch))
-
-    rows = config.loop.rows_per_step // (config.loop.micro_batches * devices)
-    # Weights are kept, too: what a further row adds is without them.
-    return rows * (size(2 * devices) - size(devices)) // devices
-
-
-def bytes_beside(
-    config: TrainConfig, base: BaseModelInfo, mesh: Mesh, spec: StepSpec, gradients: int
-) -> int:
-    """Bytes of a device beside what layers keep: the weights, the trained ones with two moments and
-    gradients, one layer with all that it computes and its gradient, and two chunks of logits."""
-    trained = _bytes_on_mesh(mesh, base, base.trainable_shapes)
-    full = spec.tuning.method == "full"
-    frozen = 0.0 if full else sum(_frozen_bytes(spec, mesh, base, path) for path in base.infos)
-    layer = 2 * kept_bytes(spec, base, mesh, "none", config) // base.model_config.num_layers
+    """Estimated bytes of a device in a step: weights, what is trained with two moments and its
+    gradients, what layers keep, one layer with its gradient, two chunks of logits."""
+    model_config, length = base.model_config, config.data.row_length
     rows = config.loop.rows_per_step // (config.loop.micro_batches * sharding.rows_divisor(mesh))
-    logits = rows * config.data.row_length * min(spec.vocab_chunk, base.model_config.vocab_size)
-    return int(frozen) + (3 + gradients) * trained + layer + 2 * 4 * logits
+    tokens, size = rows * length, jnp.dtype(config.model.compute_dtype).itemsize
+    tensor = mesh.shape["tensor"]
+    frozen = 0.0
+    if base.tuning.method != "full":
+        frozen = sum(_frozen_bytes(config, mesh, base, info) for info in base.infos.values())
+    trained = (3 + gradients) * _bytes_on_mesh(mesh, base, base.trainable_shapes)
+    kept = tokens * size * kept_values(model_config, remat, tensor)
+    # A norm, an activation and a rotation have outputs of their own, some in float32.
+    layer = 4 * tokens * size * kept_values(model_config, "dots", tensor) / model_config.num_layers
+    if scores:
+        layer += 8 * tokens * length * 4 * model_config.num_heads / tensor
+    logits = 2 * tokens * 4 * min(config.objective.vocab_chunk, model_config.vocab_size)
+    return int(frozen + trained + kept + layer + logits)
 
 
-def _frozen_bytes(spec: StepSpec, mesh: Mesh, base: BaseModelInfo, path: str) -> float:
-    info, stored = base.infos[path], spec.tuning.stored
-    size = math.prod(info.shape)
-    bits = 8 * jnp.dtype(spec.dtype).itemsize * size
+def kept_values(model_config: ModelConfig, remat: Remat, tensor: int = 1) -> float:
+    """Numbers that layers keep of each token, in the compute dtype, on one of the devices of
+    `tensor`. Of form none it is not known: it depends on what differentiation asks for."""
+    layer_inputs = model_config.num_layers * model_config.width
+    if remat == "offload":
+        return 0.0
+    if remat == "block":
+        return float(layer_inputs)
+    matrices = [info for info in param_infos(model_config).values() if info.quantizable]
+    names = KEPT[remat]
+    return layer_inputs + sum(_outputs(model_config, info, names, tensor) for info in matrices)
+
+
+def _outputs(
+    model_config: ModelConfig, info: ParamInfo, names: tuple[str, ...], tensor: int
+) -> float:
+    """Numbers of a token that all layers of a stack keep of one product, by the names kept."""
+    (layers, *_), (d_in, d_out) = info.stack, info.shape[-2:]
+    name = info.layer.rpartition("/")[2]
+    experts = model_config.experts if info.kind == "expert_matrix" else None
+    used = info.layer != "mlp/down" or experts is not None  # its gradient asks for its output
+    if name == "o" and model_config.block != "sequential":
+        used = False
+    values = 0.0
+    if (WIDE_PRODUCT if name in WIDE else PRODUCT) in names and (used or model_config.post_norms):
+        values += d_out / (tensor if RULES[info.axes[-1]] == "tensor" else 1)
+    if name == "o" and ATTENTION in names:
+        values += d_in / tensor
+    return layers * values * (experts.per_token if experts else 1)
+
+
+def _frozen_bytes(config: TrainConfig, mesh: Mesh, base: BaseModelInfo, info: ParamInfo) -> float:
+    stored, size = base.tuning.stored, math.prod(info.shape)
+    bits = 8 * jnp.dtype(config.model.compute_dtype).itemsize * size
     if stored and info.quantizable:
         bits = stored_bits(info.shape, stored)
     where = sharding.leaf_shardings(mesh, info, info.struct)
@@ -154,7 +166,3 @@ def _bytes_on_mesh(mesh: Mesh, base: BaseModelInfo, tree: Params) -> int:
     places = jax.tree.leaves(sharding.tree_shardings(mesh, base.infos, tree))
     leaves = zip(jax.tree.leaves(tree), places, strict=True)
     return sum(math.prod(p.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, p in leaves)
-
-
-def _bytes(tree: Any) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
