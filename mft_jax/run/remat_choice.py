@@ -142,11 +142,14 @@ def _outputs(
     (layers, *_), (d_in, d_out) = info.stack, info.shape[-2:]
     name = info.layer.rpartition("/")[2]
     experts = model_config.experts if info.kind == "expert_matrix" else None
-    used = info.layer != "mlp/down" or experts is not None  # its gradient asks for its output
-    if name == "o" and model_config.block != "sequential":
-        used = False
+    # What is only added up is not asked for again.
+    added = name == "o" and model_config.block != "sequential"
+    if name == "down" and experts is None:
+        scaled = model_config.experts is not None and model_config.experts.shared_gate
+        added = not (scaled and info.layer == "mlp/shared/down")
     values = 0.0
-    if (WIDE_PRODUCT if name in WIDE else PRODUCT) in names and (used or model_config.post_norms):
+    kept = (WIDE_PRODUCT if name in WIDE else PRODUCT) in names
+    if kept and (not added or model_config.post_norms):
         values += d_out / (tensor if RULES[info.axes[-1]] == "tensor" else 1)
     if name == "o" and ATTENTION in names:
         values += d_in / tensor
