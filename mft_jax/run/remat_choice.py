@@ -55,7 +55,8 @@ def can_offload(mesh: Mesh) -> bool:
 
 def device_limit(mesh: Mesh) -> int | None:
     """Bytes for arrays on each device; None where it is not known. CPU devices share the host's."""
-    local = [device for device in mesh.devices.flat if device in set(jax.local_devices())]
+    here = set(jax.local_devices())
+    local = [device for device in mesh.devices.flat if device in here]
     if not local:
         return None  # a topology to compile for
     if local[0].platform == "cpu":
