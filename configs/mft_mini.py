@@ -19,7 +19,6 @@ def get_config(folder: str = "../shared/data/mft-mini"):
     config = configs.default()
     config.model.path = "builtin:tiny"
     config.model.compute_dtype = "float32"
-    config.model.remat = False
     config.data.tasks = tuple(
         {
             "name": name,

@@ -21,7 +21,6 @@ def get_config():
     config.model.path = "builtin:tiny"
     config.model.weights = "random"
     config.model.compute_dtype = "float32"
-    config.model.remat = False
     # transformers is more text than all others together, and repeats itself more.
     config.data.tasks = (
         {"name": "libraries", "path": f"packages:{LIBRARIES}:text", "max_valid_samples": 120},

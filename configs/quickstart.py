@@ -16,7 +16,6 @@ def get_config():
     config = configs.default()
     config.model.path = "builtin:tiny"
     config.model.compute_dtype = "float32"  # no slower than bfloat16 on a CPU
-    config.model.remat = False  # the activations of this small model fit
     config.data.tasks = tuple(
         {"name": name, "path": f"stdlib:{name}", "max_samples": 2500, "max_valid_samples": 30}
         for name in TASKS

@@ -118,13 +118,15 @@ class TrainConfig:
 
 
 # A run may be resumed with other values of these; all else decides what the numbers mean.
-RESUMABLE = ("mesh", "objective.loss_chunk", "loop.eval_every_steps", "loop.save_every_steps",
-             "loop.log_every_steps", "loop.diagnose_every_steps", "loop.patience_evals",
-             "loop.on_nonfinite", "loop.max_skipped_steps", "loop.max_loss_rise",
-             "loop.stop_within_seconds",
+RESUMABLE = ("mesh", "model.remat", "objective.loss_chunk", "loop.eval_every_steps",
+             "loop.save_every_steps", "loop.log_every_steps", "loop.diagnose_every_steps",
+             "loop.patience_evals", "loop.on_nonfinite", "loop.max_skipped_steps",
+             "loop.max_loss_rise", "loop.stop_within_seconds",
              )  # fmt: skip
 # These may change on the way, too, where it is asked for by name: the state keeps its meaning.
 CHANGEABLE = (*RESUMABLE, "optim", "loop.steps", "loop.epochs")
+# Values of earlier versions, by their words of today.
+EARLIER = {"model.remat": {"true": "block", "false": "none"}}
 # Base model, adapter and data may be moved: what is there is compared by its content (see
 # `run.folder`).
 PLACES = re.compile(r"model\.path|finetune\.adapter|data\.tasks\.\d+\.(valid_)?path")
@@ -247,6 +249,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         return _build(typing.cast(type, kind), value, where)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
+        value = EARLIER.get(where, {}).get(str(value).lower(), value)
         if value not in args:
             hint = suggest(str(value), args)
             expected = f"expected {' | '.join(map(repr, args))}"

@@ -13,6 +13,7 @@ from mft_jax.models.config import ModelConfig
 from mft_jax.models.decoder import UNSHARDED, ActivationSharding, bind
 from mft_jax.models.nll import next_token_nll
 from mft_jax.models.params import param_infos
+from mft_jax.models.remat import Remat
 from mft_jax.objective import Objective, ObjectiveSums, Outputs, valid_nll
 from mft_jax.task_sums import sum_by_task, task_counts
 from mft_jax.types import Batch, MftError, Params, RouterSums, TaskSums
@@ -32,7 +33,7 @@ class StepSpec:
     tuning: FinetuneConfig
     objective: Objective
     dtype: str
-    remat: bool
+    remat: Remat
     loss_chunk: int
     seed: int = 0
     placement: ActivationSharding = UNSHARDED

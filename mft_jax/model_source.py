@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from mft_jax.models.remat import Remat
 from mft_jax.types import check_local
 
 
@@ -13,13 +14,16 @@ class ModelSource:
     path           a Hugging Face folder, a name on the hub, or builtin:tiny
     weights        random: only config and tokenizer are read, for training from nothing
     compute_dtype  of activations and products; losses are summed in float32
-    remat          recompute activations in the backward pass: less memory, a third more time
+    remat          what layers keep for the backward pass; the rest is computed again. none: all;
+                   dots: outputs of products; inputs: as dots without the feed-forward's wide ones;
+                   block: the layer's input; offload: that in the host's memory; auto: the first of
+                   dots, inputs, block (and offload) whose estimated bytes fit
     """
 
     path: str = "builtin:tiny"
     weights: Literal["pretrained", "random"] = "pretrained"
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    remat: bool = True
+    remat: Literal["auto", Remat] = "auto"
 
     def __post_init__(self) -> None:
         check_local("model.path", self.path)

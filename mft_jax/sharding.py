@@ -8,9 +8,10 @@ optimiser moments:
     heads, mlp, vocab     tensor
     layers, rank          on every device
 
-Codes and scales are sharded like the dense weight, and are gathered over `fsdp` layer by layer; an
-adapter's `a` is sharded like the weight's input axis, `b` like its output axis. Scale rows that the
-mesh does not divide are kept whole on every device.
+Codes and scales are sharded like the dense weight, and are gathered over `fsdp` layer by layer.
+Scale rows that the mesh does not divide are kept whole on every device. An adapter's `a` is sharded
+along the weight's input axis, `b` along its output axis, each over fsdp x tensor where that divides
+it: its moments and gradients are much larger than what a layer gathers of it.
 """
 
 import dataclasses
@@ -29,7 +30,7 @@ from mft_jax.models.nll import LossSharding
 from mft_jax.models.params import ParamInfo, ParamInfos
 from mft_jax.types import MftError, Params
 from mft_jax.weights import protocol as weights
-from mft_jax.weights.lora import adapter_shardings
+from mft_jax.weights.lora import LoraArray, TaskLoraArray, adapter_shardings
 from mft_jax.weights.protocol import Axes
 
 RULES: dict[str | None, str | None] = {
@@ -39,7 +40,10 @@ RULES: dict[str | None, str | None] = {
     "vocab": "tensor",
     None: None,
 }
+LORA = (LoraArray, TaskLoraArray)
 BATCH_AXES = ("data", "fsdp")
+# Both axes, that of the matrix outermost: a shard is a part of the matrix's.
+SPREAD = {"fsdp": ("fsdp", "tensor"), "tensor": ("tensor", "fsdp")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +131,7 @@ def leaf_shardings(mesh: Mesh, info: ParamInfo, leaf: Any) -> Any:
 
     `leaf` may hold arrays or shapes. Raises `MftError` where the mesh does not divide a weight.
     """
-    sharding_of = functools.partial(_sharding, mesh, info.path)
+    sharding_of = functools.partial(_sharding, mesh, info)
     if isinstance(leaf, dict):
         return adapter_shardings(leaf, info.product_axes, sharding_of)
     return weights.shardings(leaf, info.axes, sharding_of)
@@ -158,7 +162,20 @@ def placement(mesh: Mesh, infos: ParamInfos) -> ActivationSharding:
             target = jax.tree.map(without_fsdp, leaf_shardings(mesh, infos[path], stored))
             return jax.lax.with_sharding_constraint(stored, target)
 
-        return weights.gathered(leaf, gather)
+        leaf = weights.gathered(leaf, gather)
+        return gathered_adapter(path, leaf) if isinstance(leaf, LORA) else leaf
+
+    def gathered_adapter(path: str, leaf: LoraArray | TaskLoraArray) -> Any:
+        info, parts = infos[path], {"a": leaf.a, "b": leaf.b, "magnitude": leaf.magnitude}
+        parts = {name: part for name, part in parts.items() if part is not None}
+
+        def as_matrix(part: Any, axes: Axes, spread: bool) -> NamedSharding:
+            return without_fsdp(_sharding(mesh, info, part, axes))
+
+        # The first constraint is that of the gradient, too: it is stored as what it belongs to.
+        stored = jax.lax.with_sharding_constraint(parts, leaf_shardings(mesh, info, parts))
+        target = adapter_shardings(stored, info.product_axes, as_matrix)
+        return dataclasses.replace(leaf, **jax.lax.with_sharding_constraint(stored, target))
 
     return ActivationSharding(functools.partial(_placed, rows), weight, loss)
 
@@ -181,16 +198,26 @@ def _placed(sharding: NamedSharding, x: Array) -> Array:
     return jax.lax.with_sharding_constraint(x, sharding)
 
 
-def _sharding(mesh: Mesh, path: str, leaf: Any, axes: Axes, exact: bool = True) -> NamedSharding:
+def _sharding(
+    mesh: Mesh, info: ParamInfo, leaf: Any, axes: Axes, exact: bool = True, spread: bool = False
+) -> NamedSharding:
+    """With `spread` an axis is split over fsdp x tensor where it divides; tables, whose rows are
+    looked up, are not."""
     stack = len(leaf.shape) - len(axes)
-    names = [RULES[axis] for axis in axes]
+    names: list[Any] = [RULES[axis] for axis in axes]
     for position, name in enumerate(names):
         size = leaf.shape[stack + position]
-        if name is not None and size % mesh.shape[name]:
+        if name is None:
+            continue
+        if size % mesh.shape[name]:
             if exact:
                 raise MftError(
-                    f"{path}: axis {axes[position]!r} of size {size} cannot be split over "
+                    f"{info.path}: axis {axes[position]!r} of size {size} cannot be split over "
                     f"mesh.{name}={mesh.shape[name]}; choose a size that divides it"
                 )
             names[position] = None
+        elif (
+            spread and not info.is_table and size % (mesh.shape["fsdp"] * mesh.shape["tensor"]) == 0
+        ):
+            names[position] = SPREAD[name]
     return NamedSharding(mesh, PartitionSpec(*(None,) * stack, *names))

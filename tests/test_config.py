@@ -43,7 +43,8 @@ def test_frozen_dataclasses_cannot_be_changed():
         ({"seed": -1}, r"config\.seed=-1 is too small"),
         ({"data": {"row_length": 0}}, r"data\.row_length=0 is too small"),
         ({"loop": 3}, r"loop is 3; expected settings by name"),
-        ({"model": {"remat": 1}}, r"model\.remat=1: expected bool"),
+        ({"finetune": {"dora": 1}}, r"finetune\.dora=1: expected bool"),
+        ({"model": {"remat": "blok"}}, r"model\.remat='blok': did you mean 'block'"),
         ({"data": {"tasks": "a.jsonl"}}, r"data\.tasks='a\.jsonl': expected a list"),
         ({"data": {"tasks": [{"name": "a"}]}}, r"data\.tasks\[0\] has no 'path'"),
         ({"data": {"tasks": [{"name": "a", "paht": "x"}]}}, r"data\.tasks\[0\]\.paht"),
@@ -135,6 +136,7 @@ def test_differences_name_what_decides_the_numbers_and_nothing_else():
     new = json.loads(json.dumps(old))
     new["loop"]["save_every_steps"] = 1
     new["mesh"]["tensor"] = 2
+    new["model"]["remat"] = "block"
     assert differences(old, new) == []
     new["model"]["path"] = new["finetune"]["adapter"] = "elsewhere"  # compared by content
     assert differences(old, new) == []
@@ -142,6 +144,11 @@ def test_differences_name_what_decides_the_numbers_and_nothing_else():
     assert differences(old, new) == []
     new["finetune"]["rank"] = 8
     assert differences(old, new) == ["finetune.rank: 16 -> 8"]
+
+
+def test_values_of_earlier_versions_are_read_as_the_words_of_today():
+    for old, word in ((True, "block"), (False, "none")):
+        assert resolve({"model": {"remat": old}}).model.remat == word
 
 
 def test_a_default_warmup_that_follows_the_steps_is_no_difference_of_its_own():

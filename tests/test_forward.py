@@ -37,7 +37,7 @@ SPEC = StepSpec(
     TUNING,
     make_objective(ObjectiveConfig("task_token_mean"), TABLE, {}),
     "float32",
-    remat=True,
+    remat="block",
     loss_chunk=5,
 )
 
@@ -129,7 +129,7 @@ def test_an_objective_with_a_reference_is_refused_where_nothing_is_frozen():
             FinetuneConfig("full"),
             SPEC.objective._replace(needs_reference=True),
             "float32",
-            remat=False,
+            remat="none",
             loss_chunk=5,
         )
 

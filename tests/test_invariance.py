@@ -80,7 +80,9 @@ def make_step(
     objective_config = ObjectiveConfig(objective_name, normalization)
     expected = {"token": np.array([80.0, 40, 10, 3]), "sample": np.array([10.0, 5, 1, 0.5])}
     objective = make_objective(objective_config, TABLE, expected)
-    spec = StepSpec(MODEL, TUNING, objective, dtype, remat=True, loss_chunk=5, placement=placement)
+    spec = StepSpec(
+        MODEL, TUNING, objective, dtype, remat="block", loss_chunk=5, placement=placement
+    )
     return jax.jit(make_train_step(spec, balancer, SGD, lambda step: 0.5))
 
 

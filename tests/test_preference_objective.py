@@ -79,7 +79,7 @@ def dpo(normalization, beta):
 
 
 OBJECTIVE = dpo(Normalization(TASKS), BETA)
-SPEC = StepSpec(MODEL, TUNING, OBJECTIVE, "float64", remat=True, loss_chunk=5)
+SPEC = StepSpec(MODEL, TUNING, OBJECTIVE, "float64", remat="block", loss_chunk=5)
 
 
 @pytest.fixture(autouse=True)

@@ -86,11 +86,24 @@ def test_scale_rows_that_do_not_divide_are_whole_on_every_device(mesh):
     assert nf4.scale_codes.spec == P(None, None, "tensor")
 
 
-def test_an_adapter_lies_as_its_weight_along_the_axis_they_share(mesh):
+def test_an_adapter_lies_along_the_axis_it_shares_with_its_weight_over_all_that_divides(mesh):
     adapter = {"a": stack(2, 128, 8), "b": stack(2, 8, 64)}
     made = leaf_shardings(mesh, DOWN, adapter)
-    assert made["a"].spec == P(None, "tensor", None)
-    assert made["b"].spec == P(None, None, "fsdp")
+    assert made["a"].spec == P(None, ("tensor", "fsdp"), None)
+    assert made["b"].spec == P(None, None, ("fsdp", "tensor"))
+    by_weight = leaf_shardings(mesh, DOWN, {"a": stack(2, 126, 8), "b": stack(2, 8, 66)})
+    assert by_weight["a"].spec == P(None, "tensor", None)
+    assert by_weight["b"].spec == P(None, None, "fsdp")
+    table = leaf_shardings(mesh, INFOS["embedding/table"], {"a": stack(96, 8), "b": stack(8, 64)})
+    assert table["a"].spec == P("tensor", None)
+
+
+def test_each_device_stores_its_share_of_the_adapters(mesh):
+    shapes = trainable_shapes(FinetuneConfig(rank=4), INFOS)
+    places = tree_shardings(mesh, INFOS, shapes)
+    leaves = list(zip(jax.tree.leaves(shapes), jax.tree.leaves(places), strict=True))
+    here = sum(math.prod(place.shard_shape(leaf.shape)) for leaf, place in leaves)
+    assert here == sum(leaf.size for leaf, _ in leaves) // 4
 
 
 def test_a_weight_that_the_mesh_does_not_divide_is_refused_by_name(mesh):

@@ -51,7 +51,7 @@ def float64():
 @functools.cache
 def spec_for(method="qlora", name="task_token_mean", normalization="batch"):
     objective = make_objective(ObjectiveConfig(name, normalization), TABLE, EXPECTED)
-    return StepSpec(MODEL, METHODS[method], objective, "float64", remat=True, loss_chunk=5)
+    return StepSpec(MODEL, METHODS[method], objective, "float64", remat="block", loss_chunk=5)
 
 
 @functools.cache

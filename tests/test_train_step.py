@@ -36,7 +36,14 @@ def spec_for(method: str) -> StepSpec:
     tuning = FinetuneConfig(method=method, rank=4, alpha=8.0)
     objective_config = ObjectiveConfig("task_token_mean")
     objective = make_objective(objective_config, TaskTable(("a", "b", "c", "d")), {})
-    return StepSpec(MODEL, tuning, objective, "float32", remat=method != "qlora", loss_chunk=5)
+    return StepSpec(
+        MODEL,
+        tuning,
+        objective,
+        "float32",
+        remat="none" if method == "qlora" else "block",
+        loss_chunk=5,
+    )
 
 
 class Sample(NamedTuple):

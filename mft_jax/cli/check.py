@@ -249,7 +249,7 @@ def our_logits(subject: Subject, ids: Tokens, console: Console) -> Logits:
     def forward(params: Params, tokens: jax.Array) -> jax.Array:
         decoder = bind(subject.model_config, params)
         positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
-        hidden = decoder(tokens, positions, jnp.ones_like(tokens), remat=False)
+        hidden = decoder(tokens, positions, jnp.ones_like(tokens), remat="none")
         return decoder.logit_head().logits(hidden.states)[0]
 
     with jax.default_matmul_precision("highest"):

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from mft_jax.config import TrainConfig
+from mft_jax.config import EARLIER, TrainConfig
 from mft_jax.settings import settings
 from mft_jax.types import MftError
 
@@ -64,7 +64,11 @@ def _words(error: BaseException) -> str:
         name, kind = match.groups()
         if name == "tasks":
             return 'data.tasks must be a list, such as [{"name": ..., "path": ...}, ...]'
-        known = [s.name for s in settings(TrainConfig) if s.name.rpartition(".")[2] == name]
-        return f"{known[0] if len(known) == 1 else name} must be of type {kind}"
+        known = [s for s in settings(TrainConfig) if s.name.rpartition(".")[2] == name]
+        if len(known) != 1:
+            return f"{name} must be of type {kind}"
+        words = EARLIER.get(known[0].name, {})
+        hint = "".join(f"; {old.title()} is now {new!r}" for old, new in words.items())
+        return f"{known[0].name} must be of type {kind}{hint}"
     words = " ".join(str(error).split())
     return f"{type(error).__name__}: {words}" if words else type(error).__name__

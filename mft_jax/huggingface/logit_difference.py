@@ -87,7 +87,7 @@ def _compare_row(
 
     def logits(params: Params) -> Float[Array, "1 L V"]:
         decoder = bind(model_config, params)
-        hidden = decoder(tokens, positions, segment_ids, dtype=dtype, remat=False)
+        hidden = decoder(tokens, positions, segment_ids, dtype=dtype, remat="none")
         return decoder.logit_head().logits(hidden.states)
 
     real_BL = (segment_ids > 0).astype(jnp.float32)

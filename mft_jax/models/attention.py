@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from mft_jax.models.attention_rule import AttentionInputs, reference
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.layers import Linear, Norm
+from mft_jax.models.remat import ATTENTION, named
 from mft_jax.models.rope import Rotation, rotate
 
 Backend = Callable[..., Array]
@@ -75,7 +76,7 @@ class Attention(nnx.Module):
             softcap=model_config.attention_softcap,
             alibi_slopes=alibi_slopes(model_config.num_heads) if alibi else None,
         )
-        return self.o(y.reshape(*x.shape[:2], -1))
+        return self.o(named(y, ATTENTION).reshape(*x.shape[:2], -1))
 
     def _heads(self, x: Float[Array, "B L D"]) -> list[Float[Array, "B L _ C"]]:
         model_config = self.config

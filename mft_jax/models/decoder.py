@@ -20,6 +20,7 @@ from mft_jax.models.config import ModelConfig
 from mft_jax.models.head import Head, OutputTable
 from mft_jax.models.layers import Embedding, Norm, PositionTable
 from mft_jax.models.nll import ONE_GROUP, LossSharding
+from mft_jax.models.remat import LAYER_INPUT, Remat, named, rematerialised
 from mft_jax.models.rope import Rotation, rotation
 from mft_jax.models.schedule import Part, Stack
 from mft_jax.types import Params, RouterSums
@@ -69,7 +70,7 @@ class Decoder(nnx.Module):
         segment_ids: Int[Array, "B L"],
         *,
         dtype: jax.typing.DTypeLike = jnp.float32,
-        remat: bool = True,
+        remat: Remat = "block",
         placement: ActivationSharding = UNSHARDED,
         attend: Backend = BACKENDS["reference"],
     ) -> Hidden:
@@ -86,16 +87,14 @@ class Decoder(nnx.Module):
             graph, weights = nnx.split(getattr(self, stack.name))
 
             def layer(x: Array, weights: nnx.State) -> tuple[Array, RouterSums | None]:
+                x = named(x, LAYER_INPUT)
                 block = nnx.merge(graph, _place_weights(placement, stack.name, weights))
                 # Without the barrier, masks are computed before the scan and kept in memory.
                 x, layer_inputs = jax.lax.optimization_barrier((x, inputs))
                 x, sums = block(x, layer_inputs, rotations[stack.kind.local], attend)
                 return placement.rows(x), sums
 
-            # prevent_cse=False: inside a scan nothing can be merged across iterations anyway.
-            return Scan(
-                stack, jax.checkpoint(layer, prevent_cse=False) if remat else layer, weights
-            )
+            return Scan(stack, rematerialised(layer, remat, alone=periods == 1), weights)
 
         router = None
         for part in model_config.schedule:

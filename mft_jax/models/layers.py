@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from mft_jax.models.config import ModelConfig
+from mft_jax.models.remat import PRODUCT, named
 from mft_jax.weights.protocol import split_adapter
 
 INIT = nnx.initializers.normal(0.02)
@@ -28,19 +29,29 @@ ACTIVATIONS = {
 
 
 class Linear(nnx.Module):
-    """`x @ kernel + bias`."""
+    """`x @ kernel + bias`; `name` is that of its output (see `models.remat`)."""
 
     KINDS: Kinds = {"kernel": "matrix", "bias": "bias"}
 
     def __init__(
-        self, d_in: int, d_out: int, *, bias: bool, stack: tuple[int, ...], rngs: nnx.Rngs
+        self,
+        d_in: int,
+        d_out: int,
+        *,
+        bias: bool,
+        stack: tuple[int, ...],
+        rngs: nnx.Rngs,
+        name: str = PRODUCT,
     ):
         self.kernel = nnx.Param(INIT(rngs.params(), (*stack, d_in, d_out), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((*stack, d_out), jnp.float32)) if bias else None
+        self.name = name
 
     def __call__(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
         y = x @ self.kernel.get_value()
-        return y if self.bias is None else y + as_row(self.bias.get_value(), y).astype(y.dtype)
+        if self.bias is not None:
+            y += as_row(self.bias.get_value(), y).astype(y.dtype)
+        return named(y, self.name)
 
 
 class Norm(nnx.Module):

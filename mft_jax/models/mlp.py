@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.layers import ACTIVATIONS, Linear
+from mft_jax.models.remat import PRODUCT, WIDE_PRODUCT
 
 
 class Mlp(nnx.Module):
@@ -17,13 +18,14 @@ class Mlp(nnx.Module):
     ):
         d, f, kind = model_config.width, width or model_config.mlp_width, model_config.mlp
 
-        def linear(d_in: int, d_out: int) -> Linear:
-            return Linear(d_in, d_out, bias=model_config.mlp_bias, stack=stack, rngs=rngs)
+        def linear(d_in: int, d_out: int, name: str = WIDE_PRODUCT) -> Linear:
+            bias = model_config.mlp_bias
+            return Linear(d_in, d_out, bias=bias, stack=stack, rngs=rngs, name=name)
 
         self.gate = linear(d, f) if kind == "gated" else None
         self.gate_up = linear(d, 2 * f) if kind == "packed_gated" else None
         self.up = linear(d, f) if kind != "packed_gated" else None
-        self.down = linear(f, d)
+        self.down = linear(f, d, PRODUCT)
         self.activation = model_config.activation
 
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:

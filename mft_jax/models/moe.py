@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mft_jax.models.config import Experts, ModelConfig
 from mft_jax.models.layers import ACTIVATIONS, INIT, Kinds
 from mft_jax.models.mlp import Mlp
+from mft_jax.models.remat import PRODUCT, WIDE_PRODUCT, named
 from mft_jax.types import RouterSums
 from mft_jax.weights.protocol import ragged_matmul
 
@@ -105,7 +106,8 @@ class ExpertMlp(nnx.Module):
         sizes = jnp.bincount(index.reshape(-1), length=self.experts.num).astype(jnp.int32)
         sorted_x = x.reshape(-1, width)[order // per_token]
         act = ACTIVATIONS[self.activation]
-        y = self.down(act(self.gate(sorted_x, sizes)) * self.up(sorted_x, sizes), sizes)
+        gate, up = (named(wide(sorted_x, sizes), WIDE_PRODUCT) for wide in (self.gate, self.up))
+        y = named(self.down(act(gate) * up, sizes), PRODUCT)
         inverse = jnp.argsort(order)
         y = y[inverse].reshape(*index.shape, width)
         return jnp.sum(y * weight[..., None], axis=-2)

@@ -16,6 +16,7 @@ from mft_jax.run.display import Display
 from mft_jax.run.epochs import settled
 from mft_jax.run.folder import check_or_write_config, saved_tuning
 from mft_jax.run.recorder import MetricsLog, Recorder
+from mft_jax.run.remat_choice import check_remat
 from mft_jax.run.saved import FOLDER
 from mft_jax.run.start import ANEW, Start, find_start
 from mft_jax.run.view import RunView
@@ -72,6 +73,7 @@ def build(
     # 1. where: devices and their mesh; rows must fit it before anything is read
     mesh = make_mesh(config.mesh)
     parts.check_rows(config, mesh)
+    check_remat(config, mesh)
     # 2. what is trained, and on what: all that can be wrong, before a weight is read
     tuning = None if checkpoint == ANEW else saved_tuning(workdir)
     base = prepare(config, display.say, tuning)
@@ -93,6 +95,8 @@ def build(
     checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, proven=at)))
     # 4. how it is trained (objective, balancer, optimiser, compiled step), and the weights
     functions = parts.build_step_functions(config, base, mesh, data.tasks)
+    if functions.remat.why:
+        display.say(f"model.remat: {functions.remat.remat} ({functions.remat.why})")
     load = load_untrained if at is None else load_base
     weights, trainable = load(config, base, mesh, display.progress)
     # 5. where it is written and shown

@@ -175,8 +175,9 @@ def _values(config: TrainConfig) -> dict[str, Any]:
     tree = to_dict(config)
     return {
         f"{room}.{name}": value
-        for room in ("optim", "loop", "mesh")
+        for room in ("model", "optim", "loop", "mesh")
         for name, value in tree[room].items()
+        if is_one_of(f"{room}.{name}", CHANGEABLE)
     }
 
 

@@ -1,9 +1,20 @@
 """Memory that a process has held: the largest amount so far, of the host and of its devices."""
 
+import os
 import resource
 import sys
+from pathlib import Path
 
 import jax
+
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a control group; "max": none
+
+
+def host_bytes() -> int:
+    """The memory of this machine, or of the container that the process is in."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = CONTAINER_LIMIT.read_text().strip() if CONTAINER_LIMIT.is_file() else ""
+    return min(there, int(limit)) if limit.isdecimal() else there
 
 
 def peak_host_bytes() -> int:

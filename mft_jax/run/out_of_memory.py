@@ -1,7 +1,6 @@
 """A device that is full: what was needed, what there is, and the settings that help most."""
 
 import contextlib
-import os
 import re
 from collections.abc import Callable, Iterator
 
@@ -9,6 +8,8 @@ import jax
 from rich.filesize import decimal
 
 from mft_jax.config import TrainConfig
+from mft_jax.run.memory import host_bytes
+from mft_jax.run.remat_choice import can_offload
 from mft_jax.sharding import make_mesh, rows_divisor
 from mft_jax.types import MftError
 
@@ -53,8 +54,7 @@ def available() -> str:
     stats = [(device, device.memory_stats()) for device in jax.local_devices()]
     known = [(device, stat) for device, stat in stats if stat and stat.get("bytes_limit")]
     if not known:
-        host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return f"{stats[0][0].device_kind} uses the host's memory, {decimal(host)}"
+        return f"{stats[0][0].device_kind} uses the host's memory, {decimal(host_bytes())}"
     device, stat = max(known, key=lambda pair: pair[1].get("bytes_in_use", 0))
     peak = stat.get("peak_bytes_in_use", stat.get("bytes_in_use", 0))
     return (
@@ -67,8 +67,12 @@ def advice(config: TrainConfig) -> list[tuple[str, str]]:
     """Settings that this run can change, with what each of them saves; the strongest first."""
     loop, tuning, mesh = config.loop, config.finetune, make_mesh(config.mesh)
     found: list[tuple[str, str]] = []
-    if not config.model.remat:
-        found.append(("model.remat=true", "keeps no activations of layers, for a third more time"))
+    words = config.model.remat
+    if words not in ("block", "offload"):
+        why = "keeps only the inputs of layers, for more time"
+        found.append(("model.remat=block", why + " (auto may do so already)" * (words == "auto")))
+    elif words == "block" and can_offload(mesh):
+        found.append(("model.remat=offload", "keeps the inputs of layers in the host's memory"))
     if tuning.method == "full":
         found.append(("finetune.method=lora", "no gradients and moments of all weights"))
     elif tuning.stored is None:

@@ -18,10 +18,12 @@ from mft_jax.data.tasks import Tasks
 from mft_jax.forward import StepSpec, single_task_nll, task_nll
 from mft_jax.losses import make_objective
 from mft_jax.models.params import ParamInfos, vectors
+from mft_jax.models.remat import Remat
 from mft_jax.run.base_model import BaseModelInfo
 from mft_jax.run.batches import Data, place_batch
 from mft_jax.run.blame import without_row_mates
 from mft_jax.run.checkpoints import placed_shapes
+from mft_jax.run.remat_choice import RematChoice, choose
 from mft_jax.task_gradients import task_gramian
 from mft_jax.train_state import TrainState
 from mft_jax.train_step import make_train_step
@@ -56,6 +58,7 @@ class StepFunctions:
     """
 
     spec: StepSpec
+    remat: RematChoice
     balancer: Balancer
     balancer_identity: dict[str, Any]  # kept with its state
     state_shapes: TrainState
@@ -70,8 +73,10 @@ def build_step_functions(
     config: TrainConfig, base: BaseModelInfo, mesh: Mesh, tasks: Tasks
 ) -> StepFunctions:
     num_tasks, steps = len(tasks.table), config.loop.steps
-    spec = _step_spec(config, base, mesh, tasks)
     balancer = _balancer(config, tasks)
+    gradients = num_tasks if "task_gradients" in balancer.needs else 1
+    remat = choose(config, base, mesh, gradients=gradients)
+    spec = _step_spec(config, base, mesh, tasks, remat.remat)
     optimizer = optim.optimizer(config.optim, steps, vectors(base.infos))
     whole = sharding.replicated(mesh)
 
@@ -87,6 +92,7 @@ def build_step_functions(
     step = make_train_step(spec, balancer, optimizer, schedule)
     return StepFunctions(
         spec=spec,
+        remat=remat,
         balancer=balancer,
         balancer_identity={
             "name": config.balancer.name,
@@ -123,13 +129,15 @@ def _state_shardings(
     )
 
 
-def _step_spec(config: TrainConfig, base: BaseModelInfo, mesh: Mesh, tasks: Tasks) -> StepSpec:
+def _step_spec(
+    config: TrainConfig, base: BaseModelInfo, mesh: Mesh, tasks: Tasks, remat: Remat
+) -> StepSpec:
     return StepSpec(
         model_config=base.model_config,
         tuning=base.tuning,
         objective=make_objective(config.objective, tasks.table, tasks.expected_counts),
         dtype=config.model.compute_dtype,
-        remat=config.model.remat,
+        remat=remat,
         loss_chunk=config.objective.loss_chunk,
         seed=config.seed,
         placement=sharding.placement(mesh, base.infos),

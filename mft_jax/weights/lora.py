@@ -46,16 +46,17 @@ class Adapter(Weight):
 
 def adapter_shardings(parts: Params, axes: Axes, sharding_of: ShardingOf) -> Params:
     """The shardings of `a`, `b` and the magnitude of an adapter around a matrix with the logical
-    axes (in, out): each part is sharded as the matrix along the axis that they share.
+    axes (in, out): each part along the axis that it shares with the matrix, over more devices than
+    the matrix where `sharding_of(..., spread=True)` can.
 
     >>> import jax.numpy as jnp
     >>> parts = {"a": jnp.ones((4, 1)), "b": jnp.ones((1, 8))}
-    >>> adapter_shardings(parts, ("embed", "mlp"), lambda array, axes: axes)
+    >>> adapter_shardings(parts, ("embed", "mlp"), lambda array, axes, spread: axes)
     {'a': ('embed', None), 'b': (None, 'mlp')}
     """
     first, last = axes
     of_part: dict[str, Axes] = {"a": (first, None), "b": (None, last), "magnitude": (last,)}
-    return {name: sharding_of(part, of_part[name]) for name, part in parts.items()}
+    return {name: sharding_of(part, of_part[name], spread=True) for name, part in parts.items()}
 
 
 def dropout(x: Float[Array, "*B in"], key: Key[Array, ""] | None, rate: float) -> Array:

@@ -23,6 +23,10 @@ from mft_jax.cli import main
         ),
         ("config.loop.steps = 'many'", "config.py:5: loop.steps must be of type int"),
         (
+            "config.model.remat = False",
+            "config.py:5: model.remat must be of type str; True is now 'block'; False is now",
+        ),
+        (
             "config.data.tasks = {'math': {'path': 'x'}}",
             'config.py:5: data.tasks must be a list, such as [{"name": ..., "path": ...}, ...]',
         ),

@@ -87,6 +87,17 @@ def test_epochs_may_change_and_then_the_steps_follow(started):
         continued.check(15, plan_of(config))
 
 
+def test_a_run_of_an_earlier_version_says_what_layers_keep_as_true_or_false(started):
+    config, workdir = started
+    file = workdir / "config.json"
+    saved = json.loads(file.read_text())
+    saved["config"]["model"]["remat"] = True
+    file.write_text(json.dumps(saved))
+    assert continuation(workdir, config, {}).config == config
+    change = continuation(workdir, config, parse("model.remat=inputs")).changes[0]
+    assert (change.key, change.before, change.after) == ("model.remat", "block", "inputs")
+
+
 def test_what_is_the_same_already_is_no_change(started):
     config, workdir = started
     rate = config.optim.learning_rate

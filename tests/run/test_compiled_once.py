@@ -36,7 +36,9 @@ def test_two_steps_are_one_entry_in_the_cache_of_compiled_steps(name, tmp_path):
     state = functions.init_state(trainable, TaskSums(*ones))
     valid_batches = batches.BalancerBatches(data.valid, functions.balancer, mesh)
     for step in range(2):
-        batch = batches.place_batch(next(data.train), mesh)
+        batch, before = batches.place_batch(next(data.train), mesh), state
         state, _ = functions.step(state, weights.frozen, batch, valid_batches.of_step(step))
+        # Donated: the step writes the new state where the old one was, and there is no second copy.
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
     assert functions.step._cache_size() == 1
     assert not any(leaf.weak_type for leaf in jax.tree.leaves(state.balancer))

@@ -63,7 +63,7 @@ def test_the_needed_memory_is_what_the_compiler_or_allocator_said(text, words):
     "config",
     [
         TrainConfig(),
-        TrainConfig(finetune=FinetuneConfig(method="full"), model=ModelSource(remat=False)),
+        TrainConfig(finetune=FinetuneConfig(method="full"), model=ModelSource(remat="none")),
         TrainConfig(finetune=FinetuneConfig(method="lora"), mesh=MeshConfig(data=2, fsdp=-1)),
         TrainConfig(loop=LoopConfig(rows_per_step=24, micro_batches=1, valid_rows=24)),
         TrainConfig(loop=LoopConfig(micro_batches=1), data=DataConfig(row_length=8)),

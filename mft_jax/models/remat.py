@@ -1,0 +1,54 @@
+"""What the forward pass of a layer keeps for its backward pass, by one word, `Remat`.
+
+    none      all that differentiation asks for; nothing is computed again
+    dots      the output of every product with a weight, and of attention: norms, activations,
+              rotations and products with adapters are computed again
+    inputs    as dots without the wide products of the feed-forward, which are computed again
+    block     the layer's input; all of the layer is computed again
+    offload   as block, with the inputs in the host's memory until they are needed
+
+The inputs of q, k and v, and of gate and up, follow from what is kept by a norm; none keeps each of
+them once. With frozen weights a kept value saves as many operations in every product of a layer
+(twice the width of the model), so that the forms between none and block differ in memory only.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+from jax.ad_checkpoint import checkpoint_name
+
+Remat = Literal["none", "dots", "inputs", "block", "offload"]
+
+# Names of the values that a form can keep.
+LAYER_INPUT = "layer_input"
+PRODUCT = "product"  # the output of a product with a weight
+WIDE_PRODUCT = "wide_product"  # of one into the width of the feed-forward
+ATTENTION = "attention"  # its output, and what a backend keeps beside it
+
+KEPT = {"dots": (PRODUCT, WIDE_PRODUCT, ATTENTION), "inputs": (PRODUCT, ATTENTION)}
+
+named = checkpoint_name
+
+
+def rematerialised(
+    layer: Callable[..., Any], remat: Remat, *, alone: bool = True
+) -> Callable[..., Any]:
+    """The layer, with its values kept or computed again in its backward pass.
+
+    alone  whether it is the only layer in a step of a scan. Then nothing can be merged across
+           layers; several in one step need barriers, or all are computed again at once
+    """
+    if remat == "none":
+        return layer
+    policies, policy = jax.checkpoint_policies, None
+    if remat == "offload":
+        policy = policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=[LAYER_INPUT],
+            offload_src="device",
+            offload_dst="pinned_host",
+        )
+    elif remat in KEPT:
+        policy = policies.save_only_these_names(*KEPT[remat])
+    return jax.checkpoint(layer, policy=policy, prevent_cse=not alone)
