@@ -214,6 +214,7 @@ def test_a_mistake_is_one_clear_message_and_exit_code_2(
     ("arguments", "message"),
     [
         (["--config.loop.stps=3"], "unknown setting 'loop.stps'; did you mean 'loop.steps'"),
+        (["--config.objective.vocab_chunk=9"], "vocab_chunk'; set objective.loss_chunk, which"),
         (["--config.loop.steps=3"], "no --config was given"),
         (["--config.data.tasks.add.pth=2"], "did you mean 'path'?"),
         (["--config.data.tasks.add=2"], "expected data.tasks.NAME.SETTING"),
