@@ -7,9 +7,10 @@
     block     the layer's input; all of the layer is computed again
     offload   as block, with the inputs in the host's memory until they are needed
 
-The inputs of q, k and v, and of gate and up, follow from what is kept by a norm; none keeps each of
-them once. With frozen weights a kept value saves as many operations in every product of a layer
-(twice the width of the model), so that the forms between none and block differ in memory only.
+The inputs of q, k and v, and of gate and up, follow by a norm from what the other forms keep; none
+keeps each of them once. A number that is kept of a product saves two operations for every feature
+that goes in, which is the model's width almost everywhere: by that no product is dearer to keep than
+another.
 """
 
 from collections.abc import Callable
