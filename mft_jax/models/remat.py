@@ -9,8 +9,7 @@
 
 The inputs of q, k and v, and of gate and up, follow by a norm from what the other forms keep; none
 keeps each of them once. A number that is kept of a product saves two operations for every feature
-that goes in, which is the model's width almost everywhere: by that no product is dearer to keep than
-another.
+that goes in, almost everywhere the model's width: no product is dearer to keep than another.
 """
 
 from collections.abc import Callable
