@@ -31,14 +31,8 @@ KEPT = {"dots": (PRODUCT, WIDE_PRODUCT, ATTENTION), "inputs": (PRODUCT, ATTENTIO
 named = checkpoint_name
 
 
-def rematerialised(
-    layer: Callable[..., Any], remat: Remat, *, alone: bool = True
-) -> Callable[..., Any]:
-    """The layer, with its values kept or computed again in its backward pass.
-
-    alone  whether it is the only layer in a step of a scan. Then nothing can be merged across
-           layers; several in one step need barriers, or all are computed again at once
-    """
+def rematerialised(layer: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
+    """The layer, with its values kept or computed again in its backward pass."""
     if remat == "none":
         return layer
     policies, policy = jax.checkpoint_policies, None
@@ -51,4 +45,5 @@ def rematerialised(
         )
     elif remat in KEPT:
         policy = policies.save_only_these_names(*KEPT[remat])
-    return jax.checkpoint(layer, policy=policy, prevent_cse=not alone)
+    # prevent_cse=False: inside a scan nothing can be merged across iterations anyway.
+    return jax.checkpoint(layer, policy=policy, prevent_cse=False)
