@@ -94,7 +94,7 @@ class Decoder(nnx.Module):
                 x, sums = block(x, layer_inputs, rotations[stack.kind.local], attend)
                 return placement.rows(x), sums
 
-            return Scan(stack, rematerialised(layer, remat, alone=periods == 1), weights)
+            return Scan(stack, rematerialised(layer, remat), weights)
 
         router = None
         for part in model_config.schedule:

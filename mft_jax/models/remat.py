@@ -7,9 +7,9 @@
     block     the layer's input; all of the layer is computed again
     offload   as block, with the inputs in the host's memory until they are needed
 
-The inputs of q, k and v, and of gate and up, follow from what is kept by a norm; none keeps each of
-them once. With frozen weights a kept value saves as many operations in every product of a layer
-(twice the width of the model), so that the forms between none and block differ in memory only.
+The inputs of q, k and v, and of gate and up, follow by a norm from what the other forms keep; none
+keeps each of them once. A number that is kept of a product saves two operations for every feature
+that goes in, almost everywhere the model's width: no product is dearer to keep than another.
 """
 
 from collections.abc import Callable
@@ -31,14 +31,8 @@ KEPT = {"dots": (PRODUCT, WIDE_PRODUCT, ATTENTION), "inputs": (PRODUCT, ATTENTIO
 named = checkpoint_name
 
 
-def rematerialised(
-    layer: Callable[..., Any], remat: Remat, *, alone: bool = True
-) -> Callable[..., Any]:
-    """The layer, with its values kept or computed again in its backward pass.
-
-    alone  whether it is the only layer in a step of a scan. Then nothing can be merged across
-           layers; several in one step need barriers, or all are computed again at once
-    """
+def rematerialised(layer: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
+    """The layer, with its values kept or computed again in its backward pass."""
     if remat == "none":
         return layer
     policies, policy = jax.checkpoint_policies, None
@@ -51,4 +45,5 @@ def rematerialised(
         )
     elif remat in KEPT:
         policy = policies.save_only_these_names(*KEPT[remat])
-    return jax.checkpoint(layer, policy=policy, prevent_cse=not alone)
+    # prevent_cse=False: inside a scan nothing can be merged across iterations anyway.
+    return jax.checkpoint(layer, policy=policy, prevent_cse=False)
