@@ -13,12 +13,16 @@ class ModelSource:
     path           a Hugging Face folder, a name on the hub, or builtin:tiny
     weights        random: only config and tokenizer are read, for training from nothing
     compute_dtype  of activations and products; losses are summed in float32
+    attention      how attention is computed. auto: splash on TPUs where its kernel knows the model,
+                   else blockwise, whose memory grows with a row's length and not with its square;
+                   reference: readable, for comparisons
     remat          recompute activations in the backward pass: less memory, a third more time
     """
 
     path: str = "builtin:tiny"
     weights: Literal["pretrained", "random"] = "pretrained"
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    attention: Literal["auto", "reference", "blockwise", "splash"] = "auto"
     remat: bool = True
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ from mft_jax.config import TrainConfig
 from mft_jax.data.tasks import Tasks
 from mft_jax.forward import StepSpec, single_task_nll, task_nll
 from mft_jax.losses import make_objective
+from mft_jax.models.attention_backends import Choice, choose, on_mesh
 from mft_jax.models.params import ParamInfos, vectors
 from mft_jax.run.base_model import BaseModelInfo
 from mft_jax.run.batches import Data, place_batch
@@ -133,7 +134,14 @@ def _step_spec(config: TrainConfig, base: BaseModelInfo, mesh: Mesh, tasks: Task
         vocab_chunk=config.objective.vocab_chunk,
         seed=config.seed,
         placement=sharding.placement(mesh, base.infos),
+        attend=on_mesh(attention(config, base, mesh).attend, mesh, sharding.BATCH_AXES, "tensor"),
     )
+
+
+def attention(config: TrainConfig, base: BaseModelInfo, mesh: Mesh) -> Choice:
+    """How attention is computed on the mesh's devices. Raises `MftError`."""
+    platform = mesh.devices.flat[0].platform
+    return choose(config.model.attention, platform, base.model_config)
 
 
 def _balancer(config: TrainConfig, tasks: Tasks) -> Balancer:
