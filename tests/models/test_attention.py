@@ -218,8 +218,7 @@ def test_the_order_of_keys_does_not_matter(backend):
 
 
 def test_every_backend_has_the_signature_of_the_reference():
-    others = (blockwise_of_accelerators, splash_of(interpret=False))
-    for backend in (*BACKENDS.values(), *others):
+    for backend in (*BACKENDS.values(), blockwise_of_accelerators, splash_of(interpret=False)):
         assert str(inspect.signature(backend)) == str(inspect.signature(reference))
 
 
