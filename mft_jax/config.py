@@ -118,10 +118,10 @@ class TrainConfig:
 
 
 # A run may be resumed with other values of these; all else decides what the numbers mean.
-RESUMABLE = ("mesh", "model.remat", "objective.loss_chunk", "loop.eval_every_steps",
-             "loop.save_every_steps", "loop.log_every_steps", "loop.diagnose_every_steps",
-             "loop.patience_evals", "loop.on_nonfinite", "loop.max_skipped_steps",
-             "loop.max_loss_rise", "loop.stop_within_seconds",
+RESUMABLE = ("mesh", "model.attention", "model.remat", "objective.loss_chunk",
+             "loop.eval_every_steps", "loop.save_every_steps", "loop.log_every_steps",
+             "loop.diagnose_every_steps", "loop.patience_evals", "loop.on_nonfinite",
+             "loop.max_skipped_steps", "loop.max_loss_rise", "loop.stop_within_seconds",
              )  # fmt: skip
 # These may change on the way, too, where it is asked for by name: the state keeps its meaning.
 CHANGEABLE = (*RESUMABLE, "optim", "loop.steps", "loop.epochs")

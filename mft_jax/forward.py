@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from mft_jax.finetune.combine import combine
 from mft_jax.finetune.tuning import FinetuneConfig
+from mft_jax.models.attention_rule import Backend, reference
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.decoder import UNSHARDED, ActivationSharding, bind
 from mft_jax.models.nll import next_token_nll
@@ -37,6 +38,7 @@ class StepSpec:
     loss_chunk: int
     seed: int = 0
     placement: ActivationSharding = UNSHARDED
+    attend: Backend = reference
 
     def __post_init__(self) -> None:
         if self.objective.needs_reference and self.tuning.method == "full":
@@ -60,6 +62,7 @@ def token_nll(
         dtype=jnp.dtype(spec.dtype),
         remat=spec.remat,
         placement=spec.placement,
+        attend=spec.attend,
     )
     nll = next_token_nll(
         hidden,

@@ -137,7 +137,10 @@ def test_differences_name_what_decides_the_numbers_and_nothing_else():
     new["loop"]["save_every_steps"] = 1
     new["mesh"]["tensor"] = 2
     new["model"]["remat"] = "block"
+    new["model"]["attention"] = "reference"
     assert differences(old, new) == []
+    del old["model"]["attention"]  # as 0.1 wrote it
+    assert differences(to_dict(resolve(old)), new) == []
     new["model"]["path"] = new["finetune"]["adapter"] = "elsewhere"  # compared by content
     assert differences(old, new) == []
     old["optim"]["warmup_steps"] = 20  # as an older release wrote what none stands for now

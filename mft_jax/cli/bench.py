@@ -95,6 +95,7 @@ def measure(
     parts.check_rows(config, mesh)
     say = sayer(console)
     base = prepare(config, say)
+    say(f"attention: {parts.attention(config, base, mesh)}")
     weights, trainable = load_untrained(config, base, mesh, read_progress(console))
     data = batches.build_data(config, base, mesh, say, task_progress(console))
     config = settled(config, data.plan)

@@ -39,6 +39,7 @@ from mft_jax.huggingface.folders import model_folder
 from mft_jax.huggingface.logit_difference import compare_logits
 from mft_jax.huggingface.tensors import Span
 from mft_jax.huggingface.tokenizers import load_tokenizer
+from mft_jax.models.attention_backends import Choice, choose
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.decoder import bind
 from mft_jax.models.families.base import Family
@@ -164,7 +165,13 @@ def storage_rows(subject: Subject) -> Rows:
         ("then stored", f"{decimal(count.stored_bytes)}, the trained part included"),
         ("bits per matrix weight", f"{count.bits_per_weight:.2f}"),
         ("trainable", f"{count.trainable:,} parameters, {count.trainable / count.total:.2%}"),
+        ("attention", str(attention(subject))),
     ]
+
+
+def attention(subject: Subject) -> Choice:
+    asked = subject.config.model.attention
+    return choose(asked, jax.default_backend(), subject.model_config)
 
 
 def check_stored(subject: Subject, tuning: FinetuneConfig, adapted: frozenset[str]) -> None:
@@ -249,7 +256,8 @@ def our_logits(subject: Subject, ids: Tokens, console: Console) -> Logits:
     def forward(params: Params, tokens: jax.Array) -> jax.Array:
         decoder = bind(subject.model_config, params)
         positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
-        hidden = decoder(tokens, positions, jnp.ones_like(tokens), remat="none")
+        whole, attend = jnp.ones_like(tokens), attention(subject).attend
+        hidden = decoder(tokens, positions, whole, remat="none", attend=attend)
         return decoder.logit_head().logits(hidden.states)[0]
 
     with jax.default_matmul_precision("highest"):

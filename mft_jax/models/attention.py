@@ -1,22 +1,20 @@
 """Grouped-query attention over packed rows: a token sees only earlier tokens of its segment."""
 
 import math
-from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mft_jax.models.attention_rule import AttentionInputs, reference
+from mft_jax.models.attention_rule import AttentionInputs, Backend, reference
+from mft_jax.models.blockwise_attention import blockwise
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.layers import Linear, Norm
-from mft_jax.models.remat import ATTENTION, named
 from mft_jax.models.rope import Rotation, rotate
 
-Backend = Callable[..., Array]
-# Ways to compute attention. All have the signature of the readable reference.
-BACKENDS: dict[str, Backend] = {"reference": reference}
+# Ways to compute attention on every platform. All have the signature of the readable reference.
+BACKENDS: dict[str, Backend] = {"reference": reference, "blockwise": blockwise}
 
 
 def alibi_slopes(num_heads: int) -> Float[np.ndarray, " H"]:
@@ -76,7 +74,7 @@ class Attention(nnx.Module):
             softcap=model_config.attention_softcap,
             alibi_slopes=alibi_slopes(model_config.num_heads) if alibi else None,
         )
-        return self.o(named(y, ATTENTION).reshape(*x.shape[:2], -1))
+        return self.o(y.reshape(*x.shape[:2], -1))
 
     def _heads(self, x: Float[Array, "B L D"]) -> list[Float[Array, "B L _ C"]]:
         model_config = self.config

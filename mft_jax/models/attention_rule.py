@@ -5,12 +5,20 @@ given by segment ids and positions, `[B, L]` of queries and `[B, S]` of keys: no
 crosses an interface, and each backend turns the rule into what it needs.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+
+from mft_jax.models.remat import ATTENTION, named
+
+# A way to compute attention: a function with the signature of `reference`.
+Backend = Callable[..., Array]
+# One for every head.
+Slopes = Float[np.ndarray, " H"] | Float[Array, " H"]
 
 
 class AttentionInputs(NamedTuple):
@@ -60,7 +68,7 @@ def reference(
     window: int,
     scale: float,
     softcap: float = 0.0,
-    alibi_slopes: Float[np.ndarray, " H"] | None = None,
+    alibi_slopes: Slopes | None = None,
 ) -> Float[Array, "B L H values"]:
     """softmax(softcap(scale q k^T) + bias) v over the keys that each query sees.
 
@@ -78,4 +86,5 @@ def reference(
         scores -= slopes * _distance(inputs).astype(dtype)[:, None, None]
     scores = jnp.where(visible(inputs, window)[:, None, None], scores, -jnp.inf)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bkgls,bske->blkge", weights, v).reshape(batch, length, heads, -1)
+    y = jnp.einsum("bkgls,bske->blkge", weights, v).reshape(batch, length, heads, -1)
+    return named(y, ATTENTION)

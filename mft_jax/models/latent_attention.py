@@ -9,7 +9,6 @@ from mft_jax.models.attention import Backend
 from mft_jax.models.attention_rule import AttentionInputs
 from mft_jax.models.config import Latent, ModelConfig
 from mft_jax.models.layers import Linear, Norm
-from mft_jax.models.remat import ATTENTION, named
 from mft_jax.models.rope import Rotation, rotate
 
 
@@ -67,7 +66,7 @@ class LatentAttention(nnx.Module):
         k = jnp.concatenate([kv[..., :split], shared], axis=-1)
         scale = self.config.score_scale
         y = attend(q, k, kv[..., split:], inputs, window=self.window, scale=scale)
-        return self.o(named(y, ATTENTION).reshape(*x.shape[:2], -1))
+        return self.o(y.reshape(*x.shape[:2], -1))
 
     def _queries(self, x: Float[Array, "B L D"]) -> Float[Array, "B L _"]:
         if self.q_down is not None and self.q_down_norm is not None and self.q_up is not None:

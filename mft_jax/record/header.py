@@ -29,6 +29,7 @@ class RunHeader:
     epochs: float  # planned passes over the data; NaN in records of 0.1
     software: dict[str, str]  # versions by name, and `commit`; none in records of 0.1
     command: str  # that started the session; empty where it is not known
+    attention: str  # how it is computed, and why so; empty where it is not known
 
 
 def read_header(where: str, line: Json) -> RunHeader:
@@ -60,6 +61,7 @@ def read_header(where: str, line: Json) -> RunHeader:
         epochs=fields.number(where, line, "epochs") if "epochs" in line else math.nan,
         software=_software(where, line),
         command=fields.typed(where, line, "command", str) if "command" in line else "",
+        attention=fields.typed(where, line, "attention", str) if "attention" in line else "",
     )
 
 

@@ -101,9 +101,10 @@ RUN = Kind(
     other=("time", "version", "config", "tasks", "model", "data", "packing", "mesh", "devices"),
     # Since 0.2: the balancer's own titles, a `Quantity` by name; what records were taken for, by
     # task; a list of `Finding`; planned passes over the data; versions by name, and `commit` where
-    # it is known; the command that started the session.
-    optional=("balancer_logs", "read_as", "findings", "epochs", "software", "command"),
-)
+    # it is known; the command that started the session; how attention is computed, and why so.
+    optional=("balancer_logs", "read_as", "findings", "epochs", "software", "command",
+              "attention"),
+)  # fmt: skip
 KINDS = {kind.name: kind for kind in (RUN, TRAIN, CONFLICTS, VALID, EVENT, END)}
 
 # Names in a balancer's log that mean the same in every balancer: the validation losses that it

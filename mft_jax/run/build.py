@@ -77,6 +77,7 @@ def build(
     # 2. what is trained, and on what: all that can be wrong, before a weight is read
     tuning = None if checkpoint == ANEW else saved_tuning(workdir)
     base = prepare(config, display.say, tuning)
+    parts.attention(config, base, mesh)
     data = batches.build_data(config, base, mesh, display.say, display.task_progress)
     asked, config = config, settled(config, data.plan)
     parts.check_steps(config, base, data.tasks)

@@ -17,13 +17,13 @@ from mft_jax.config import TrainConfig
 from mft_jax.data.tasks import Tasks
 from mft_jax.forward import StepSpec, single_task_nll, task_nll
 from mft_jax.losses import make_objective
+from mft_jax.models.attention_backends import Choice, choose, on_mesh
 from mft_jax.models.params import ParamInfos, vectors
-from mft_jax.models.remat import Remat
+from mft_jax.run import remat_choice
 from mft_jax.run.base_model import BaseModelInfo
 from mft_jax.run.batches import Data, place_batch
 from mft_jax.run.blame import without_row_mates
 from mft_jax.run.checkpoints import placed_shapes
-from mft_jax.run.remat_choice import RematChoice, choose
 from mft_jax.task_gradients import task_gramian
 from mft_jax.train_state import TrainState
 from mft_jax.train_step import make_train_step
@@ -58,7 +58,7 @@ class StepFunctions:
     """
 
     spec: StepSpec
-    remat: RematChoice
+    remat: remat_choice.RematChoice
     balancer: Balancer
     balancer_identity: dict[str, Any]  # kept with its state
     state_shapes: TrainState
@@ -75,8 +75,21 @@ def build_step_functions(
     num_tasks, steps = len(tasks.table), config.loop.steps
     balancer = _balancer(config, tasks)
     gradients = num_tasks if "task_gradients" in balancer.needs else 1
-    remat = choose(config, base, mesh, gradients=gradients)
-    spec = _step_spec(config, base, mesh, tasks, remat.remat)
+    attends = attention(config, base, mesh)
+    remat = remat_choice.choose(
+        config, base, mesh, gradients=gradients, scores=attends.name == "reference"
+    )
+    spec = StepSpec(
+        model_config=base.model_config,
+        tuning=base.tuning,
+        objective=make_objective(config.objective, tasks.table, tasks.expected_counts),
+        dtype=config.model.compute_dtype,
+        remat=remat.remat,
+        loss_chunk=config.objective.loss_chunk,
+        seed=config.seed,
+        placement=sharding.placement(mesh, base.infos),
+        attend=on_mesh(attends.attend, mesh, sharding.BATCH_AXES, "tensor"),
+    )
     optimizer = optim.optimizer(config.optim, steps, vectors(base.infos))
     whole = sharding.replicated(mesh)
 
@@ -129,19 +142,10 @@ def _state_shardings(
     )
 
 
-def _step_spec(
-    config: TrainConfig, base: BaseModelInfo, mesh: Mesh, tasks: Tasks, remat: Remat
-) -> StepSpec:
-    return StepSpec(
-        model_config=base.model_config,
-        tuning=base.tuning,
-        objective=make_objective(config.objective, tasks.table, tasks.expected_counts),
-        dtype=config.model.compute_dtype,
-        remat=remat,
-        loss_chunk=config.objective.loss_chunk,
-        seed=config.seed,
-        placement=sharding.placement(mesh, base.infos),
-    )
+def attention(config: TrainConfig, base: BaseModelInfo, mesh: Mesh) -> Choice:
+    """How attention is computed on the mesh's devices. Raises `MftError`."""
+    platform = mesh.devices.flat[0].platform
+    return choose(config.model.attention, platform, base.model_config)
 
 
 def _balancer(config: TrainConfig, tasks: Tasks) -> Balancer:

@@ -19,6 +19,7 @@ from mft_jax.record.schema import ModelFacts, PackingFacts, Quantity, TaskCounts
 from mft_jax.run.base_model import BaseModelInfo
 from mft_jax.run.batches import Data
 from mft_jax.run.epochs import settled
+from mft_jax.run.parts import attention
 from mft_jax.run.provenance import command, software
 from mft_jax.run.recorder import time_stamp
 
@@ -62,6 +63,7 @@ def run_record(
         epochs=data.plan.epochs,
         software=dict(software()),
         command=command(),
+        attention=str(attention(config, base, mesh)),
     )
 
 

@@ -99,7 +99,7 @@ def model_line(header: RunHeader) -> str:
         f"{model.family}, {model.parameters:,.0f} parameters in "
         f"{model.stored_bytes / 2**20:,.1f} MiB ({short_number(model.bits_per_weight, 2)} bits per "
         f"linear weight), {model.trainable:,.0f} trainable ({share:.2%}); {header.devices}, "
-        f"mesh {axes}"
+        f"mesh {axes}{f'; attention {header.attention}' * bool(header.attention)}"
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from mft_jax.finetune.combine import combine
 from mft_jax.finetune.tuning import FinetuneConfig
-from mft_jax.models import attention, decoder, layers
+from mft_jax.models import attention_rule, decoder, layers
 from mft_jax.models.config import ModelConfig
 from mft_jax.models.decoder import bind
 from mft_jax.models.params import param_infos
@@ -69,7 +69,7 @@ def test_names_change_no_operation(remat, monkeypatch):
         return jax.jit(functools.partial(gradient, remat)).lower(*weights()).as_text()
 
     named = program()
-    for module in (layers, attention, decoder):
+    for module in (layers, attention_rule, decoder):
         monkeypatch.setattr(module, "named", lambda x, name: x)
     whole = {"none": lambda layer, *_, **__: layer}
     whole["block"] = lambda layer, *_, **__: jax.checkpoint(layer, prevent_cse=False)
