@@ -23,7 +23,11 @@ def __getattr__(name: str):
     if name in __all__:
         import importlib
 
-        return getattr(importlib.import_module("mft_jax.door"), name)
+        from mft_jax import imports
+
+        with imports.timed():
+            door = importlib.import_module("mft_jax.door")
+        return getattr(door, name)
     raise AttributeError(f"module 'mft_jax' has no attribute {name!r}")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import Any, NoReturn
 
-from mft_jax import __version__
+from mft_jax import __version__, imports
 from mft_jax.cli.commands import COMMANDS
 from mft_jax.run.words import fit_words
 
@@ -59,7 +59,7 @@ def _call(arguments: list[str]) -> NoReturn:
         sys.exit(2)
     # Transformers advises at its import to install torch, which is not needed.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    with _ended_by_ctrl_c(name):
+    with _ended_by_ctrl_c(name), imports.timed():
         from absl import logging
 
         from mft_jax.types import MftError, visible
