@@ -61,7 +61,7 @@ class Kept:
         self.told: set[str] = set()
 
     def read(self, kind: str, key: str) -> Entry | None:
-        """The entry as it was written, mapped from its file; None where there is none."""
+        """The entry as it was written; None where there is none."""
         if self.folder is None:
             return None
         path = self.folder / kind / key
@@ -73,7 +73,7 @@ class Kept:
             self._tell("damaged", f"note: {path} is damaged ({error}); it is made anew")
             return None
         except OSError as error:
-            self._tell("unread", f"note: what an earlier start kept cannot be read ({error})")
+            self._tell("folder", f"note: what earlier starts kept cannot be read ({error})")
             return None
         with contextlib.suppress(OSError):  # a folder that may only be read
             os.utime(path)
@@ -99,7 +99,7 @@ class Kept:
             finally:
                 Path(draft).unlink(missing_ok=True)
         except OSError as error:
-            self._tell("unwritten", f"note: nothing is kept for the next start ({error})")
+            self._tell("folder", f"note: nothing is kept for the next start ({error})")
             return
         prune(self.folder, self.most_bytes)
 
@@ -147,7 +147,11 @@ def limit_bytes() -> int:
 
 
 def prune(folder: Path, most_bytes: int) -> None:
-    """Remove what was used longest ago until at most `most_bytes` are left, and old drafts."""
+    """Remove what was used longest ago until at most `most_bytes` are left, and old drafts.
+
+    JAX notes no use of its programs; where the file system keeps no time of access, theirs is that
+    of writing.
+    """
     found: list[tuple[float, int, Path]] = []
     for path in (Path(where) / name for where, _, names in os.walk(folder) for name in names):
         with contextlib.suppress(OSError):  # another process may remove it at the same time
@@ -218,9 +222,8 @@ def write_entry(file: BinaryIO, entry: Entry) -> None:
 def read_entry(path: Path) -> Entry:
     """The entry that a file holds. Raises `DamagedEntry` where it is not as it was written, and
     `OSError` where it cannot be read."""
-    if path.stat().st_size < 8:
-        raise DamagedEntry("it is cut short")
-    data = np.asarray(np.memmap(path, np.uint8, "r"))
+    # Not mapped: what was checked is what is used, also when the file is removed or replaced.
+    data = np.fromfile(path, np.uint8)
     begin = 8 + int.from_bytes(data[:8].tobytes(), "little")
     try:
         head = json.loads(data[8:begin].tobytes())

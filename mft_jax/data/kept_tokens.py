@@ -70,13 +70,14 @@ def task_source(
     if made_by is None or any(path.startswith(hub.PREFIX) for path in paths):
         return None
     try:
-        files = tuple(file for path in paths for file in _files(path))
+        of_paths = [tuple(_files(path)) for path in paths]
+        files = tuple(file for found in of_paths for file in found)
         state = _state(files)
         content = _content(files) if _is_python(task.path) else checksum_of_files(files)
     except (MftError, OSError):  # the reading itself says what is wrong
         return None
     spec = task.path if _is_python(task.path) else ""
-    told = dataclasses.asdict(task) | {"path": spec, "valid_path": task.valid_path is not None}
+    told = dataclasses.asdict(task) | {"path": spec, "valid_path": [len(f) for f in of_paths]}
     settings = [told, data_config.seed, data_config.row_length, data_config.overlong]
     parts = content, made_by, json.dumps(settings, sort_keys=True), code_version()
     return TaskSource(checksum_of(*parts), files, state)

@@ -52,7 +52,10 @@ def measure(
         key = _key(functions, trainable, frozen, data, mesh)
     entry = kept.read(KIND, key) if key else None
     if entry is not None:
-        kept.say(f"it is that of an earlier start, of the same program and bytes ({kept.folder})")
+        kept.say(
+            "it is as an earlier start measured it: the same program, weights and rows, kept in "
+            f"{kept.folder}"
+        )
         sums, counts, loss = (entry.arrays[name] for name in NAMES)
         return Baseline(TaskSums(np.array(sums), np.array(counts)), float(loss))
     sums = parts.full_pass(functions, trainable, frozen, data, mesh)

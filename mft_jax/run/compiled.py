@@ -17,7 +17,7 @@ from mft_jax.kept import cache_root, limit_bytes, prune
 from mft_jax.run.console import Say
 
 FOLDER = "compiled"
-MIN_SECONDS = "jax_persistent_cache_min_compile_time_secs"
+MIN_SECONDS, JAX_MIN_SECONDS = "jax_persistent_cache_min_compile_time_secs", 1.0
 
 
 def keep_compiled(say: Say) -> None:
@@ -47,8 +47,11 @@ def keep_compiled(say: Say) -> None:
         say(f"note: compiled programs are not kept for the next start ({error})")
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    if MIN_SECONDS.upper() not in os.environ:
-        # A start compiles dozens of programs that take less than JAX's own bound of a second.
+    if (
+        getattr(jax.config, MIN_SECONDS) == JAX_MIN_SECONDS
+        and MIN_SECONDS.upper() not in os.environ
+    ):
+        # A start compiles dozens of programs that take less.
         jax.config.update(MIN_SECONDS, 0.0)
     compilation_cache.reset_cache()  # what was compiled before has settled that there is none
 

@@ -24,13 +24,14 @@ class StartUp:
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
         began = time.monotonic()
+        self.seconds.setdefault(name, 0.0)  # parts are told in the order in which they begin
         self.inside.append(0.0)
         try:
             yield
         finally:
             took = time.monotonic() - began
             own = took - self.inside.pop()
-            self.seconds[name] = self.seconds.get(name, 0.0) + own
+            self.seconds[name] += own
             if self.inside:
                 self.inside[-1] += took
 
