@@ -16,7 +16,7 @@ PACKAGE = "mft_jax"
 # The page: a room imports only rooms of the lines above it and, where the line is an ordered one,
 # rooms that stand before it on its own line.
 PAGE: tuple[tuple[bool, tuple[str, ...]], ...] = (
-    (True, ("types", "record", "kept", "arrays", "weights", "task_sums", "objective")),
+    (True, ("types", "record", "kept", "imports", "arrays", "weights", "task_sums", "objective")),
     (False, ("data", "models", "losses", "balancers", "optim")),
     (True, ("finetune", "sharding", "huggingface")),
     (True, ("train_state", "forward", "gradients", "task_gradients", "balancer_signals")),

@@ -1,6 +1,7 @@
 """The door: `mft COMMAND --flag=value`, the same as `python -m mft_jax`."""
 
 import contextlib
+import gc
 import importlib
 import os
 import platform
@@ -65,6 +66,8 @@ def _call(arguments: list[str]) -> NoReturn:
         from mft_jax.types import MftError, visible
 
         command = importlib.import_module(f"mft_jax.cli.{name}")
+    # The objects of modules stay: collecting garbage need not look at them again and again.
+    gc.freeze()
     # Orbax warns of its own defaults at every start; what goes wrong is raised.
     logging.set_verbosity(logging.FATAL)
     try:
