@@ -23,9 +23,7 @@ def __getattr__(name: str):
     if name in __all__:
         import importlib
 
-        from mft_jax import imports
-
-        with imports.timed():
+        with importlib.import_module("mft_jax.imports").timed():
             door = importlib.import_module("mft_jax.door")
         return getattr(door, name)
     raise AttributeError(f"module 'mft_jax' has no attribute {name!r}")

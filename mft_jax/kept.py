@@ -49,7 +49,7 @@ class DamagedEntry(Exception):
 
 
 class Kept:
-    """The entries of the cache folder. `say` is told once of a kind of trouble, and no trouble
+    """The entries of the cache folder. `say` is told once of the same trouble, and no trouble
     stops the caller.
 
     folder      where they lie; None: nothing is kept
@@ -70,7 +70,7 @@ class Kept:
         except FileNotFoundError:
             return None
         except DamagedEntry as error:
-            self._tell("damaged", f"note: {path} is damaged ({error}); it is made anew")
+            self._tell(key, f"note: {path} is damaged ({error}); it is made anew")
             return None
         except OSError as error:
             self._tell("folder", f"note: what earlier starts kept cannot be read ({error})")
@@ -238,7 +238,7 @@ def read_entry(path: Path) -> Entry:
             first, last = (begin + place for place in tensor["data_offsets"])
             flat = data[first:last].view(DTYPES[tensor["dtype"]])
             arrays[name] = flat.reshape(tensor["shape"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise DamagedEntry(f"it is no entry: {error}") from error
     return Entry(arrays, facts)
 

@@ -114,7 +114,8 @@ def read_kept(kept: Kept, key: str) -> ReadTask | None:
     for split in SPLITS:
         tokenized = TokenizedTask(*(entry.arrays[f"{split}.{part}"] for part in PARTS))
         splits.append((tokenized, TaskStats(**entry.facts[split])))
-    return ReadTask(*splits, entry.facts["read_as"])
+    train, valid = splits
+    return ReadTask(train, valid, entry.facts["read_as"])
 
 
 def keep(kept: Kept, source: TaskSource, read: ReadTask) -> None:

@@ -67,23 +67,24 @@ def load_tasks(
     table = TaskTable(tuple(task.name for task in data_config.tasks))
     sizes = task_sizes(data_config.tasks)
     every: list[ReadTask] = []
-    num_kept = 0
+    found: list[ReadTask] = []
     for place, task in enumerate(data_config.tasks):
         work = TaskWork(data_config.tasks, place, sizes, on_work)
         source = task_source(task, data_config, tokenizer) if kept.folder else None
         read = read_kept(kept, source.key) if source else None
-        num_kept += read is not None
-        if read is None:
+        if read is not None:
+            found.append(read)
+        else:
             read = read_task(task, data_config, tokenizer, work)
             if source:
                 keep(kept, source, read)
-        else:
-            total = read.train[1].samples + read.valid[1].samples
-            work.tokenized(total)(total)
         every.append(read)
-    if num_kept:
-        of_all = "all tasks" if num_kept == len(every) else f"{num_kept} of {len(every)} tasks"
-        kept.say(f"the tokens of {of_all} are those of an earlier start, kept in {kept.folder}")
+    if found:
+        total = sum(read.train[1].samples + read.valid[1].samples for read in found)
+        kept.say(
+            f"the tokens of {total:,} samples ({len(found)} of {len(every)} tasks) are those of an "
+            f"earlier start, kept in {kept.folder}"
+        )
     train_tasks, train_stats = zip(*(read.train for read in every), strict=True)
     valid_tasks, valid_stats = zip(*(read.valid for read in every), strict=True)
     told = tuple(read.read_as for read in every)

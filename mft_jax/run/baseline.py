@@ -10,11 +10,11 @@ import functools
 import os
 import platform
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jaxlib
 import numpy as np
 import xxhash
 from jax.sharding import Mesh
@@ -69,12 +69,12 @@ def measure(
 def _key(
     functions: parts.StepFunctions, trainable: Params, frozen: Params, data: Data, mesh: Mesh
 ) -> str:
-    rows, first = xxhash.xxh3_128(), None
+    rows = xxhash.xxh3_128()
     for batch in data.valid_pass:
-        first = batch if first is None else first
         for leaf in batch:
             rows.update(np.ascontiguousarray(leaf).data)
-    program = functions.evaluate.lower(trainable, frozen, place_batch(first, mesh)).as_text()
+    first = place_batch(next(iter(data.valid_pass)), mesh)
+    program = functions.evaluate.lower(trainable, frozen, first).as_text()
     weights = _checksum_of_arrays((trainable, frozen))
     return checksum_of(program, weights, rows.hexdigest(), *_around(mesh))
 
@@ -82,13 +82,20 @@ def _key(
 def _around(mesh: Mesh) -> list[str]:
     """What else the numbers may depend on."""
     device = mesh.devices.flat[0]
-    texts = [_code(), sys.version, jax.__version__, jaxlib.__version__, np.__version__]
+    texts = [_code(), sys.version, jax.__version__, metadata.version("jaxlib"), np.__version__]
     texts += [device.platform, device.device_kind, device.client.platform_version]
     texts += [os.environ.get(name, "") for name in COMPILER_SETTINGS]
     texts += [str(mesh.devices.shape)]
     if device.platform == "cpu":  # the compiler makes use of what this processor can do
-        texts += [platform.machine(), platform.processor(), platform.node(), str(os.cpu_count())]
+        texts += [platform.machine(), platform.node(), str(os.cpu_count()), *_processor()]
     return texts
+
+
+def _processor() -> list[str]:
+    """The processor's name and abilities, where the system tells them."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.is_file() else []
+    return sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
 
 
 @functools.cache

@@ -64,9 +64,8 @@ def test_a_second_reading_is_equal_and_reads_no_record(
     second = load_tasks(config, byte_tokenizer, second_told.append, kept)
     assert_equal(plain, first)
     assert_equal(plain, second)
-    assert [(work.name, work.total) for work in second_told] == [("a", 40), ("b", 40)]
-    assert second_told[-1].fraction == 1.0
-    assert len(said) == 1 and "the tokens of all tasks are those of an earlier start" in said[0]
+    assert first_told and not second_told
+    assert len(said) == 1 and said[0].startswith("the tokens of 80 samples (2 of 2 tasks) are")
 
 
 def test_what_is_wrong_is_told_at_every_start(task, kept, byte_tokenizer):
