@@ -23,7 +23,9 @@ def __getattr__(name: str):
     if name in __all__:
         import importlib
 
-        return getattr(importlib.import_module("mft_jax.door"), name)
+        with importlib.import_module("mft_jax.imports").timed():
+            door = importlib.import_module("mft_jax.door")
+        return getattr(door, name)
     raise AttributeError(f"module 'mft_jax' has no attribute {name!r}")
 
 

@@ -256,7 +256,7 @@ def _conclude(trained: Trained, display: Display, again: str) -> None:
         display.final(record)
     if trained.reason == "early_stop":
         say(_stopped_early(trained.step, trained.config.loop.patience_evals))
-    say(ending(record, workdir, files, adapter_step, time.monotonic() - display.began))
+    say(ending(record, workdir, files, adapter_step, time.monotonic() - display.start_up.began))
 
 
 def _stopped_early(step: int, evals: int) -> str:

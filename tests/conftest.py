@@ -51,6 +51,8 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = jax.config.jax_compilation_cache_dir
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# Nothing that a run makes comes from, or goes to, the cache folder of whoever starts the tests.
+os.environ["MFT_CACHE_GIB"] = "0"
 
 # A file's tests stay in one worker (`--dist=loadfile`), for they share fixtures and programs. The
 # dearest files are begun first, so that no worker is left with one of them at the end.

@@ -1,6 +1,7 @@
 """The door: `mft COMMAND --flag=value`, the same as `python -m mft_jax`."""
 
 import contextlib
+import gc
 import importlib
 import os
 import platform
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import Any, NoReturn
 
-from mft_jax import __version__
+from mft_jax import __version__, imports
 from mft_jax.cli.commands import COMMANDS
 from mft_jax.run.interruption import CAN_GO_ON, NUMBERS
 from mft_jax.run.words import fit_words
@@ -60,12 +61,14 @@ def _call(arguments: list[str]) -> NoReturn:
         sys.exit(2)
     # Transformers advises at its import to install torch, which is not needed.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    with _ended_by_signals(name):
+    with _ended_by_signals(name), imports.timed():
         from absl import logging
 
         from mft_jax.types import MftError, visible
 
         command = importlib.import_module(f"mft_jax.cli.{name}")
+    # The objects of modules stay: collecting garbage need not look at them again and again.
+    gc.freeze()
     # Orbax warns of its own defaults at every start; what goes wrong is raised.
     logging.set_verbosity(logging.FATAL)
     try:

@@ -12,6 +12,7 @@ from mft_jax.data.tasks import load_tasks
 from mft_jax.huggingface.base_weights import read_model
 from mft_jax.huggingface.folders import model_folder
 from mft_jax.huggingface.tokenizers import load_tokenizer
+from mft_jax.kept import open_kept
 from mft_jax.run.console import open_console, sayer, task_progress
 from mft_jax.run.data_view import show_data_notes
 from mft_jax.run.epochs import epoch_plan, plan_line
@@ -30,7 +31,7 @@ def run(arguments: Sequence[str]) -> int:
     tokenizer = load_tokenizer(folder, model_config.vocab_size)
     console = open_console()
     with task_progress(console)() as on_work:
-        data = load_tasks(config.data, tokenizer, on_work)
+        data = load_tasks(config.data, tokenizer, on_work, open_kept(sayer(console)))
     packing = packing_facts(data, config.data.row_length, config.loop.rows_per_step)
     mixture = make_mixture(data.train_sizes, data.tasks, config.data)
     rows = packed_rows(data.train, config.data.row_length, config.seed, mixture)

@@ -10,10 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qsl
 
-import datasets
-import pyarrow
-from datasets.exceptions import DatasetsError
-
 from mft_jax.types import FOREIGN_CODE_ERRORS, MftError, suggest
 
 PREFIX = "datasets:"
@@ -52,6 +48,10 @@ class HubDataset:
 def hub_rows(path: str) -> Iterator[tuple[dict[str, Any], str]]:
     """The rows of a split, with their places."""
     wanted = HubDataset.parse(path)
+    import datasets  # here, because it takes as long to import as JAX
+    import pyarrow
+    from datasets.exceptions import DatasetsError
+
     try:
         # One split is asked for, which its annotation cannot say.
         split: Any = datasets.load_dataset(

@@ -73,6 +73,22 @@ def python_records(spec: str, split: Split, seed: int) -> list[dict[str, str]]:
     )
 
 
+def python_source_files(spec: str) -> tuple[tuple[str, Path], ...]:
+    """Names and places of all files that the records of a spec follow from."""
+    kind, _, rest = spec.partition(":")
+    if kind == "stdlib":
+        return _stdlib_files()
+    names = rest.partition(":")[0].split(",")
+    return tuple((where, path) for name in names for path, where in _package_files(name))
+
+
+@functools.cache
+def _stdlib_files() -> tuple[tuple[str, Path], ...]:
+    root = Path(sysconfig.get_path("stdlib"))
+    files = python_files(root, STDLIB_SKIPPED)
+    return tuple((path.relative_to(root).as_posix(), path) for path in files)
+
+
 # -- the standard library as five tasks
 
 
@@ -128,17 +144,16 @@ def _hash(seed: int, name: str) -> int:
 
 @functools.cache
 def _stdlib_functions() -> tuple[Function, ...]:
-    root = Path(sysconfig.get_path("stdlib"))
     found: dict[str, Function] = {}
-    for path in python_files(root, STDLIB_SKIPPED):
-        module = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+    for name, path in _stdlib_files():
+        module = name.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
         text = read_source(path)
         for function in functions_of(module, text, parse_source(path, text)):
             found.setdefault(function.code, function)
     if not found:
         raise MftError(
-            f"no Python source in the standard library at {root}; expected `.py` files; use an "
-            "interpreter that is installed with its sources"
+            f"no Python source in the standard library at {sysconfig.get_path('stdlib')}; "
+            "expected `.py` files; use an interpreter that is installed with its sources"
         )
     return tuple(found.values())
 

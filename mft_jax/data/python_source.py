@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import io
+import os
 import textwrap
 import tokenize
 import warnings
@@ -48,9 +49,12 @@ class Function:
 
 
 def python_files(root: Path, skipped: set[str]) -> list[Path]:
-    return sorted(
-        path for path in root.rglob("*.py") if skipped.isdisjoint(path.relative_to(root).parts)
-    )
+    """The `.py` files under `root`, sorted, without those in folders with a name in `skipped`."""
+    found = []
+    for folder, inner, names in os.walk(root):
+        inner[:] = set(inner) - skipped  # a skipped folder may hold ten times the files
+        found += [Path(folder, name) for name in names if name.endswith(".py")]
+    return sorted(found)
 
 
 def read_source(path: Path) -> str:

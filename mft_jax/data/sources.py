@@ -16,9 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pyarrow
-import pyarrow.parquet
 
 from mft_jax.data import hub
 from mft_jax.data.lines import read_lines
@@ -56,11 +54,18 @@ def read_records(path: str) -> Iterator[SourceRecord]:
     if path.startswith(hub.PREFIX):
         yield from (SourceRecord(*row) for row in hub.hub_rows(path))
         return
-    if any((Path(path) / name).is_file() for name in SAVED_DATASET):
+    if dataset_files(Path(path)):
         yield from _read_dataset(Path(path))
         return
     for file in find_files(path):
         yield from _read_file(file)
+
+
+def dataset_files(folder: Path) -> list[Path]:
+    """The files of a saved dataset, sorted; none where the folder is no such one."""
+    if not any((folder / name).is_file() for name in SAVED_DATASET):
+        return []
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _read_file(file: Path) -> Iterator[SourceRecord]:
@@ -169,6 +174,8 @@ def _parse(line: bytes, where: str, expected: str) -> dict[str, Any]:
 
 
 def _read_parquet(file: Path) -> Iterator[SourceRecord]:
+    import pyarrow.parquet  # here, because most runs need no Parquet
+
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(file) as table:
@@ -184,6 +191,8 @@ def _read_parquet(file: Path) -> Iterator[SourceRecord]:
 
 
 def _read_dataset(folder: Path) -> Iterator[SourceRecord]:
+    import datasets  # here, because it takes as long to import as JAX
+
     try:
         dataset = datasets.load_from_disk(str(folder))
     except (pyarrow.ArrowException, OSError, *FOREIGN_CODE_ERRORS) as error:

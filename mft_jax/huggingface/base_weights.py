@@ -175,11 +175,12 @@ def load_params(
     # All leaves are planned before the first is read: a weight that cannot be quantised, or that
     # the mesh does not divide, is found before memory is used.
     plans = [_plan(infos[entry.path], store_weight, shardings) for entry in entries]
+    leaves = _empty_leaves({e.path: plan for e, plan in zip(entries, plans, strict=True)})
     inserts: dict[Hashable, Insert] = {}  # entries that are stored alike share one compilation
     done = 0
     params: Params = {}
     for entry, plan in zip(entries, plans, strict=True):
-        leaf = _empty_leaf(plan)
+        leaf = leaves.pop(entry.path)
         if plan.signature not in inserts:
             inserts[plan.signature] = _insert(plan, store_weight)
         insert = inserts[plan.signature]
@@ -233,10 +234,15 @@ def _plan(info: ParamInfo, store_weight: StoreWeight, shardings: Shardings) -> _
     return _Plan(info, cast, shapes, shardings(info, shapes), whole)
 
 
-def _empty_leaf(plan: _Plan) -> Any:
-    return jax.tree.map(
-        lambda x, s: jnp.zeros(x.shape, x.dtype, device=s), plan.shapes, plan.target
-    )
+def _empty_leaves(plans: Mapping[str, _Plan]) -> dict[str, Any]:
+    """All leaves, empty. One program makes them: many small ones take longer to compile."""
+    shapes = {path: plan.shapes for path, plan in plans.items()}
+    target = {path: plan.target for path, plan in plans.items()}
+
+    def make() -> dict[str, Any]:
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    return jax.jit(make, out_shardings=target)()
 
 
 def _insert(plan: _Plan, store_weight: StoreWeight) -> Insert:

@@ -17,6 +17,7 @@ from mft_jax.data.tasks import Tasks, TokenizedData, load_tasks
 from mft_jax.data.templates import chat_tokenizer, stop_token
 from mft_jax.data.validation import ValidationDraws
 from mft_jax.huggingface.tokenizers import load_tokenizer
+from mft_jax.kept import NOTHING_KEPT, Kept
 from mft_jax.record.schema import Finding
 from mft_jax.run.base_model import BaseModelInfo
 from mft_jax.run.console import Say, TaskProgress, no_task_progress
@@ -54,12 +55,13 @@ def build_data(
     mesh: Mesh,
     say: Say,
     progress: TaskProgress = no_task_progress,
+    kept: Kept = NOTHING_KEPT,
 ) -> Data:
     """Read, tokenize and pack all tasks. Raises `MftError` where data cannot be trained on."""
     loop, row_length = config.loop, config.data.row_length
     tokenizer = load_tokenizer(base.folder, base.model_config.vocab_size)
     with progress() as on_work:
-        tokenized = load_tasks(config.data, tokenizer, on_work)
+        tokenized = load_tasks(config.data, tokenizer, on_work, kept)
     say(_token_line(tokenizer))
 
     def batch_rows(rows_per_batch: int, micro_batches: int = 1) -> BatchRows:

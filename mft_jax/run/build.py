@@ -7,11 +7,12 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from mft_jax.config import LoopConfig
+from mft_jax.kept import Kept, open_kept
 from mft_jax.run import batches, parts
 from mft_jax.run.base_model import BaseModelInfo, BaseWeights, load_base, load_untrained, prepare
 from mft_jax.run.changes import Continuation
 from mft_jax.run.checkpoints import Checkpoints, check_names
-from mft_jax.run.compiled import announced
+from mft_jax.run.compiled import Announced
 from mft_jax.run.display import Display
 from mft_jax.run.epochs import settled
 from mft_jax.run.folder import check_or_write_config, saved_tuning
@@ -19,6 +20,7 @@ from mft_jax.run.recorder import MetricsLog, Recorder
 from mft_jax.run.remat_choice import check_remat
 from mft_jax.run.saved import FOLDER
 from mft_jax.run.start import ANEW, Start, find_start
+from mft_jax.run.start_up import StartUp
 from mft_jax.run.view import RunView
 from mft_jax.sharding import make_mesh
 from mft_jax.types import Params
@@ -28,6 +30,8 @@ from mft_jax.types import Params
 class Run:
     """What does not change while the loop runs.
 
+    kept     what earlier starts made
+    start_up  what the parts of this one take
     start    where it begins: the step of a checkpoint, or anew
     changes  the event of settings that are others from there on; None where none are
     resized  whether the run was begun with another number of steps
@@ -43,6 +47,8 @@ class Run:
     log: MetricsLog
     view: RunView
     recorder: Recorder
+    kept: Kept
+    start_up: StartUp
     start: Start
     changes: str | None
     resized: bool
@@ -69,7 +75,8 @@ def build(
     is opened here, also where something is refused. `checkpoint`: see `find_start`. Raises
     `MftError`.
     """
-    config, changes = continued.config, None
+    config, changes, kept = continued.config, None, open_kept(display.say)
+    start_up = display.start_up
     # 1. where: devices and their mesh; rows must fit it before anything is read
     mesh = make_mesh(config.mesh)
     parts.check_rows(config, mesh)
@@ -78,7 +85,8 @@ def build(
     tuning = None if checkpoint == ANEW else saved_tuning(workdir)
     base = prepare(config, display.say, tuning)
     parts.attention(config, base, mesh)
-    data = batches.build_data(config, base, mesh, display.say, display.task_progress)
+    with start_up.part("data"):
+        data = batches.build_data(config, base, mesh, display.say, display.task_progress, kept)
     asked, config = config, settled(config, data.plan)
     parts.check_steps(config, base, data.tasks)
     # 3. where it begins: at a checkpoint, or anew
@@ -99,20 +107,34 @@ def build(
     if functions.remat.why:
         display.say(f"model.remat: {functions.remat.remat} ({functions.remat.why})")
     load = load_untrained if at is None else load_base
-    weights, trainable = load(config, base, mesh, display.progress)
+    with start_up.part("weights"):
+        weights, trainable = load(config, base, mesh, display.progress)
     # 5. where it is written and shown
     log = stack.enter_context(contextlib.closing(MetricsLog(workdir)))
     tasks, loop = data.tasks.table, config.loop
     view = display.run_view(tasks, loop.steps, loop.log_every_steps)
     stack.enter_context(contextlib.closing(view))
-    functions = dataclasses.replace(
-        functions,
-        step=announced(functions.step, "compiling the training step", view.phase),
-        evaluate=announced(functions.evaluate, "compiling the validation pass", view.phase),
-    )
+    functions = _announced(functions, view, start_up)
     skips = loop.max_skipped_steps if loop.on_nonfinite == "skip" else 0
     recorder = Recorder(log, view.train, tasks, view.say, skips)
-    outputs = checkpoints, log, view, recorder
+    outputs = checkpoints, log, view, recorder, kept, start_up
     told = changes, continued.resized
     run = Run(loop, mesh, base, weights, data, functions, *outputs, start, *told)
     return run, trainable
+
+
+def _announced(
+    functions: parts.StepFunctions, view: RunView, start_up: StartUp
+) -> parts.StepFunctions:
+    """The functions, whose compilation is shown and counted; after the first step is ready, what
+    the start took is said."""
+    compiling = start_up.as_part("compiling", view.phase)
+
+    def say_ready() -> None:
+        view.say(start_up.ready())
+
+    return dataclasses.replace(
+        functions,
+        step=Announced(functions.step, "compiling the training step", compiling, say_ready),
+        evaluate=Announced(functions.evaluate, "compiling the validation pass", compiling),
+    )

@@ -3,28 +3,21 @@
 JAX keys them by the program, the compiler and the devices. A damaged one is compiled again.
 """
 
+import dataclasses
 import os
-import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from mft_jax.kept import cache_root, limit_bytes, prune
 from mft_jax.run.console import Say
 
-
-def cache_folder() -> Path:
-    """Where the platform keeps what can be made again, under `mft_jax/compiled`."""
-    if sys.platform == "darwin":
-        default = Path.home() / "Library" / "Caches"
-    else:
-        default = Path.home() / ".cache"
-    named = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(named) if os.path.isabs(named) else default) / "mft_jax" / "compiled"
+FOLDER = "compiled"
+MIN_SECONDS, JAX_MIN_SECONDS = "jax_persistent_cache_min_compile_time_secs", 1.0
 
 
 def keep_compiled(say: Say) -> None:
@@ -40,30 +33,50 @@ def keep_compiled(say: Say) -> None:
     )
     if "JAX_COMPILATION_CACHE_DIR" in os.environ or folder is not None or not enabled:
         return
+    root, most_bytes = cache_root(), limit_bytes()
+    if not most_bytes:
+        return
     try:
-        folder = cache_folder()
+        if root is None:
+            raise FileNotFoundError("there is no home folder")
+        prune(root, most_bytes)
+        folder = root / FOLDER
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # its files are executed
         tempfile.TemporaryFile(dir=folder).close()
-    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
+    except OSError as error:
         say(f"note: compiled programs are not kept for the next start ({error})")
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
+    if (
+        getattr(jax.config, MIN_SECONDS) == JAX_MIN_SECONDS
+        and MIN_SECONDS.upper() not in os.environ
+    ):
+        # A start compiles dozens of programs that take less.
+        jax.config.update(MIN_SECONDS, 0.0)
     compilation_cache.reset_cache()  # what was compiled before has settled that there is none
 
 
-def announced(
-    call: Callable[..., Any], what: str, phase: Callable[[str], AbstractContextManager[None]]
-) -> Callable[..., Any]:
-    """The jitted `call`, whose first call, which compiles it, is made inside `phase(what)`."""
-    seen = False
+@dataclasses.dataclass
+class Announced:
+    """The jitted `call`, whose first call, which compiles it, is made inside `phase(what)`; `then`
+    is called after it."""
 
-    def first_aloud(*arguments: Any) -> Any:
-        nonlocal seen
-        if seen:
-            return call(*arguments)
-        with phase(what):
-            result = call(*arguments)
-        seen = True
+    call: Any
+    what: str
+    phase: Callable[[str], AbstractContextManager[None]]
+    then: Callable[[], None] | None = None
+    seen: bool = False
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self.seen:
+            return self.call(*arguments)
+        with self.phase(self.what):
+            result = self.call(*arguments)
+        self.seen = True
+        if self.then is not None:
+            self.then()
         return result
 
-    return first_aloud
+    def lower(self, *arguments: Any) -> Any:
+        """The program that would be compiled for the arguments."""
+        return self.call.lower(*arguments)

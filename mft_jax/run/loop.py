@@ -7,7 +7,7 @@ import time
 import jax
 import numpy as np
 
-from mft_jax.run import batches, parts, recorder
+from mft_jax.run import baseline, batches, parts, recorder
 from mft_jax.run.build import Run
 from mft_jax.run.checkpoints import EvalProgress
 from mft_jax.run.divergence import check_rise
@@ -35,13 +35,17 @@ class Outcome:
 
 def begin(run: Run, trainable: Params) -> Outcome:
     """Baseline: a full validation pass before the first step, L_i_val(0) of the balancers."""
-    sums = _full_pass(run, trainable, 0)
+    with run.start_up.part("baseline"), run.view.phase("validation before the first step"):
+        sums, first_batch_loss = baseline.measure(
+            run.functions, trainable, run.weights.frozen, run.data, run.mesh, run.kept
+        )
+    recorder.check_valid(0, sums, run.data.tokenized.tasks)
     initial = TaskSums(*(leaf.astype(np.float32) for leaf in sums))
     state = run.functions.init_state(trainable, initial)
     losses = recorder.mean_by_name(sums, run.data.tokenized.tasks)
     progress = EvalProgress(losses, balancer=run.functions.balancer_identity)
+    progress = dataclasses.replace(progress, saved_loss=first_batch_loss)
     outcome = Outcome(state, progress, 0)
-    outcome.progress = dataclasses.replace(progress, saved_loss=_first_batch_loss(run, outcome))
     _record_valid(run, 0, sums, losses)
     return outcome
 
@@ -132,8 +136,7 @@ def _diagnose(run: Run, outcome: Outcome, batch: Batch) -> None:
 
 
 def _full_pass(run: Run, trainable: Params, step: int) -> TaskSums:
-    when = "before the first step" if step == 0 else f"after step {step}"
-    with run.view.phase(f"validation {when}", announced=step == 0):
+    with run.view.phase(f"validation after step {step}", announced=False):
         sums = parts.full_pass(run.functions, trainable, run.weights.frozen, run.data, run.mesh)
     recorder.check_valid(step, sums, run.data.tokenized.tasks)
     return sums

@@ -64,7 +64,7 @@ class StepFunctions:
     state_shapes: TrainState
     init_state: Callable[[Params, TaskSums], TrainState]
     step: Any  # the jitted TrainStep
-    evaluate: Callable[[Params, Params, Batch], TaskSums]
+    evaluate: Any  # jitted: (trainable, frozen, batch) -> TaskSums
     single_task_nll: Callable[[Params, Params, Batch, int], jax.Array]
     diagnose: Callable[[Params, Params, Batch], jax.Array]  # the Gramian of task gradients
 

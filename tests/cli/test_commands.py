@@ -40,6 +40,7 @@ def test_training_ends_with_a_table_and_the_paths_of_what_it_made(trained):
     assert [labels.count(label) for label in ends] == [1] * len(ends)
     for what in ("validation before the first step", "compiling the training step"):
         assert f"{what} ...\n" in out and f"{what} took " in out
+    assert len(re.findall(r"^ready in \d+\.\d s: .*compiling \d+\.\d", out, re.MULTILINE)) == 1
 
 
 def test_module_and_console_command_are_the_same(capsys):

@@ -3,13 +3,15 @@ otherwise; a damaged one is compiled again."""
 
 import contextlib
 import warnings
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from mft_jax.run.compiled import cache_folder, keep_compiled
+from mft_jax.kept import cache_root
+from mft_jax.run.compiled import FOLDER, keep_compiled
 
 OPTIONS = (
     "jax_compilation_cache_dir",
@@ -23,6 +25,7 @@ def fresh_settings(tmp_path, monkeypatch):
     """JAX as a user starts it, with a cache folder of this test; put back afterwards."""
     before = {name: getattr(jax.config, name) for name in OPTIONS}
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("MFT_CACHE_GIB", "1")
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     jax.config.update("jax_compilation_cache_dir", None)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -31,6 +34,12 @@ def fresh_settings(tmp_path, monkeypatch):
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
+
+
+def cache_folder() -> Path:
+    root = cache_root()
+    assert root is not None
+    return root / FOLDER
 
 
 def start() -> tuple[float, list[str]]:

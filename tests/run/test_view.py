@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from mft_jax.record import schema
-from mft_jax.run.compiled import announced
+from mft_jax.run.compiled import Announced
 from mft_jax.run.view import RunView
 from mft_jax.types import TaskTable
 
@@ -134,7 +134,7 @@ def test_a_log_file_says_before_and_after_what_takes_long():
 def test_only_the_first_call_is_announced():
     console = log_file()
     display = RunView(console, TaskTable(("add",)), total_steps=9, log_every_steps=1)
-    step = announced(lambda x: x + 1, "compiling the step", display.phase)
+    step = Announced(lambda x: x + 1, "compiling the step", display.phase)
     assert [step(1), step(2)] == [2, 3]
     display.close()
     assert written(console).count("compiling the step took") == 1
