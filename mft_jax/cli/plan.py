@@ -148,8 +148,17 @@ def fit(asked: Asked, choices: plan_fit.Choices, most: int, console: Console) ->
         return plan
 
     found = plan_fit.search(every, chip.memory_gib * 2**30, most, compile_one)
-    show(console, plan_view.ranked(asked.config, found, chip))
+    show(console, plan_view.ranked(_with_known_sizes(asked), found, chip))
     return 0 if found.fitting else 1
+
+
+def _with_known_sizes(asked: Asked) -> TrainConfig:
+    """The config with its mesh as numbers where it fits the devices, so that a size that stays is
+    not shown as a change."""
+    try:
+        return with_mesh_sizes(asked.config, asked.num_devices, asked.topology.name)
+    except MftError:
+        return asked.config
 
 
 def compiler(console: Console, what: str) -> Callable[[TrainConfig, Topology], Compiled]:

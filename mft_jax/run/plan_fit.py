@@ -20,14 +20,15 @@ from mft_jax.run.base_model import BaseModelInfo
 from mft_jax.run.plan import Plan, absent_mesh, work_of
 from mft_jax.run.plan_chips import Chip
 from mft_jax.run.plan_compiled import GIB
-from mft_jax.run.plan_step import bytes_on_a_device, frozen_shapes, trained_shapes
-from mft_jax.run.plan_times import PASSES
+from mft_jax.run.plan_step import FROZEN, bytes_on_a_device, frozen_shapes, trained_shapes
+from mft_jax.run.plan_times import PASSES, least_traffic
 from mft_jax.sharding import MeshConfig
 from mft_jax.types import MftError
 from mft_jax.weights.storage import STORAGE
 
 MOMENTS = 3  # what is trained, and two moments of it
-UNSURE = 1.02  # an estimate that was scaled may be wrong by so much
+ENOUGH = 3  # that fit
+SAME_SPEED = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +42,15 @@ class Choices:
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A config, and its estimates: `seconds` of a step if everything overlaps, and the least
-    `memory` of a device, in bytes. `rank` orders candidates of equal seconds."""
+    """A config, and its estimates: `seconds` of a step, the least `memory` of a device, and what
+    it is `likely` to need, in bytes."""
 
     config: TrainConfig
     base: BaseModelInfo
     seconds: float
     memory: float
+    likely: float
+    frozen: int = 0  # bytes of the base on a device
 
     @property
     def tokens_per_second(self) -> float:
@@ -138,33 +141,33 @@ def candidates(
 ) -> list[Candidate]:
     """The configs with their estimates, the fastest first; of equally fast ones that which needs
     the least memory."""
-    stored: dict[tuple[object, ...], tuple[int, int]] = {}
+    stored: dict[tuple[object, ...], dict[str, int]] = {}
     every = []
-    for config in dict.fromkeys(found):
+    for config in found:
         tuning = dataclasses.replace(
             config.finetune, targets=base.tuning.targets, adapter=base.tuning.adapter
         )
         own = dataclasses.replace(base, tuning=tuning)
         key = (config.mesh, tuning)
         if key not in stored:
-            try:
-                stored[key] = _stored_bytes(config, own)
-            except MftError:  # a weight that this form or this mesh cannot hold
-                stored[key] = (0, 0)
-        if not any(stored[key]):
-            continue
-        frozen, trained = stored[key]
-        seconds = _seconds(
-            config, own, chip, num_devices, frozen, min(tokens_per_sample, config.data.row_length)
-        )
-        every.append(Candidate(config, own, seconds, _least_memory(config, own, frozen, trained)))
+            stored[key] = _stored_bytes(config, own)
+        if held := stored[key]:
+            length = min(tokens_per_sample, config.data.row_length)
+            seconds = _seconds(config, own, chip, num_devices, held, length)
+            least = _least_memory(config, own, held)
+            likely = least + _workspace(config, own, held)
+            every.append(Candidate(config, own, seconds, least, likely, held[FROZEN]))
     return sorted(every, key=lambda one: (-one.tokens_per_second, one.memory))
 
 
-def _stored_bytes(config: TrainConfig, base: BaseModelInfo) -> tuple[int, int]:
+def _stored_bytes(config: TrainConfig, base: BaseModelInfo) -> dict[str, int]:
+    """Bytes on a device; empty where this form or this mesh cannot hold a weight."""
     mesh = absent_mesh(config.mesh)
-    frozen = bytes_on_a_device(frozen_shapes(config, base, mesh))
-    return frozen, bytes_on_a_device(trained_shapes(base, mesh))
+    try:
+        frozen = bytes_on_a_device(frozen_shapes(config, base, mesh))
+    except MftError:
+        return {}
+    return {FROZEN: frozen, "trained": bytes_on_a_device(trained_shapes(base, mesh))}
 
 
 def _seconds(
@@ -172,28 +175,42 @@ def _seconds(
     base: BaseModelInfo,
     chip: Chip,
     num_devices: int,
-    frozen: int,
+    stored: dict[str, int],
     tokens_per_sample: int,
 ) -> float:
-    """Products at the peak, or the gathering of shards in every pass over all links."""
+    """Products at the peak, traffic of weights and activations, shards over all links: one after
+    the other, so that what has less of one of them comes first."""
     compute = work_of(config, base, tokens_per_sample).total / num_devices / (chip.tflops * 1e12)
+    memory = least_traffic(config, base, stored, num_devices) / (chip.memory_gbs * 1e9)
     mesh, loop = config.mesh, config.loop
     tokens = loop.rows_per_step * config.data.row_length / (num_devices // mesh.tensor)
     layers, width = base.model_config.num_layers, base.model_config.width
-    gathered = PASSES * loop.micro_batches * frozen * (mesh.fsdp - 1)
+    gathered = PASSES * loop.micro_batches * stored[FROZEN] * (mesh.fsdp - 1)
+    # Two sums of activations in a layer, forward and backward, each out and back.
     summed = 2 * PASSES * 2 * layers * tokens * width * 2 * (mesh.tensor - 1) / mesh.tensor
     links = chip.link_gbs * chip.links * 1e9
-    return max(compute, (gathered + summed) / links if links else 0.0)
+    return compute + memory + ((gathered + summed) / links if links else 0.0)
 
 
-def _least_memory(config: TrainConfig, base: BaseModelInfo, frozen: int, trained: int) -> float:
+def _least_memory(config: TrainConfig, base: BaseModelInfo, stored: dict[str, int]) -> float:
     """Weights, moments, one gradient, and what layers keep for their backward pass."""
     loop, mesh = config.loop, config.mesh
     rows = loop.rows_per_step // (loop.micro_batches * mesh.data * mesh.fsdp)
     width = 2 if config.model.compute_dtype == "bfloat16" else 4
     tokens = rows * config.data.row_length
     kept = kept_features(base.model_config, config.model.remat, mesh.tensor)
-    return frozen + (MOMENTS + 1) * trained + tokens * width * kept
+    return stored[FROZEN] + (MOMENTS + 1) * stored["trained"] + tokens * width * kept
+
+
+def _workspace(config: TrainConfig, base: BaseModelInfo, stored: dict[str, int]) -> float:
+    """One layer's numbers in its backward pass, each with its cotangent, and the weights of two
+    layers whole."""
+    loop, mesh, model_config = config.loop, config.mesh, base.model_config
+    rows = loop.rows_per_step // (loop.micro_batches * mesh.data * mesh.fsdp)
+    layer = kept_features(model_config, "dots", mesh.tensor) / model_config.num_layers
+    width = 2 if config.model.compute_dtype == "bfloat16" else 4
+    gathered = stored[FROZEN] * mesh.fsdp / model_config.num_layers
+    return 2 * (rows * config.data.row_length * width * layer + gathered)
 
 
 def kept_features(model_config: ModelConfig, remat: object, tensor: int) -> float:
@@ -244,9 +261,9 @@ def search(
     possible = [one for one in every if one.memory <= limit]
     left, plans, factor = list(possible), [], 1.0
     while left and len(plans) < most and sum(plan.compiled.fits for plan in plans) < ENOUGH:
-        likely = [one for one in left if one.memory * factor <= limit * UNSURE]
+        likely = [one for one in left if one.likely * factor <= limit]
         # Nothing is likely any more: what needs the least may still do.
-        chosen = likely[0] if likely else min(left, key=lambda one: one.memory)
+        chosen = likely[0] if likely else min(left, key=lambda one: one.likely)
         plan = compile_one(chosen, len(plans) + 1, most)
         plans.append(plan)
         left.remove(chosen)
@@ -254,17 +271,14 @@ def search(
             left = [one for one in left if not _same_speed(one, chosen)]
         else:
             left = [one for one in left if not needs_more(one, chosen)]
-            factor = max(factor, plan.compiled.memory / chosen.memory)
-    smallest = min(every, key=lambda one: one.memory)
+            factor = max(factor, plan.compiled.memory / chosen.likely)
+    smallest = min(every, key=lambda one: one.likely)
     return Search(tuple(plans), len(every) - len(possible), len(left), smallest)
-
-
-ENOUGH = 3
 
 
 def _same_speed(one: Candidate, other: Candidate) -> bool:
     """Whether they differ in what the estimate of speed cannot tell apart."""
-    return math.isclose(one.tokens_per_second, other.tokens_per_second, rel_tol=1e-3)
+    return math.isclose(one.tokens_per_second, other.tokens_per_second, rel_tol=SAME_SPEED)
 
 
 def needs_more(one: Candidate, other: Candidate) -> bool:
@@ -272,7 +286,7 @@ def needs_more(one: Candidate, other: Candidate) -> bool:
     words = remat_words()
     same = (
         one.config.mesh == other.config.mesh
-        and one.base.tuning == other.base.tuning
+        and one.frozen >= other.frozen
         and one.config.data.row_length >= other.config.data.row_length
     )
     keeps_more = words.index(one.config.model.remat) <= words.index(other.config.model.remat)

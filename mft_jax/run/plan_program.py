@@ -41,12 +41,13 @@ class Instruction(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class Collective:
     """Collectives of one kind and dtype in a step: how many, and bytes of their results on a
-    device."""
+    device, of all and of the largest."""
 
     kind: str
     dtype: str
     count: int
     bytes: float
+    largest: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,12 +161,18 @@ def collectives(program: Program) -> list[Collective]:
         key = (kind, which, source[1] if source else "", shape)
         before = seen.get(key, ("", "", 0.0, 0))
         seen[key] = (kind, dtype, size, max(times, before[3]))
-    totals: dict[tuple[str, str], list[float]] = {}
+    of_kind: dict[tuple[str, str], list[tuple[float, int]]] = {}
     for kind, dtype, size, times in seen.values():
-        total = totals.setdefault((kind, dtype), [0, 0.0])
-        total[0] += times
-        total[1] += times * size
-    found = [Collective(*key, int(count), nbytes) for key, (count, nbytes) in totals.items()]
+        of_kind.setdefault((kind, dtype), []).append((size, times))
+    found = [
+        Collective(
+            *key,
+            count=sum(times for _, times in sizes),
+            bytes=sum(size * times for size, times in sizes),
+            largest=max(size for size, _ in sizes),
+        )
+        for key, sizes in of_kind.items()
+    ]
     return sorted(found, key=lambda one: -one.bytes)
 
 

@@ -1,6 +1,7 @@
 """The real training step of a config, lowered from shapes: no weight and no record is read."""
 
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ from mft_jax.types import Batch, Params, TaskTable
 from mft_jax.weights.protocol import split_adapter
 
 ONE_TASK = ("task",)
+FROZEN = "frozen weights"
 
 
 def described(config: TrainConfig, say: Say) -> BaseModelInfo:
@@ -75,10 +77,11 @@ def _placed(tree: Any, shardings: Any) -> Any:
 
 def bytes_on_a_device(tree: Any) -> int:
     """Bytes of a tree of placed shapes that each device holds, without padding."""
-    return sum(
-        -(-np.prod(leaf.sharding.shard_shape(leaf.shape), dtype=np.int64) * bits(leaf.dtype) // 8)
+    sizes = (
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * bits(leaf.dtype)
         for leaf in jax.tree.leaves(tree)
     )
+    return sum(-(-size // 8) for size in sizes)
 
 
 def bits(dtype: Any) -> int:
@@ -112,7 +115,7 @@ def lowered(config: TrainConfig, base: BaseModelInfo, mesh: Mesh) -> tuple[Any, 
     frozen, state = frozen_shapes(config, base, mesh), functions.state_shapes
     trained = "weights" if base.tuning.method == "full" else "adapters"
     arguments = {
-        "frozen weights": bytes_on_a_device(frozen),
+        FROZEN: bytes_on_a_device(frozen),
         trained: bytes_on_a_device(state.trainable),
         "optimiser's moments": bytes_on_a_device(state.opt_state),
     }

@@ -8,6 +8,7 @@ from mft_jax.run.base_model import BaseModelInfo
 from mft_jax.run.plan_chips import Chip
 from mft_jax.run.plan_compiled import Compiled
 from mft_jax.run.plan_flops import Work
+from mft_jax.run.plan_step import FROZEN
 
 PASSES = 3  # over the weights: forward, again in the backward pass, dX
 TWICE = "all-reduce"  # every byte goes out and comes back
@@ -77,14 +78,14 @@ def least_traffic(
     tensor = config.mesh.tensor
     spread = devices // tensor
     loop, width = config.loop, 2 if config.model.compute_dtype == "bfloat16" else 4
-    frozen = parts.get("frozen weights", 0) * config.mesh.fsdp
+    frozen = parts.get(FROZEN, 0) * config.mesh.fsdp
     tokens = loop.rows_per_step * config.data.row_length / spread
     features = sum(
         math.prod(info.stack) * sum(info.product_widths)
         for info in base.infos.values()
         if info.kind == "matrix"
     )
-    trained = sum(size for name, size in parts.items() if name != "frozen weights")
+    trained = sum(size for name, size in parts.items() if name != FROZEN)
     activations = tokens * features * width / tensor
     return PASSES * (loop.micro_batches * frozen + activations) + 3 * trained
 
