@@ -14,19 +14,21 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mft_jax.config import TrainConfig
+from mft_jax.finetune.tuning import FinetuneConfig
 from mft_jax.model_source import ModelSource
 from mft_jax.models.config import ModelConfig
 from mft_jax.run.base_model import BaseModelInfo
 from mft_jax.run.plan import Plan, absent_mesh, work_of
 from mft_jax.run.plan_chips import Chip
 from mft_jax.run.plan_compiled import GIB
-from mft_jax.run.plan_step import FROZEN, bytes_on_a_device, frozen_shapes, trained_shapes
+from mft_jax.run.plan_step import FROZEN, bytes_on_a_device, frozen_shapes, placed
 from mft_jax.run.plan_times import PASSES, least_traffic
 from mft_jax.sharding import MeshConfig
-from mft_jax.types import MftError
+from mft_jax.types import MftError, Params
 from mft_jax.weights.storage import STORAGE
 
 MOMENTS = 3  # what is trained, and two moments of it
+Shapes = tuple[Params, Params] | None  # of the frozen and of the trained weights
 ENOUGH = 3  # that fit
 SAME_SPEED = 0.02
 
@@ -124,7 +126,7 @@ def configs(
             )
 
 
-def _stored_as(config: TrainConfig, form: str) -> typing.Any:
+def _stored_as(config: TrainConfig, form: str) -> FinetuneConfig:
     tuning = config.finetune
     if tuning.method == "full" or (tuning.stored or "none") == form:
         return tuning
@@ -141,16 +143,18 @@ def candidates(
 ) -> list[Candidate]:
     """The configs with their estimates, the fastest first; of equally fast ones that which needs
     the least memory."""
+    shapes: dict[object, tuple[BaseModelInfo, Shapes]] = {}
     stored: dict[tuple[object, ...], dict[str, int]] = {}
     every = []
     for config in found:
-        tuning = dataclasses.replace(
-            config.finetune, targets=base.tuning.targets, adapter=base.tuning.adapter
-        )
-        own = dataclasses.replace(base, tuning=tuning)
-        key = (config.mesh, tuning)
+        form = (config.finetune.method, config.finetune.quantization)
+        if form not in shapes:
+            own = dataclasses.replace(base, tuning=_as_imported(config, base))
+            shapes[form] = (own, _shapes(config, own))
+        own, trees = shapes[form]
+        key = (form, config.mesh)
         if key not in stored:
-            stored[key] = _stored_bytes(config, own)
+            stored[key] = _stored_bytes(config, own, trees)
         if held := stored[key]:
             length = min(tokens_per_sample, config.data.row_length)
             seconds = _seconds(config, own, chip, num_devices, held, length)
@@ -160,14 +164,30 @@ def candidates(
     return sorted(every, key=lambda one: (-one.tokens_per_second, one.memory))
 
 
-def _stored_bytes(config: TrainConfig, base: BaseModelInfo) -> dict[str, int]:
+def _as_imported(config: TrainConfig, base: BaseModelInfo) -> FinetuneConfig:
+    """The config's tuning with what the checkpoint's names and an adapter to continue from say."""
+    known = base.tuning
+    told = {"targets": known.targets, "rank": known.rank, "alpha": known.alpha, "dora": known.dora}
+    return dataclasses.replace(config.finetune, rslora=known.rslora, **told)
+
+
+def _shapes(config: TrainConfig, base: BaseModelInfo) -> Shapes:
+    try:
+        return frozen_shapes(config, base), base.trainable_shapes
+    except MftError:  # this form cannot hold a weight
+        return None
+
+
+def _stored_bytes(config: TrainConfig, base: BaseModelInfo, trees: Shapes) -> dict[str, int]:
     """Bytes on a device; empty where this form or this mesh cannot hold a weight."""
+    if trees is None:
+        return {}
     mesh = absent_mesh(config.mesh)
     try:
-        frozen = bytes_on_a_device(frozen_shapes(config, base, mesh))
-    except MftError:
+        frozen, trained = (bytes_on_a_device(placed(base, mesh, tree)) for tree in trees)
+    except MftError:  # this mesh does not divide a weight
         return {}
-    return {FROZEN: frozen, "trained": bytes_on_a_device(trained_shapes(base, mesh))}
+    return {FROZEN: frozen, "trained": trained}
 
 
 def _seconds(

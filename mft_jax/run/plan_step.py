@@ -49,8 +49,8 @@ def stated_tasks(config: TrainConfig) -> Tasks:
     )
 
 
-def frozen_shapes(config: TrainConfig, base: BaseModelInfo, mesh: Any) -> Params:
-    """Shapes, dtypes and shardings of the frozen weights. `mesh` may be an abstract one."""
+def frozen_shapes(config: TrainConfig, base: BaseModelInfo) -> Params:
+    """Shapes and dtypes of the frozen weights as they are stored."""
     tuning, frozen = base.tuning, {}
     if tuning.method == "full":
         return frozen
@@ -58,18 +58,13 @@ def frozen_shapes(config: TrainConfig, base: BaseModelInfo, mesh: Any) -> Params
     for path, info in base.infos.items():
         one = functools.partial(store_weight, tuning, info, **how)
         stored = jax.eval_shape(over_stack(one, len(info.stack)), info.struct)
-        leaf = split_adapter(stored)[0]
-        frozen[path] = _placed(leaf, sharding.leaf_shardings(mesh, info, leaf))
+        frozen[path] = split_adapter(stored)[0]
     return frozen
 
 
-def trained_shapes(base: BaseModelInfo, mesh: Any) -> Params:
-    """The same of what is trained."""
-    where = sharding.tree_shardings(mesh, base.infos, base.trainable_shapes)
-    return _placed(base.trainable_shapes, where)
-
-
-def _placed(tree: Any, shardings: Any) -> Any:
+def placed(base: BaseModelInfo, mesh: Mesh, tree: Params) -> Params:
+    """Shapes of weights or adapters by path, with their shardings."""
+    shardings = sharding.tree_shardings(mesh, base.infos, tree)
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
     )
@@ -112,7 +107,7 @@ def lowered(config: TrainConfig, base: BaseModelInfo, mesh: Mesh) -> tuple[Any, 
     parts.check_rows(config, mesh)
     parts.check_steps(config, base, tasks)
     functions = parts.build_step_functions(config, base, mesh, tasks)
-    frozen, state = frozen_shapes(config, base, mesh), functions.state_shapes
+    frozen, state = placed(base, mesh, frozen_shapes(config, base)), functions.state_shapes
     trained = "weights" if base.tuning.method == "full" else "adapters"
     arguments = {
         FROZEN: bytes_on_a_device(frozen),

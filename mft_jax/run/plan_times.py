@@ -34,16 +34,13 @@ class Times:
     @property
     def least(self) -> float:
         """Everything overlaps."""
-        return max(
-            filter(math.isfinite, (self.compute, self.memory, self.links_least)), default=math.nan
-        )
+        return max(self.compute, self.memory, self.links_least)
 
     @property
     def most(self) -> float:
         """Nothing overlaps, or the compiler's estimate where that is more."""
-        known = [t for t in (self.compute, self.memory, self.links_most) if math.isfinite(t)]
-        estimate = self.compiler if math.isfinite(self.compiler) else 0.0
-        return max(sum(known), estimate) if known else math.nan
+        apart = self.compute + self.memory + self.links_most
+        return max(apart, self.compiler) if math.isfinite(self.compiler) else apart
 
 
 def step_times(
@@ -55,14 +52,15 @@ def step_times(
     return Times(
         compute=_seconds(work.total / devices, chip.tflops * 1e12),
         memory=_seconds(traffic, chip.memory_gbs * 1e9),
-        links_most=_seconds(moved, chip.link_gbs * 1e9) if moved else 0.0,
-        links_least=_seconds(moved, links * 1e9) if moved else 0.0,
+        links_most=_seconds(moved, chip.link_gbs * 1e9),
+        links_least=_seconds(moved, links * 1e9),
         compiler=_seconds(compiled.cycles, chip.clock_ghz * 1e9) if compiled.cycles else math.nan,
     )
 
 
 def _seconds(amount: float, speed: float) -> float:
-    return amount / speed if speed else math.nan
+    """0 of nothing, and NaN where the speed is not known."""
+    return amount / speed if speed else (math.nan if amount else 0.0)
 
 
 def exchanged(compiled: Compiled) -> float:
@@ -103,6 +101,6 @@ def speed(config: TrainConfig, work: Work, times: Times, devices: int, chip: Chi
     peak = devices * chip.tflops * 1e12
     slow, fast = times.most, times.least
     return Speed(
-        (positions / slow, positions / fast),
+        (_seconds(positions, slow), _seconds(positions, fast)),
         (_seconds(work.useful, peak * slow), _seconds(work.useful, peak * fast)),
     )
