@@ -14,7 +14,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from mft_jax.cli import arguments as args
 from mft_jax.config import TrainConfig
 from mft_jax.data.settings import TaskConfig
-from mft_jax.run import plan_fit, plan_view
+from mft_jax.run import plan_estimate, plan_fit, plan_view
 from mft_jax.run.base_model import BaseModelInfo
 from mft_jax.run.console import open_console, sayer
 from mft_jax.run.plan import Plan, chip_of, make_plan, with_mesh_sizes
@@ -132,7 +132,7 @@ def fit(asked: Asked, choices: plan_fit.Choices, most: int, console: Console) ->
         )
     configs = plan_fit.configs(asked.config, asked.base, asked.num_devices, choices)
     counts = chip, asked.num_devices, asked.tokens_per_sample
-    every = plan_fit.candidates(configs, asked.base, *counts)
+    every = plan_estimate.candidates(configs, asked.base, *counts)
     if not every:
         raise MftError(
             f"no mesh of {asked.num_devices} devices divides this model and the rows of a step; "
@@ -140,14 +140,23 @@ def fit(asked: Asked, choices: plan_fit.Choices, most: int, console: Console) ->
         )
     sayer(console)(f"{len(every):,} combinations; compiling the most promising, {most} at most")
 
-    def compile_one(one: plan_fit.Candidate, number: int, most: int) -> Plan:
+    refusals: list[MftError] = []
+
+    def compile_one(one: plan_estimate.Candidate, number: int, most: int) -> Plan | None:
         what = f"{number}/{most}: {plan_view.named(one)}"
         compile_now = compiler(console, what)
-        plan = make_plan(one.config, one.base, topology, asked.tokens_per_sample, compile_now)
+        try:
+            plan = make_plan(one.config, one.base, topology, asked.tokens_per_sample, compile_now)
+        except MftError as error:
+            refusals.append(error)
+            sayer(console)(f"{what}: refused, {error}")
+            return None
         sayer(console)(f"{what}: {plan_view.outcome(plan)}")
         return plan
 
     found = plan_fit.search(every, chip.memory_gib * 2**30, most, compile_one)
+    if refusals and not found.plans:
+        raise refusals[-1]
     show(console, plan_view.ranked(_with_known_sizes(asked), found, chip))
     return 0 if found.fitting else 1
 

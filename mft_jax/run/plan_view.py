@@ -11,7 +11,9 @@ from mft_jax.run.layout import Column, Layout, WholeTable
 from mft_jax.run.out_of_memory import MOST_ADVICE, advice
 from mft_jax.run.plan import Plan, absent_mesh
 from mft_jax.run.plan_chips import Chip
-from mft_jax.run.plan_fit import Candidate, Search, changed_flags, gib
+from mft_jax.run.plan_compiled import GIB
+from mft_jax.run.plan_estimate import Candidate
+from mft_jax.run.plan_fit import Search, changed_flags
 
 TERA = 1e12
 SHOWN_COLLECTIVES = 8
@@ -256,3 +258,12 @@ def nothing_fits(config: TrainConfig, found: Search, refused: Sequence[Plan], ch
     return "\n".join(
         [words, f"the smallest: {flags}", "what would help:", *_helps(least.config), f"  {more}"]
     )
+
+
+def gib(nbytes: float) -> str:
+    """
+    >>> gib(3 * 2**29), gib(3 * 2**19)
+    ('1.50', '0.0015')
+    """
+    size = nbytes / GIB
+    return f"{size:,.2f}" if abs(size) >= 0.1 or not size else f"{size:.2g}"

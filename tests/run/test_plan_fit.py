@@ -10,8 +10,11 @@ from mft_jax.run import plan_fit
 from mft_jax.run.plan import Plan, absent_mesh, with_mesh_sizes
 from mft_jax.run.plan_chips import TPUS
 from mft_jax.run.plan_compiled import Compiled
-from mft_jax.run.plan_fit import Choices, candidates, changed_flags, configs, needs_more, search
+from mft_jax.run.plan_estimate import Candidate, candidates
+from mft_jax.run.plan_fit import Choices, changed_flags, configs, needs_more, search
+from mft_jax.run.plan_flops import Work
 from mft_jax.run.plan_step import described
+from mft_jax.run.plan_times import Speed, Times
 from mft_jax.run.plan_topology import Topology
 from mft_jax.sharding import rows_divisor
 from mft_jax.testing import toy_config
@@ -35,21 +38,14 @@ def every(asked):
     return candidates(found, base, CHIP, DEVICES, config.data.row_length)
 
 
-def outcome(one: plan_fit.Candidate, needed: float, limit: float) -> Plan:
+def outcome(one: Candidate, needed: float, limit: float) -> Plan:
     """A plan that needs so much, without compiling."""
     fits = needed <= limit
     memory = (0, int(needed), 0, 0.0) if fits else (0, 0, 0, needed)
     compiled = Compiled("chip", DEVICES, 1, limit, {}, *memory)
     rate = one.tokens_per_second
-    speed = plan_fit_speed(rate)
+    speed = Work({}), Times(*[math.nan] * 5), Speed((rate, rate), (0.1, 0.2))
     return Plan(one.config, one.base, Topology("v5e", (2, 4)), CHIP, compiled, False, *speed, 32)
-
-
-def plan_fit_speed(rate):
-    from mft_jax.run.plan_flops import Work
-    from mft_jax.run.plan_times import Speed, Times
-
-    return Work({}), Times(*[math.nan] * 5), Speed((rate, rate), (0.1, 0.2))
 
 
 def test_every_candidate_can_be_trained(every):
@@ -109,6 +105,14 @@ def test_nothing_fits_is_found_without_compiling_everything(every):
     assert found.fitting == [] and 1 <= len(found.plans) < len(every) / 4
     nothing = search(every, limit / 2, 99, lambda *call: pytest.fail("it cannot fit"))
     assert nothing.plans == () and nothing.left_out == len(every)
+
+
+def test_one_that_is_refused_does_not_end_the_search(every):
+    def compile_one(one, number, most):
+        return None if number == 1 else outcome(one, 1.0, 1e15)
+
+    found = search(every, 1e15, 3, compile_one)
+    assert len(found.fitting) == 2 and every[0].config not in [p.config for p in found.plans]
 
 
 def test_no_more_is_compiled_than_was_asked_for(every):
