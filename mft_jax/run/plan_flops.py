@@ -41,11 +41,12 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class TokenWork:
-    """Forward FLOPs of a token: of matrices (`wide`: those into the feed-forward's width), of
-    adapters, of attention (`scores`: without the values), and of the head."""
+    """Forward FLOPs of a token: of matrices (`wide`: those into the feed-forward's width, `last`:
+    those out of it), of adapters, of attention (`scores`: without the values), and of the head."""
 
     matrices: float
     wide: float
+    last: float
     adapters: float
     attention: float
     scores: float
@@ -59,7 +60,7 @@ class TokenWork:
 def token_work(base: BaseModelInfo, row_length: int, tokens_per_sample: int) -> TokenWork:
     model_config, infos = base.model_config, base.infos
     experts = model_config.experts
-    matrices = wide = adapters = 0.0
+    matrices = wide = last = adapters = 0.0
     for info in infos.values():
         share = 1.0
         if info.kind == "expert_matrix" and experts is not None:
@@ -68,6 +69,7 @@ def token_work(base: BaseModelInfo, row_length: int, tokens_per_sample: int) -> 
         if info.quantizable:
             matrices += weights
             wide += weights * (info.axes[-1] == "mlp")
+            last += weights * (info.axes[0] == "mlp")
         if info.path in base.adapted and base.tuning.method != "full":
             adapters += (
                 2.0 * share * math.prod(info.stack) * base.tuning.rank * sum(info.product_widths)
@@ -75,7 +77,7 @@ def token_work(base: BaseModelInfo, row_length: int, tokens_per_sample: int) -> 
     length = min(tokens_per_sample, row_length)
     scores, values = _attention(model_config, length)
     head = 2.0 * model_config.vocab_size * model_config.width
-    return TokenWork(matrices, wide, adapters, scores + values, scores, head)
+    return TokenWork(matrices, wide, last, adapters, scores + values, scores, head)
 
 
 def _attention(model_config: ModelConfig, length: int) -> tuple[float, float]:
@@ -124,16 +126,15 @@ def step_work(
 def recomputed(one: TokenWork, remat: object) -> float:
     """FLOPs of a token that the backward pass computes again. Of a word that is not known here, as
     much as of `block`, the most."""
-    logits = one.head
     match remat:
         case "none" | False:
-            return logits
+            return 0.0
         case "dots":
-            return logits + one.scores + one.adapters
+            return one.scores + one.adapters
         case "inputs":
-            return logits + one.scores + one.adapters + one.wide
+            return one.scores + one.adapters + one.wide
         case _:
-            return logits + one.layers
+            return one.layers - one.last  # the backward pass does not ask for a layer's output
 
 
 def _signals(config: TrainConfig, balancer: Balancer, forward: float) -> float:

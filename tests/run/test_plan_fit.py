@@ -20,7 +20,7 @@ from mft_jax.sharding import rows_divisor
 from mft_jax.testing import toy_config
 from mft_jax.types import MftError
 
-CHIP, DEVICES = TPUS["v5e"], 8
+CHIP, DEVICES = TPUS["v5e"], 4
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def outcome(one: Candidate, needed: float, limit: float) -> Plan:
     compiled = Compiled("chip", DEVICES, 1, limit, {}, *memory)
     rate = one.tokens_per_second
     speed = Work({}), Times(*[math.nan] * 5), Speed((rate, rate), (0.1, 0.2))
-    return Plan(one.config, one.base, Topology("v5e", (2, 4)), CHIP, compiled, False, *speed, 32)
+    return Plan(one.config, one.base, Topology("v5e", (2, 2)), CHIP, compiled, False, *speed, 32)
 
 
 def test_every_candidate_can_be_trained(every):
