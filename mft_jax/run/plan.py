@@ -57,6 +57,8 @@ def make_plan(
     its sizes (`with_mesh_sizes`). Raises `MftError`."""
     compiled, kept = plan_cache.cached(config, base, topology, compile_now)
     chip = chip_of(topology, compiled)
+    model = dataclasses.replace(config.model, remat=compiled.remat)
+    config = dataclasses.replace(config, model=model)
     work = work_of(config, base, tokens_per_sample)
     times = step_times(config, base, work, compiled, chip)
     fast = speed(config, work, times, compiled.num_devices, chip)

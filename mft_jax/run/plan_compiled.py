@@ -36,6 +36,7 @@ class Compiled:
     needed      where it does not fit: what the compiler asked for
     parts       of the arguments by what they are, without padding
     flops       of products; `stated` is the compiler's own total, which counts a loop's body once
+    remat       the form that was compiled
     unknown     instructions whose cycles the compiler does not state
     """
 
@@ -54,6 +55,7 @@ class Compiled:
     cycles: float = 0.0
     unknown: int = 0
     seconds: float = 0.0
+    remat: Any = None
 
     @property
     def fits(self) -> bool:
@@ -87,7 +89,7 @@ def compile_step(config: TrainConfig, topology: Topology) -> Compiled:
     mesh = make_mesh(config.mesh, topology.devices())
     base = described(config, quiet)
     step, parts = lowered(config, base, mesh)
-    known = dataclasses.replace(seen(topology), parts={n: int(size) for n, size in parts.items()})
+    known = dataclasses.replace(seen(topology), parts=parts, remat=config.model.remat)
     begun = time.monotonic()
     try:
         with refusals_explained():

@@ -88,7 +88,8 @@ def test_a_mistake_is_answered_without_compiling(config_file, here, capsys, flag
 
 def test_what_does_not_fit_is_said_with_what_helps(config_file, here, monkeypatch, capsys):
     def too_large(config, topology):
-        return dataclasses.replace(seen(topology), limit=2.0**34, needed=2.0**35)
+        remat = config.model.remat
+        return dataclasses.replace(seen(topology), limit=2.0**34, needed=2.0**35, remat=remat)
 
     monkeypatch.setattr(command, "compile_apart", too_large)
     code, out, _ = call(capsys, f"--config={config_file}", "--topology=cpu:8")
