@@ -176,12 +176,12 @@ SEARCHED = (
 )  # fmt: skip
 
 
-def changed_flags(config: TrainConfig, found: TrainConfig) -> list[str]:
-    """What to type to get `found` from `config`."""
+def changed_flags(before_after: tuple[TrainConfig, TrainConfig]) -> list[str]:
+    """What to type to get the second config from the first."""
     flags = []
     for name in SEARCHED:
         room, _, setting = name.rpartition(".")
-        old, new = (getattr(getattr(one, room), setting) for one in (config, found))
+        old, new = (getattr(getattr(one, room), setting) for one in before_after)
         if old != new:
             flags.append(f"--config.{name}={str(new).lower()}")
     return flags

@@ -200,7 +200,7 @@ def ranked(config: TrainConfig, found: Search, chip: Chip) -> Iterator[Renderabl
         f"{found.not_compiled:,} not compiled: slower by the estimate, or like one of these"
     )
     if fitting:
-        flags = changed_flags(config, fitting[0].config)
+        flags = changed_flags((config, fitting[0].config))
         words = " ".join(flags) or "the config as it is"
         yield f"the fastest that fits: {words}"
         yield expected(fitting[0])
@@ -254,7 +254,7 @@ def nothing_fits(config: TrainConfig, found: Search, refused: Sequence[Plan], ch
             f"and there are {chip.memory_gib:,.2f}"
         )
     more = "or a slice with more devices, or devices with more memory"
-    flags = " ".join(changed_flags(config, least.config)) or "the config as it is"
+    flags = " ".join(changed_flags((config, least.config))) or "the config as it is"
     return "\n".join(
         [words, f"the smallest: {flags}", "what would help:", *_helps(least.config), f"  {more}"]
     )

@@ -122,9 +122,9 @@ def test_no_more_is_compiled_than_was_asked_for(every):
 
 def test_the_flags_make_the_candidate_of_the_config(asked, every):
     config, _ = asked
-    flags = changed_flags(config, every[-1].config)
+    flags = changed_flags((config, every[-1].config))
     assert flags and all(flag.startswith("--config.") for flag in flags)
-    assert changed_flags(config, config) == []
+    assert changed_flags((config, config)) == []
 
 
 def test_a_mesh_that_does_not_fit_says_what_would(asked):
