@@ -3,6 +3,7 @@
 COMMANDS = {
     "config": "print every setting with its value, type, default and meaning",
     "check": "look at --config's checkpoint before training",
+    "plan": "say what --config fits on and how fast, without the devices and the data",
     "train": "fine-tune, or resume, as --config says, into --workdir",
     "export": "write a PEFT adapter or a merged model from --workdir",
     "report": "write report.html from the metrics in --workdir",

@@ -1,9 +1,10 @@
 """The folder of a model: in the package, one of the user, or downloaded from the hub."""
 
+import contextlib
 import json
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import huggingface_hub
@@ -20,6 +21,7 @@ from mft_jax.types import MftError
 BUILTIN_PREFIX = "builtin:"
 NAME_ON_HUB = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)?")  # codellama/CodeLlama-7b-hf, gpt2
 PICKLES = "pytorch_model*.bin"
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 DOWNLOADED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "tokenizer.model"]
 
 
@@ -41,6 +43,19 @@ def model_folder(path: str) -> Path:
         raise MftError(f"{folder} has no config.json; expected a Hugging Face model folder")
     if not has_weights(folder):
         refuse_pickles(folder, PICKLES, INDEX_FILE)
+    return folder
+
+
+def config_folder(path: str) -> Path:
+    """`model_folder` for what needs config.json alone: nothing else is downloaded or asked for."""
+    folder = Path(path).expanduser()
+    if path.startswith(BUILTIN_PREFIX) or not (folder.is_dir() or HUB_NAME.fullmatch(path)):
+        return model_folder(path)
+    if not folder.is_dir():
+        with _download(path):
+            return Path(huggingface_hub.hf_hub_download(path, "config.json")).parent
+    if not (folder / "config.json").is_file():
+        raise MftError(f"{folder} has no config.json; expected a Hugging Face model folder")
     return folder
 
 
@@ -77,17 +92,24 @@ for old in sorted(glob.glob("{pickles}")):
 
 def _downloaded(name: str) -> Path:
     """The folder of a model from the hub's cache or the network, without its code and pickles."""
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+    if not HUB_NAME.fullmatch(name):
         raise MftError(
             f"model.path={name!r}: there is no such folder, and it is not a name on the hub; "
             "expected a folder, organisation/model or builtin:NAME; correct the path"
         )
-    try:
+    with _download(name):
         return Path(
             huggingface_hub.snapshot_download(
                 name, allow_patterns=DOWNLOADED, ignore_patterns=["consolidated*"]
             )
         )
+
+
+@contextlib.contextmanager
+def _download(name: str) -> Iterator[None]:
+    """Errors of a download of `name` as an `MftError`."""
+    try:
+        yield
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise MftError(
             f"model.path={name!r}: there is no such folder, and downloading it failed "

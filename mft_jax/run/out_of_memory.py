@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 
 import jax
+from jax.sharding import Mesh
 from rich.filesize import decimal
 
 from mft_jax.config import TrainConfig
@@ -63,9 +64,10 @@ def available() -> str:
     )
 
 
-def advice(config: TrainConfig) -> list[tuple[str, str]]:
-    """Settings that this run can change, with what each of them saves; the strongest first."""
-    loop, tuning, mesh = config.loop, config.finetune, make_mesh(config.mesh)
+def advice(config: TrainConfig, planned: Mesh | None = None) -> list[tuple[str, str]]:
+    """Settings that this run can change, with what each of them saves; the strongest first.
+    `planned`: a mesh of devices that are not here."""
+    loop, tuning, mesh = config.loop, config.finetune, planned or make_mesh(config.mesh)
     found: list[tuple[str, str]] = []
     words = config.model.remat
     if words not in ("block", "offload"):

@@ -60,6 +60,17 @@ def test_the_version_is_one_line(capsys):
 FLAGS = {
     "config": {"config", "schema", "find"},
     "check": {"config", "headers_only", "prompt"},
+    "plan": {
+        "config",
+        "topology",
+        "fit",
+        "tokens_per_sample",
+        "tasks",
+        "rows",
+        "lengths",
+        "quantizations",
+        "most",
+    },
     "train": {"config", "workdir", "checkpoint", "resume_with"},
     "export": {"workdir", "format", "output", "checkpoint"},
     "report": {"workdir"},
