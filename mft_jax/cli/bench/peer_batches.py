@@ -97,7 +97,7 @@ def samples_of(batch: Batch) -> list[Sample]:
     return found
 
 
-def join(samples: Samples, indices: Sequence[int]) -> list[Sample]:
+def join(samples: Samples, indices: Int[np.ndarray, " _"]) -> list[Sample]:
     return [samples.take(int(index)) for index in indices]
 
 
