@@ -1,7 +1,8 @@
 """The step beside `transformers` + `peft` on torch: tokens per CPU second of one process.
 
 Both sides have the same weights, adapters of rank 16 on all linear layers, float32, AdamW with
-clipping, gradients of the adapters only, and as many threads. CPU seconds are those of the whole
+clipping, gradients of the adapters only, and as many threads; activations are recomputed where the
+config says so, by peft never. CPU seconds are those of the whole
 process, threads included; the sides take turns, so a noisy machine is noisy for both.
 """
 
@@ -164,7 +165,8 @@ def measure(
         tokens = sum(int(batch.mask.sum()) for batch in taken)
         real.append(Side(f"peft, {size.samples} padded, {label}", tokens, theirs.steps(taken)))
     sides = {f"full rows of {size.rows} x {size.length}": full, "samples of the config": real}
-    return _table(name, sides, repeats)
+    title = f"{name}, LoRA of rank {RANK}, float32; model.remat={config.model.remat}, none in peft"
+    return _table(title, sides, repeats)
 
 
 @dataclasses.dataclass
@@ -209,9 +211,9 @@ class OurSide:
 
 
 def peer_config(config: TrainConfig, folder: Path) -> TrainConfig:
-    """The config with all that both sides must have in common."""
+    """The config with all that both sides must have in common. `model.remat` stays what it is."""
     source = dataclasses.replace(
-        config.model, path=str(folder), weights="pretrained", compute_dtype="float32", remat=False
+        config.model, path=str(folder), weights="pretrained", compute_dtype="float32"
     )
     return dataclasses.replace(
         config,
@@ -247,11 +249,9 @@ def cpu_seconds(call: Callable[[], None]) -> float:
     return (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime)
 
 
-def _table(name: str, parts: dict[str, list[Side]], repeats: int) -> Table:
+def _table(title: str, parts: dict[str, list[Side]], repeats: int) -> Table:
     """Ours is the first side of each part; its ratio is to the fastest of the others."""
-    table = Table(
-        title=f"{name}, LoRA of rank {RANK}, float32, nothing recomputed", title_justify="left"
-    )
+    table = Table(title=title, title_justify="left")
     table.add_column("trained on")
     for column in ("tokens", "CPU s, median", "minimum", "tokens per CPU s", "over peft"):
         table.add_column(column, justify="right")
