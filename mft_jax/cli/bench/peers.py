@@ -74,7 +74,7 @@ SIZES = {
     "50m": Size(_model(512, 1408, 14, 8)),
     "tiny": Size(_model(64, 128, 2, 2), rows=2, length=64, packed_length=256),
 }
-RANK, ALPHA = 16, 32.0
+RANK, ALPHA = 16, 32
 # Steps that are timed at once where samples differ in length: about as many tokens on both sides.
 PACKED_BATCHES, PADDED_BATCHES = 2, 5
 EQUAL_LOSS = 1e-4
@@ -218,7 +218,7 @@ def peer_config(config: TrainConfig, folder: Path) -> TrainConfig:
     return dataclasses.replace(
         config,
         model=source,
-        finetune=FinetuneConfig(method="lora", rank=RANK, alpha=ALPHA),
+        finetune=FinetuneConfig(method="lora", rank=RANK, alpha=float(ALPHA)),
         objective=ObjectiveConfig(name="token_mean"),
         balancer=BalancerConfig(name="uniform"),
         mesh=MeshConfig(1, 1, 1),

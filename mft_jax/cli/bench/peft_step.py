@@ -16,7 +16,7 @@ from mft_jax.cli.bench.peer_batches import Padded
 def make_model(folder: Path, vocab_size: int, shape: Mapping[str, int], positions: int) -> None:
     """Random weights in transformers' own form, which both sides read."""
     transformers.utils.logging.disable_progress_bar()
-    settings = {**shape, "max_position_embeddings": positions}
+    settings: dict[str, Any] = {**shape, "max_position_embeddings": positions}
     torch.manual_seed(0)
     llama = transformers.LlamaConfig(vocab_size=vocab_size, tie_word_embeddings=False, **settings)
     transformers.LlamaForCausalLM(llama).save_pretrained(folder, safe_serialization=True)
@@ -30,7 +30,7 @@ class PeftSide:
     optimizer: torch.optim.Optimizer
 
     @classmethod
-    def load(cls, folder: Path, rank: int, alpha: float) -> "PeftSide":
+    def load(cls, folder: Path, rank: int, alpha: int) -> "PeftSide":
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         model = transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
         lora = peft.LoraConfig(
