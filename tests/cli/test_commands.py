@@ -12,7 +12,7 @@ import pytest
 from mft_jax.balancers.registry import BALANCERS, make_balancer
 from mft_jax.balancers.static import StaticConfig
 from mft_jax.cli import COMMANDS, main
-from mft_jax.cli.bench import _costliest
+from mft_jax.cli.bench.balancers import _costliest
 from mft_jax.config import resolve
 from mft_jax.testing import load_module
 from mft_jax.types import TaskTable
@@ -76,7 +76,7 @@ FLAGS = {
     "report": {"workdir"},
     "data": {"config"},
     "compare": {"config", "workdir", "vary"},
-    "bench": {"config", "repeats", "balancers", "num_tasks"},
+    "bench": {"config", "suite", "repeats", "balancers", "num_tasks", "sizes"},
 }
 
 

@@ -1,6 +1,4 @@
-"""`mft bench`: the cost of every balancer relative to `uniform`, and whether the loader is fast
-enough.
-"""
+"""The cost of every balancer relative to `uniform`, and whether the loader is fast enough."""
 
 import dataclasses
 import functools
@@ -11,19 +9,17 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import flags
 from rich.console import Console
 from rich.table import Table
 
 from mft_jax.balancers.base import Balancer
 from mft_jax.balancers.registry import BALANCERS, BalancerConfig
 from mft_jax.balancers.static import StaticConfig
-from mft_jax.cli import arguments as args
 from mft_jax.config import TrainConfig
 from mft_jax.data.tasks import Tasks
 from mft_jax.run import batches, out_of_memory, parts
 from mft_jax.run.base_model import load_untrained, prepare
-from mft_jax.run.console import open_console, read_progress, sayer, task_progress
+from mft_jax.run.console import read_progress, sayer, task_progress
 from mft_jax.run.epochs import settled
 from mft_jax.sharding import make_mesh
 from mft_jax.types import Batch, MftError, Params, TaskSums, TaskTable, suggest
@@ -44,38 +40,27 @@ class Timed(NamedTuple):
     memory: int
 
 
-def run(arguments: Sequence[str]) -> int:
-    values = flags.FlagValues()
-    args.config_flag(values, arguments)
-    flags.DEFINE_integer("repeats", 8, "timed steps of each kind", flag_values=values)
-    flags.DEFINE_list(
-        "balancers",
-        None,
-        "names to time besides uniform, or all; if not given, the one of the config",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "num_tasks", None, "deal the samples out to so many tasks instead", flag_values=values
-    )
-    args.parse("bench", arguments, values)
-    console = open_console()
-    config = args.resolved(values)
-    names = values["balancers"].value or [config.balancer.name]
+def run(
+    config: TrainConfig,
+    named: Sequence[str] | None,
+    repeats: int,
+    num_tasks: int | None,
+    console: Console,
+) -> None:
+    """Prints the tables of the balancers that are `named` (all: every one; none: the config's)."""
+    names = named or [config.balancer.name]
     names = list(BALANCERS) if names == ["all"] else names
     unknown = sorted(set(names) - set(BALANCERS))
     if unknown:
         hint = suggest(unknown[0], BALANCERS) or f"expected all, or {', '.join(BALANCERS)}"
         raise MftError(f"--balancers: {unknown[0]!r} is no balancer; {hint}")
-    if values.num_tasks is not None and values.num_tasks < 1:
-        raise MftError(f"--num_tasks={values.num_tasks}: expected at least 1")
-    if values.repeats < 1:
-        raise MftError(f"--repeats={values.repeats}: expected at least 1")
-    config = _with_enough_steps(config, values.repeats)
+    if num_tasks is not None and num_tasks < 1:
+        raise MftError(f"--num_tasks={num_tasks}: expected at least 1")
+    config = _with_enough_steps(config, repeats)
     with out_of_memory.explained(lambda: out_of_memory.training_remedy(config)):
-        tables = measure(config, names, values.repeats, values.num_tasks, console)
+        tables = measure(config, names, repeats, num_tasks, console)
     for table in tables:
         console.print(table)
-    return 0
 
 
 def _with_enough_steps(config: TrainConfig, repeats: int) -> TrainConfig:

@@ -1,0 +1,50 @@
+"""`mft bench`: what a step costs, by suite: beside the other balancers, or beside peft on torch."""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from mft_jax.cli import arguments as args
+from mft_jax.cli.bench import balancers, peers
+from mft_jax.run.console import open_console
+from mft_jax.types import MftError
+
+SUITES = ("balancers", "peers")
+
+
+def run(arguments: Sequence[str]) -> int:
+    values = flags.FlagValues()
+    args.config_flag(values, arguments)
+    flags.DEFINE_enum(
+        "suite",
+        "balancers",
+        SUITES,
+        "balancers: their cost over uniform, and the loader's; peers: the step beside transformers "
+        "+ peft on the CPU, with equal weights and batches (extra `parity`)",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("repeats", 8, "timed steps of each kind", flag_values=values)
+    flags.DEFINE_list(
+        "balancers",
+        None,
+        "names to time besides uniform, or all; if not given, the one of the config",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "num_tasks", None, "deal the samples out to so many tasks instead", flag_values=values
+    )
+    flags.DEFINE_list(
+        "sizes",
+        ["7m"],
+        f"models of the suite peers, of {', '.join(peers.SIZES)}",
+        flag_values=values,
+    )
+    args.parse("bench", arguments, values)
+    if values.repeats < 1:
+        raise MftError(f"--repeats={values.repeats}: expected at least 1")
+    config = args.resolved(values)
+    if values.suite == "peers":
+        return peers.run(config, values.sizes, values.repeats, arguments)
+    named, num_tasks = values["balancers"].value, values.num_tasks
+    balancers.run(config, named, values.repeats, num_tasks, open_console())
+    return 0
