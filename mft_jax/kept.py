@@ -15,6 +15,7 @@ ago goes first.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import os
@@ -192,6 +193,14 @@ def checksum_of_files(files: Iterable[tuple[str, Path]]) -> str:
                 content.update(buffer[:count])
         check.update(f"{name}\0".encode("utf-8", "surrogateescape") + content.digest())
     return check.hexdigest()
+
+
+@functools.cache
+def checksum_of_source() -> str:
+    """`checksum_of_files` of this package's source."""
+    package = Path(__file__).parent
+    files = sorted(package.rglob("*.py"))
+    return checksum_of_files((file.relative_to(package).as_posix(), file) for file in files)
 
 
 # -- one entry as a file: eight bytes with the length of the head, the head (JSON), the arrays

@@ -14,6 +14,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from mft_jax.cli import arguments as args
 from mft_jax.config import TrainConfig
 from mft_jax.data.settings import TaskConfig
+from mft_jax.kept import open_kept
 from mft_jax.run import plan_estimate, plan_fit, plan_view
 from mft_jax.run.base_model import BaseModelInfo
 from mft_jax.run.console import open_console, sayer
@@ -51,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
     length = values["tokens_per_sample"].value or config.data.row_length
     asked = Asked(config, base, topology, num_devices, length)
     if values["fit"].value:
-        return fit(asked, _choices(values), values["most"].value, console)
+        return fit(asked, _choices(values), values["most"].value or MOST_COMPILED, console)
     return plan_one(asked, console)
 
 
@@ -116,7 +117,8 @@ def plan_one(asked: Asked, console: Console) -> int:
     """Plan the config as it is: exit code 0 where it fits, else 1."""
     config = with_mesh_sizes(asked.config, asked.num_devices, asked.topology.name)
     compile_now = compiler(console, f"compiling the step for {asked.topology.name}")
-    plan = make_plan(config, asked.base, asked.topology, asked.tokens_per_sample, compile_now)
+    kept, length = open_kept(sayer(console)), asked.tokens_per_sample
+    plan = make_plan(config, asked.base, asked.topology, length, compile_now, kept)
     show(console, plan_view.screen(plan))
     return 0 if plan.compiled.fits else 1
 
@@ -141,12 +143,13 @@ def fit(asked: Asked, choices: plan_fit.Choices, most: int, console: Console) ->
     sayer(console)(f"{len(every):,} combinations; compiling the most promising, {most} at most")
 
     refusals: list[MftError] = []
+    kept, length = open_kept(sayer(console)), asked.tokens_per_sample
 
     def compile_one(one: plan_estimate.Candidate, number: int, most: int) -> Plan | None:
         what = f"{number}/{most}: {plan_view.named(one)}"
         compile_now = compiler(console, what)
         try:
-            plan = make_plan(one.config, one.base, topology, asked.tokens_per_sample, compile_now)
+            plan = make_plan(one.config, one.base, topology, length, compile_now, kept)
         except MftError as error:
             refusals.append(error)
             sayer(console)(f"{what}: refused, {error}")

@@ -161,12 +161,15 @@ def _backward(form: _Form, kept: Any, dy: Array) -> tuple[Array | None, Array, A
             return dq, dk, dv
 
         start = jnp.zeros(block.heads.shape, dtype), *sums
-        dq, *sums = jax.lax.fori_loop(first, end, visit, start)
-        return tuple(sums), (dq * form.scale).astype(q.dtype)
+        dq, dk, dv = jax.lax.fori_loop(first, end, visit, start)
+        return (dk, dv), (dq * form.scale).astype(q.dtype)
 
-    zeros = [jnp.zeros_like(x[:, :, :, 0], dtype) for x in (keys.heads, values)]
+    zeros = (
+        jnp.zeros_like(keys.heads[:, :, :, 0], dtype),
+        jnp.zeros_like(values[:, :, :, 0], dtype),
+    )
     items = queries, *visits(form.window, queries, keys), dy_blocks, means, log_totals
-    (dk, dv), dq = jax.lax.scan(of_block, tuple(zeros), items)
+    (dk, dv), dq = jax.lax.scan(of_block, zeros, items)
     dk, dv = dk[:, :, :, None] * form.scale, dv[:, :, :, None]
     dk, dv = join(dk, k.shape[1]).astype(k.dtype), join(dv, v.shape[1]).astype(v.dtype)
     no_slopes = None if slopes is None else jnp.zeros_like(slopes)

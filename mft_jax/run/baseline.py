@@ -6,7 +6,6 @@ rows of validation), of the code and libraries around it, and of the machine. So
 is what the pass would have computed, whatever the settings are called.
 """
 
-import functools
 import os
 import platform
 import sys
@@ -19,7 +18,7 @@ import numpy as np
 import xxhash
 from jax.sharding import Mesh
 
-from mft_jax.kept import Entry, Kept, checksum_of, checksum_of_files
+from mft_jax.kept import Entry, Kept, checksum_of, checksum_of_source
 from mft_jax.run import parts
 from mft_jax.run.batches import Data, place_batch
 from mft_jax.types import Params, TaskSums
@@ -82,7 +81,13 @@ def _key(
 def _around(mesh: Mesh) -> list[str]:
     """What else the numbers may depend on."""
     device = mesh.devices.flat[0]
-    texts = [_code(), sys.version, jax.__version__, metadata.version("jaxlib"), np.__version__]
+    texts = [
+        checksum_of_source(),
+        sys.version,
+        jax.__version__,
+        metadata.version("jaxlib"),
+        np.__version__,
+    ]
     texts += [device.platform, device.device_kind, device.client.platform_version]
     texts += [os.environ.get(name, "") for name in COMPILER_SETTINGS]
     texts += [str(mesh.devices.shape)]
@@ -96,13 +101,6 @@ def _processor() -> list[str]:
     told = Path("/proc/cpuinfo")
     lines = told.read_text().splitlines() if told.is_file() else []
     return sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
-
-
-@functools.cache
-def _code() -> str:
-    package = Path(__file__).parents[1]
-    files = sorted(package.rglob("*.py"))
-    return checksum_of_files((file.relative_to(package).as_posix(), file) for file in files)
 
 
 def _checksum_of_arrays(tree: Any) -> str:

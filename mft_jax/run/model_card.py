@@ -105,9 +105,11 @@ def _summary(facts: CardFacts) -> str:
     return text
 
 
-def _of_all(loop: LoopConfig) -> str:
+def _of_all(loop_config: LoopConfig) -> str:
     """Words for the length of the run; how many steps its epochs are, only its data says."""
-    return f" of {loop.steps:,}" if loop.epochs is None else f" of a run of {loop.epochs:g} epochs"
+    if loop_config.epochs is None:
+        return f" of {loop_config.steps:,}"
+    return f" of a run of {loop_config.epochs:g} epochs"
 
 
 def _losses(facts: CardFacts) -> str:

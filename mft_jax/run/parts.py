@@ -70,26 +70,17 @@ class StepFunctions:
 
 
 def build_step_functions(
-    config: TrainConfig, base: BaseModelInfo, mesh: Mesh, tasks: Tasks
+    config: TrainConfig,
+    base: BaseModelInfo,
+    mesh: Mesh,
+    tasks: Tasks,
+    limit: int | None = None,
 ) -> StepFunctions:
+    """`limit`: bytes of a device; None: of those of the mesh."""
     num_tasks, steps = len(tasks.table), config.loop.steps
     balancer = _balancer(config, tasks)
     gradients = num_tasks if "task_gradients" in balancer.needs else 1
-    attends = attention(config, base, mesh)
-    remat = remat_choice.choose(
-        config, base, mesh, gradients=gradients, scores=attends.name == "reference"
-    )
-    spec = StepSpec(
-        model_config=base.model_config,
-        tuning=base.tuning,
-        objective=make_objective(config.objective, tasks.table, tasks.expected_counts),
-        dtype=config.model.compute_dtype,
-        remat=remat.remat,
-        loss_chunk=config.objective.loss_chunk,
-        seed=config.seed,
-        placement=sharding.placement(mesh, base.infos),
-        attend=on_mesh(attends.attend, mesh, sharding.BATCH_AXES, "tensor"),
-    )
+    spec, remat = _step_spec(config, base, mesh, tasks, gradients, limit)
     optimizer = optim.optimizer(config.optim, steps, vectors(base.infos))
     whole = sharding.replicated(mesh)
 
@@ -140,6 +131,32 @@ def _state_shardings(
         ),
         balancer=jax.tree.map(lambda _: whole, shapes.balancer),
     )
+
+
+def _step_spec(
+    config: TrainConfig,
+    base: BaseModelInfo,
+    mesh: Mesh,
+    tasks: Tasks,
+    gradients: int,
+    limit: int | None,
+) -> tuple[StepSpec, remat_choice.RematChoice]:
+    """`gradients`: of all that is trained, which a step holds at once."""
+    attends = attention(config, base, mesh)
+    scores = attends.name == "reference"
+    remat = remat_choice.choose(config, base, mesh, gradients=gradients, scores=scores, limit=limit)
+    spec = StepSpec(
+        model_config=base.model_config,
+        tuning=base.tuning,
+        objective=make_objective(config.objective, tasks.table, tasks.expected_counts),
+        dtype=config.model.compute_dtype,
+        remat=remat.remat,
+        loss_chunk=config.objective.loss_chunk,
+        seed=config.seed,
+        placement=sharding.placement(mesh, base.infos),
+        attend=on_mesh(attends.attend, mesh, sharding.BATCH_AXES, "tensor"),
+    )
+    return spec, remat
 
 
 def attention(config: TrainConfig, base: BaseModelInfo, mesh: Mesh) -> Choice:

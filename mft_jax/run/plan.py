@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from mft_jax.balancers.registry import make_balancer
 from mft_jax.config import TrainConfig
+from mft_jax.kept import Kept
 from mft_jax.run import plan_cache
 from mft_jax.run.base_model import BaseModelInfo
 from mft_jax.run.plan_chips import TPUS, Chip, local_chip
@@ -52,10 +53,11 @@ def make_plan(
     topology: Topology,
     tokens_per_sample: int,
     compile_now: Compile,
+    entries: Kept,
 ) -> Plan:
-    """Compile the config's step, or find it compiled, and count what it costs. `config.mesh` has
-    its sizes (`with_mesh_sizes`). Raises `MftError`."""
-    compiled, kept = plan_cache.cached(config, base, topology, compile_now)
+    """Compile the config's step, or find it among the `entries`, and count what it costs.
+    `config.mesh` has its sizes (`with_mesh_sizes`). Raises `MftError`."""
+    compiled, kept = plan_cache.cached(config, base, topology, compile_now, entries)
     chip = chip_of(topology, compiled)
     model = dataclasses.replace(config.model, remat=compiled.remat)
     config = dataclasses.replace(config, model=model)

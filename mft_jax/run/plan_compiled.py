@@ -88,8 +88,9 @@ def compile_step(config: TrainConfig, topology: Topology) -> Compiled:
     """The config's step, compiled for the topology in this process. Raises `MftError`."""
     mesh = make_mesh(config.mesh, topology.devices())
     base = described(config, quiet)
-    step, parts = lowered(config, base, mesh)
-    known = dataclasses.replace(seen(topology), parts=parts, remat=config.model.remat)
+    known = seen(topology)
+    step, parts, remat = lowered(config, base, mesh, int(known.limit) or None)
+    known = dataclasses.replace(known, parts=parts, remat=remat)
     begun = time.monotonic()
     try:
         with refusals_explained():

@@ -2,15 +2,17 @@
 
 import dataclasses
 from collections.abc import Iterable
+from typing import cast
 
 from mft_jax.config import TrainConfig
 from mft_jax.finetune.tuning import FinetuneConfig
-from mft_jax.models.config import ModelConfig
+from mft_jax.models.remat import Remat
 from mft_jax.run.base_model import BaseModelInfo
 from mft_jax.run.plan import absent_mesh, work_of
 from mft_jax.run.plan_chips import Chip
 from mft_jax.run.plan_step import FROZEN, bytes_on_a_device, frozen_shapes, placed
 from mft_jax.run.plan_times import PASSES, least_traffic
+from mft_jax.run.remat_choice import kept_values
 from mft_jax.types import MftError, Params
 
 MOMENTS = 3  # what is trained, and two moments of it
@@ -123,7 +125,7 @@ def _least_memory(config: TrainConfig, base: BaseModelInfo, stored: dict[str, in
     rows = loop.rows_per_step // (loop.micro_batches * mesh.data * mesh.fsdp)
     width = 2 if config.model.compute_dtype == "bfloat16" else 4
     tokens = rows * config.data.row_length
-    kept = kept_features(base.model_config, config.model.remat, mesh.tensor)
+    kept = kept_values(base.model_config, cast(Remat, config.model.remat), mesh.tensor)
     return stored[FROZEN] + (MOMENTS + 1) * stored["trained"] + tokens * width * kept
 
 
@@ -132,27 +134,7 @@ def _workspace(config: TrainConfig, base: BaseModelInfo, stored: dict[str, int])
     layers whole."""
     loop, mesh, model_config = config.loop, config.mesh, base.model_config
     rows = loop.rows_per_step // (loop.micro_batches * mesh.data * mesh.fsdp)
-    layer = kept_features(model_config, "dots", mesh.tensor) / model_config.num_layers
+    layer = kept_values(model_config, "dots", mesh.tensor) / model_config.num_layers
     width = 2 if config.model.compute_dtype == "bfloat16" else 4
     gathered = stored[FROZEN] * mesh.fsdp / model_config.num_layers
     return 2 * (rows * config.data.row_length * width * layer + gathered)
-
-
-def kept_features(model_config: ModelConfig, remat: object, tensor: int) -> float:
-    """Numbers that all layers keep for a token, at least."""
-    width, heads = model_config.width, model_config.num_heads * model_config.head_width
-    keys = 2 * model_config.num_kv_heads * model_config.head_width
-    attention = (2 * heads + keys) / tensor + width
-    wide = 2 * model_config.mlp_width / tensor * (model_config.experts is None)
-    match remat:
-        case "none" | False:
-            layer = 3 * width + attention + 1.5 * wide
-        case "dots":
-            layer = 2 * width + attention + wide
-        case "inputs":
-            layer = 2 * width + attention
-        case "offload":
-            layer = 0.0
-        case _:
-            layer = float(width)
-    return model_config.num_layers * layer

@@ -36,11 +36,10 @@ class Choices:
 
 
 def remat_words() -> tuple[object, ...]:
-    """The values of `model.remat`, from what is kept to what is computed again, without `auto`."""
+    """The values of `model.remat`, from what is kept to what is computed again, without `auto`, and
+    without `none`, which keeps more than `dots` and is no faster."""
     kind = typing.get_type_hints(ModelSource)["remat"]
-    if kind is bool:
-        return (False, True)
-    return tuple(word for word in _words(kind) if word != "auto")
+    return tuple(word for word in _words(kind) if word not in ("auto", "none"))
 
 
 def _words(kind: object) -> Iterator[object]:

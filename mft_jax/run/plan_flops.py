@@ -127,7 +127,7 @@ def recomputed(one: TokenWork, remat: object) -> float:
     """FLOPs of a token that the backward pass computes again. Of a word that is not known here, as
     much as of `block`, the most."""
     match remat:
-        case "none" | False:
+        case "none":
             return 0.0
         case "dots":
             return one.scores + one.adapters

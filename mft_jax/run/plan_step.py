@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -101,12 +101,21 @@ def batch_shapes(config: TrainConfig, mesh: Mesh) -> Iterator[Batch]:
         yield Batch(ids, ids, ids, ids, ids, weights)
 
 
-def lowered(config: TrainConfig, base: BaseModelInfo, mesh: Mesh) -> tuple[Any, dict[str, int]]:
-    """The lowered step, and the bytes of its arguments on each device by what they are."""
+class Lowered(NamedTuple):
+    """The lowered step, the bytes of its arguments on each device by what they are, and the form
+    of `model.remat` that was chosen."""
+
+    step: Any
+    parts: dict[str, int]
+    remat: str
+
+
+def lowered(config: TrainConfig, base: BaseModelInfo, mesh: Mesh, limit: int | None) -> Lowered:
+    """The step on devices of which each has `limit` bytes; None where that is not known."""
     tasks = stated_tasks(config)
     parts.check_rows(config, mesh)
     parts.check_steps(config, base, tasks)
-    functions = parts.build_step_functions(config, base, mesh, tasks)
+    functions = parts.build_step_functions(config, base, mesh, tasks, limit)
     frozen, state = placed(base, mesh, frozen_shapes(config, base)), functions.state_shapes
     trained = "weights" if base.tuning.method == "full" else "adapters"
     arguments = {
@@ -114,4 +123,5 @@ def lowered(config: TrainConfig, base: BaseModelInfo, mesh: Mesh) -> tuple[Any, 
         trained: bytes_on_a_device(state.trainable),
         "optimiser's moments": bytes_on_a_device(state.opt_state),
     }
-    return functions.step.lower(state, frozen, *batch_shapes(config, mesh)), arguments
+    step = functions.step.lower(state, frozen, *batch_shapes(config, mesh))
+    return Lowered(step, arguments, functions.remat.remat)

@@ -1,12 +1,13 @@
-"""Compiled plans are kept whole, and never trusted when damaged."""
+"""Compiled plans are kept by what they follow from."""
 
 import dataclasses
 
 import pytest
 
 from mft_jax.config import resolve
+from mft_jax.kept import open_kept
 from mft_jax.run import plan_cache
-from mft_jax.run.plan_cache import cached, key, read, write
+from mft_jax.run.plan_cache import cached, key
 from mft_jax.run.plan_compiled import Compiled
 from mft_jax.run.plan_program import Collective
 from mft_jax.run.plan_step import described
@@ -23,38 +24,24 @@ SLICE = Topology("v5e", (2, 2))
 @pytest.fixture
 def asked(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("MFT_CACHE_GIB")
     config = resolve(toy_config(tmp_path))
     return config, described(config, lambda line: None)
 
 
-def test_what_was_kept_is_read_as_it_was(tmp_path):
-    write(tmp_path / "a" / "b.json", COMPILED)
-    assert read(tmp_path / "a" / "b.json") == COMPILED
-    assert [file.name for file in (tmp_path / "a").iterdir()] == ["b.json"]
-
-
-@pytest.mark.parametrize("damage", [b"", b"{}", b"[1]", b"\xff\xfe", None])
-def test_a_damaged_file_is_not_trusted(tmp_path, damage):
-    file = tmp_path / "b.json"
-    write(file, COMPILED)
-    changed = file.read_bytes().replace(b'"arguments": 10', b'"arguments": 11')
-    file.write_bytes(changed if damage is None else damage)
-    assert read(file) is None
-
-
 def test_a_slice_is_compiled_once_and_this_machine_every_time(asked):
     config, base = asked
-    calls = []
+    calls, kept = [], open_kept(print)
 
     def compile_now(config, topology):
         calls.append(topology)
         return COMPILED
 
-    assert cached(config, base, SLICE, compile_now) == (COMPILED, False)
-    assert cached(config, base, SLICE, compile_now) == (COMPILED, True)
+    assert cached(config, base, SLICE, compile_now, kept) == (COMPILED, False)
+    assert cached(config, base, SLICE, compile_now, kept) == (COMPILED, True)
     here = Topology("cpu", (8,))
     for _ in range(2):
-        assert cached(config, base, here, compile_now) == (COMPILED, False)
+        assert cached(config, base, here, compile_now, kept) == (COMPILED, False)
     assert calls == [SLICE, here, here]
 
 
@@ -66,20 +53,6 @@ def test_the_key_follows_from_settings_model_slice_and_source(asked, monkeypatch
     keys.add(key(config, base, Topology("v6e", (2, 2))))
     deeper = dataclasses.replace(base.model_config, num_layers=7)
     keys.add(key(config, dataclasses.replace(base, model_config=deeper), SLICE))
-    monkeypatch.setattr(plan_cache, "source_checksum", lambda: "another")
+    monkeypatch.setattr(plan_cache, "checksum_of_source", lambda: "another")
     keys.add(key(config, base, SLICE))
     assert len(keys) == 5
-
-
-def test_nothing_is_left_where_compiling_is_interrupted(asked, tmp_path):
-    def interrupted(config, topology):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        cached(*asked, SLICE, interrupted)
-    assert not list((tmp_path / "cache").rglob("*.json"))
-
-
-def test_a_folder_that_cannot_be_written_is_no_error(tmp_path):
-    (tmp_path / "file").write_text("")
-    write(tmp_path / "file" / "b.json", COMPILED)

@@ -35,8 +35,8 @@ def planned(tmp_path_factory):
 
 def test_parts_add_up_to_the_products_of_the_compiled_step(planned):
     config, base = planned
-    step, _ = lowered(config, base, make_mesh(config.mesh, jax.devices()[:1]))
-    compiled = step.compile()
+    mesh = make_mesh(config.mesh, jax.devices()[:1])
+    compiled = lowered(config, base, mesh, limit=None).step.compile()
     work = work_of(config, base, config.data.row_length)
     length = config.data.row_length
     one = token_work(base, length, length)
