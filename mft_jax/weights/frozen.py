@@ -85,11 +85,16 @@ def _frozen_matmul_bwd(w: QuantizedArray, g: Array) -> tuple[Array, None]:
 
 
 def _by_platform(x: Array, w: QuantizedArray, transposed: bool) -> Array:
-    def by_kernel(x: Array, w: QuantizedArray) -> Array:
-        return w.kernel_product(x, transposed)
-
+    by_kernel = functools.partial(_kernel_product, transposed=transposed)
     reference = functools.partial(dequantized_product, transposed=transposed)
     return jax.lax.platform_dependent(x, w, tpu=by_kernel, default=reference)
+
+
+# Under `jit` because tracing a kernel is slow, and a program for any platform traces it: so it is
+# traced once for products of the same shape.
+@functools.partial(jax.jit, static_argnames="transposed")
+def _kernel_product(x: Array, w: QuantizedArray, transposed: bool) -> Array:
+    return w.kernel_product(x, transposed)
 
 
 def dequantized_product(x: Array, w: QuantizedArray, transposed: bool) -> Array:

@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Integer
 # The most rows of a block, and a block of the weight along the kept axis and the contraction: sizes
 # at which the bundles of v5e and v6e come nearest to what the matrix unit alone needs.
 MOST_ROWS, KEPT_BLOCK, STEP = 2048, 1024, 512
+SMALL_CHIPS = ("TPU v2", "TPU v3", "TPU v4")  # whose own memory of 16 MiB holds half as many rows
 ROW_MULTIPLE = 16  # rows of a bfloat16 tile
 VMEM_LIMIT_BYTES = 64 * 2**20
 
@@ -57,7 +58,7 @@ def _multiply(
     x: Array, codes: Array, scales: Array, levels: Levels, transposed: bool, interpret: bool
 ) -> Array:
     d_in, out = codes.shape
-    row_block = _row_block(x.shape[0])
+    row_block = _row_block(x.shape[0], _most_rows())
     kept, contracted = (d_in, out) if transposed else (out, d_in)
     kept_block, step = min(KEPT_BLOCK, kept), min(STEP, contracted)
     in_block, out_block = (kept_block, step) if transposed else (step, kept_block)
@@ -132,13 +133,18 @@ def _kernel(
         y_ref[...] = total_ref[...].astype(y_ref.dtype)
 
 
-def _row_block(num_rows: int) -> int:
+def _most_rows() -> int:
+    device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
+    return MOST_ROWS // 2 if device.device_kind in SMALL_CHIPS else MOST_ROWS
+
+
+def _row_block(num_rows: int, most_rows: int) -> int:
     """Rows of a block: all blocks of nearly equal size, a multiple of a tile.
 
-    >>> [_row_block(rows) for rows in (16, 2048, 2064, 16384)]
+    >>> [_row_block(rows, 2048) for rows in (16, 2048, 2064, 16384)]
     [16, 2048, 1040, 2048]
     """
-    size = pl.cdiv(num_rows, pl.cdiv(num_rows, MOST_ROWS))
+    size = pl.cdiv(num_rows, pl.cdiv(num_rows, most_rows))
     return pl.cdiv(size, ROW_MULTIPLE) * ROW_MULTIPLE
 
 
