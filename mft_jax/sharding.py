@@ -31,6 +31,7 @@ from mft_jax.models.params import ParamInfo, ParamInfos
 from mft_jax.types import MftError, Params
 from mft_jax.weights import protocol as weights
 from mft_jax.weights.lora import LoraArray, TaskLoraArray, adapter_shardings
+from mft_jax.weights.placed import placed
 from mft_jax.weights.protocol import Axes
 
 RULES: dict[str | None, str | None] = {
@@ -160,7 +161,8 @@ def placement(mesh: Mesh, infos: ParamInfos) -> ActivationSharding:
     def weight(path: str, leaf: Any) -> Any:
         def gather(stored: Any) -> Any:
             target = jax.tree.map(without_fsdp, leaf_shardings(mesh, infos[path], stored))
-            return jax.lax.with_sharding_constraint(stored, target)
+            gathered = jax.lax.with_sharding_constraint(stored, target)
+            return placed(gathered, target.codes, BATCH_AXES)
 
         leaf = weights.gathered(leaf, gather)
         return gathered_adapter(path, leaf) if isinstance(leaf, LORA) else leaf

@@ -82,7 +82,7 @@ def in_tiles(tiles: Tiles) -> Backend:
 
 
 # Measured on CPU for rows of 512 and 2048, packed and of one document: 64 and 128 are within a
-# fifth of each other, 256 costs up to twice as much, and so do rows together if packed.
+# third of each other, 256 costs up to 2.3 times as much, and so do rows together if packed.
 blockwise = in_tiles(Tiles(128, 128, rows_together=False))
 # Accelerators start a product in the time that a small one takes. Not measured.
 blockwise_of_accelerators = in_tiles(Tiles(512, 512, rows_together=True))

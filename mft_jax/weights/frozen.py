@@ -1,21 +1,23 @@
 """Frozen weights stored as codes: products that never keep the dense weight.
 
-`QuantizedArray` is the base class of storage types. A storage type defines how one layer's codes
-become a dense matrix (`dequantize`) and how its parts are sharded (`shardings`); products, stacks
-and gathering are defined here. A new storage type is one file with such a class, a function that
+`QuantizedArray` is the base class of storage types. A storage type defines its `scales`, the
+`levels` of its codes and how its parts are sharded (`shardings`); products, stacks and gathering
+are defined here. A new storage type is one file with such a class, a function that
 quantises and one that counts bits, and a line in `weights.storage`.
 """
 
 import abc
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Integer
 
 from mft_jax.arrays import over_stack
 from mft_jax.types import MftError
+from mft_jax.weights.frozen_kernel import kernel_product
 from mft_jax.weights.protocol import Weight
 
 GROUP_SIZE = 64
@@ -25,12 +27,27 @@ class QuantizedArray(Weight):
     """A frozen matrix [*N, in, out] as codes. Every leaf begins with the axes of the stack, over
     which `lax.scan` runs."""
 
+    codes: Any
+
+    @abc.abstractmethod
+    def scales(self) -> Float[Array, "G out"]:
+        """The scale of every group of one layer, float32."""
+
+    @abc.abstractmethod
+    def levels(self, codes: Integer[Array, "in out"]) -> Float[Array, "in out"]:
+        """The values of codes before scaling, float32, without a table: a kernel calls this."""
+
     @abc.abstractmethod
     def dequantize(self, dtype: jax.typing.DTypeLike) -> Float[Array, "in out"]:
         """The dense matrix of one layer."""
 
     def dense(self, dtype: jax.typing.DTypeLike) -> Float[Array, "*N in out"]:
         return over_stack(lambda w: w.dequantize(dtype), len(self.shape) - 2)(self)
+
+    def kernel_product(self, x: Array, transposed: bool, interpret: bool = False) -> Array:
+        """`x @ w`, or `x @ w.T` where `transposed`, by the kernel of TPUs."""
+        scales = self.scales()
+        return kernel_product(x, self.codes, scales, self.levels, transposed, interpret)
 
     def __rmatmul__(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
         return frozen_matmul(x, self)
@@ -46,8 +63,9 @@ class QuantizedArray(Weight):
 def frozen_matmul(x: Float[Array, "*B in"], w: QuantizedArray) -> Float[Array, "*B out"]:
     """The product `x @ w` with a quantised weight that is never trained: `w` has no cotangent.
 
-    The dense weight exists only inside the product. Without the barriers XLA merges the two
-    dequantisations (forward, backward) and keeps the dense weight alive between them.
+    The dense weight exists only inside the product: on a TPU a block at a time inside a kernel,
+    elsewhere (and as the reference) as XLA places it. Which one is chosen for the platform that
+    the program is compiled for.
 
     >>> import jax.numpy as jnp
     >>> from mft_jax.weights import integer
@@ -55,7 +73,7 @@ def frozen_matmul(x: Float[Array, "*B in"], w: QuantizedArray) -> Float[Array, "
     >>> frozen_matmul(jnp.ones((1, 64)), w).round(1).tolist()
     [[64.0, 64.0]]
     """
-    return x @ jax.lax.optimization_barrier(w).dequantize(x.dtype)
+    return _by_platform(x, w, transposed=False)
 
 
 def _frozen_matmul_fwd(x: Array, w: QuantizedArray) -> tuple[Array, QuantizedArray]:
@@ -63,8 +81,32 @@ def _frozen_matmul_fwd(x: Array, w: QuantizedArray) -> tuple[Array, QuantizedArr
 
 
 def _frozen_matmul_bwd(w: QuantizedArray, g: Array) -> tuple[Array, None]:
-    w, g = jax.lax.optimization_barrier((w, g))
-    return jnp.einsum("...o,io->...i", g, w.dequantize(g.dtype)), None
+    return _by_platform(g, w, transposed=True), None
+
+
+def _by_platform(x: Array, w: QuantizedArray, transposed: bool) -> Array:
+    by_kernel = functools.partial(_kernel_product, transposed=transposed)
+    reference = functools.partial(dequantized_product, transposed=transposed)
+    return jax.lax.platform_dependent(x, w, tpu=by_kernel, default=reference)
+
+
+# Under `jit` because tracing a kernel is slow, and a program for any platform traces it: so it is
+# traced once for products of the same shape.
+@functools.partial(jax.jit, static_argnames="transposed")
+def _kernel_product(x: Array, w: QuantizedArray, transposed: bool) -> Array:
+    return w.kernel_product(x, transposed)
+
+
+def dequantized_product(x: Array, w: QuantizedArray, transposed: bool) -> Array:
+    """`x @ w`, or `x @ w.T` where `transposed`, by dequantising all of `w`.
+
+    Without the barriers XLA merges the two dequantisations (forward, backward) and keeps the dense
+    weight alive between them.
+    """
+    if transposed:
+        w, x = jax.lax.optimization_barrier((w, x))
+        return jnp.einsum("...o,io->...i", x, w.dequantize(x.dtype))
+    return x @ jax.lax.optimization_barrier(w).dequantize(x.dtype)
 
 
 frozen_matmul.defvjp(_frozen_matmul_fwd, _frozen_matmul_bwd)

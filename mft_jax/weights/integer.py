@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Integer
 
 from mft_jax.arrays import safe_divide
 from mft_jax.weights.frozen import GROUP_SIZE, QuantizedArray, in_groups, scale_groups
@@ -44,6 +44,9 @@ class IntArray(QuantizedArray):
 
     def scales(self) -> Float[Array, "G out"]:
         return self.group_scales.astype(jnp.float32)
+
+    def levels(self, codes: Integer[Array, "in out"]) -> Float[Array, "in out"]:
+        return codes.astype(jnp.int32).astype(jnp.float32)
 
     def dequantize(self, dtype: jax.typing.DTypeLike) -> Float[Array, "in out"]:
         return scale_groups(self.codes.astype(jnp.float32), self.scales()).astype(dtype)

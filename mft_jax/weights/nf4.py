@@ -15,13 +15,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt4
+from jaxtyping import Array, Float, Int, Integer, UInt4
 
 from mft_jax.arrays import safe_divide
 from mft_jax.weights.frozen import GROUP_SIZE, QuantizedArray, in_groups, scale_groups
 from mft_jax.weights.protocol import Axes, ShardingOf
 
 SCALE_GROUP_SIZE = 256
+SUBLANES, LANES = 8, 128  # of a TPU's vector register
 SCALE_RANGE = 2.0**-12  # smallest scale kept, as a fraction of the largest of its run
 
 # The 16 levels of the 4-bit normal float (QLoRA, arXiv 2305.14314, appendix E).
@@ -88,6 +89,20 @@ class NF4Array(QuantizedArray):
         exponent = _per_column(self.scale_step, out) * (self.scale_codes.astype(jnp.float32) - 1.0)
         return jnp.where(self.scale_codes > 0, least * jnp.exp(exponent), 0.0)
 
+    def levels(self, codes: Integer[Array, "in out"]) -> Float[Array, "in out"]:
+        code = codes.astype(jnp.int32)
+        rows, columns = code.shape
+        if columns % LANES:
+            return _selected(code)
+        # A register's lanes hold the table, and one instruction looks a register of codes up.
+        table = _selected(jax.lax.broadcasted_iota(jnp.int32, (SUBLANES, LANES), 1) % 16)
+        table = jnp.concatenate([table] * (rows // SUBLANES))
+        parts = [
+            jnp.take_along_axis(table, code[:, at : at + LANES], 1, mode="promise_in_bounds")
+            for at in range(0, columns, LANES)
+        ]
+        return jnp.concatenate(parts, axis=1)
+
     def dequantize(self, dtype: jax.typing.DTypeLike) -> Float[Array, "in out"]:
         # A 2-D lookup: raveling first would make GSPMD gather the whole weight.
         levels = jnp.take(jnp.asarray(NF4_LEVELS), self.codes.astype(jnp.int32), axis=0)
@@ -102,6 +117,16 @@ class NF4Array(QuantizedArray):
             "scale_step": sharding_of(self.scale_step, runs, exact=False),
         }
         return dataclasses.replace(self, **placed)
+
+
+def _selected(code: Int[Array, "in out"]) -> Float[Array, "in out"]:
+    """The levels by a tree of selections, one bit of the code after the other."""
+    values: list[Any] = [jnp.float32(level) for level in NF4_LEVELS]
+    for bit in range(4):
+        high = (code & (1 << bit)) != 0
+        pairs = zip(values[::2], values[1::2], strict=True)
+        values = [jnp.where(high, odd, even) for even, odd in pairs]
+    return values[0]
 
 
 def quantize(w: Float[Array, "in out"]) -> NF4Array:
