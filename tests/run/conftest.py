@@ -13,12 +13,13 @@ from mft_jax.run.display import Display
 
 
 @pytest.fixture(scope="session")
-def toy(tmp_path_factory):
+def toy(tmp_path_factory, sharing_programs):
     folder = tmp_path_factory.mktemp("toy")
     config = testing.toy_config(folder)
     workdir = folder / "run"
     first = jax.devices()[:1]
-    with pytest.MonkeyPatch.context() as patch:  # as in `single_device`, which is of a module
+    # As in `single_device` and `shared_programs`, which are of a module.
+    with sharing_programs(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "devices", lambda *backend: first)
         outcome = session.train(resolve(config), workdir, Display(Console(file=io.StringIO())))
     return config, workdir, outcome
