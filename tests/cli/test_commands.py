@@ -83,7 +83,15 @@ def test_data_shows_counts_and_packing(config_file, capsys):
     assert "all tasks: `prompt` -> `answer`" in out and "- rare: 2 validation samples" in out
 
 
-@pytest.mark.parametrize("arguments", [["config"], ["train", "--help"], ["--help"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["config"],
+        pytest.param(["train", "--help"], marks=pytest.mark.slow),
+        pytest.param(["--help"], marks=pytest.mark.slow),
+    ],
+    ids=" ".join,
+)
 def test_a_reader_that_ends_early_is_no_error(arguments):
     reader, writer = os.pipe()
     os.close(reader)

@@ -47,6 +47,13 @@ def tokens(rows=2, length=LENGTH, seed=0):
 
 def load(folder, settings, adapted=()):
     """(family, config, params, start)"""
+    if not adapted:  # then only the method is read of them
+        settings = FinetuneConfig(settings.method, quantization=settings.quantization)
+    return loaded(folder, settings, tuple(adapted))
+
+
+@functools.cache
+def loaded(folder, settings, adapted):
     mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
     family, config = read_model(folder)
     put = functools.partial(store_weight, settings, dtype=jnp.float32, adapted=adapted)

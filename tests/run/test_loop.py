@@ -163,25 +163,6 @@ def test_a_finished_run_started_again_trains_no_further(toy, tmp_path):
     assert len(records(again, "train")) == 10
 
 
-@pytest.fixture
-def validation_ratios(monkeypatch):
-    """`validation_ratios(*ratios)`: the losses of a run's validation passes, over the first's."""
-    measure = parts.full_pass
-
-    def script(*ratios: float) -> None:
-        passes, first = iter(ratios), []
-
-        def scripted(*arguments):
-            if not first:
-                first.append(measure(*arguments))
-                return first[0]
-            return first[0]._replace(sum=next(passes) * first[0].sum)
-
-        monkeypatch.setattr(parts, "full_pass", scripted)
-
-    return script
-
-
 def test_early_stopping_after_patience_evaluations_without_a_better_ratio(
     toy, tmp_path, validation_ratios
 ):
