@@ -27,6 +27,7 @@ from mft_jax.testing import add_noise, largest_relative_error
 torch = pytest.importorskip("torch", reason="parity needs the extra `parity` (torch)")
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft", reason="parity needs the extra `parity` (peft)")
+torch.set_num_threads(1)  # tiny products: more threads would only wait for each other
 pytestmark = [
     pytest.mark.parity,
     # peft reads an attribute that the newest transformers deprecates.
