@@ -41,32 +41,33 @@ def toy_weights(
     """
     infos = param_infos(model_config)
 
-    @jax.jit
-    def stored() -> Params:
+    @jax.jit  # one program: the many small ones would take longer to compile
+    def made() -> tuple[Params, Params]:
         store = functools.partial(store_weight, tuning, dtype=dtype)
         params = init_params(model_config, 0)
-        return {
+        weights = {
             path: over_stack(functools.partial(store, info), len(info.stack))(3 * params[path])
             for path, info in infos.items()
         }
+        keys = iter(jax.random.split(jax.random.key(1), 99))
+        trainable = jax.tree.map(
+            lambda x: x.astype(dtype) + noise * jax.random.normal(next(keys), x.shape, dtype),
+            init_trainable(tuning, weights, infos, 0),
+        )
+        return trainable, init_frozen(tuning, weights)
 
-    weights = stored()
-    trainable = init_trainable(tuning, weights, infos, 0)
-    keys = iter(jax.random.split(jax.random.key(1), 99))
-    trainable = jax.tree.map(
-        lambda x: x.astype(dtype) + noise * jax.random.normal(next(keys), x.shape, dtype), trainable
-    )
-    return trainable, init_frozen(tuning, weights)
+    return made()
 
 
 def add_noise(tree: Any, size: float = 0.05, seed: int = 1) -> Any:
     """The tree with independent normal noise of standard deviation `size` on every leaf."""
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    noisy = [
-        x + size * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys, strict=True)
-    ]
-    return jax.tree.unflatten(structure, noisy)
+    rng = np.random.default_rng(seed)
+
+    def noisy(leaf: Any) -> jax.Array:
+        noise = size * rng.standard_normal(leaf.shape)
+        return jnp.asarray(np.asarray(leaf) + np.asarray(noise, leaf.dtype))
+
+    return jax.tree.map(noisy, tree)
 
 
 def largest_relative_error(got: Any, want: Any) -> float:

@@ -26,11 +26,13 @@ install_import_hook(
     "mft_jax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 )
 
+import contextlib  # noqa: E402
 import dataclasses  # noqa: E402
 import functools  # noqa: E402
 import gc  # noqa: E402
 import signal  # noqa: E402
 from collections.abc import Callable, Iterator  # noqa: E402
+from contextlib import AbstractContextManager  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -59,26 +61,27 @@ os.environ["MFT_CACHE_GIB"] = "0"
 DEAREST = (
     "test_peft_parity.py",
     "test_kills.py",
+    "test_processes.py",
     "test_damages.py",
     "test_families_end_to_end.py",
-    "test_loop.py",
-    "test_combine.py",
-    "test_gramian_balancers.py",
-    "test_ways_out.py",
-    "test_commands.py",
-    "test_invariance.py",
-    "test_interruption.py",
-    "test_task_gradients.py",
-    "test_gradients.py",
     "test_families.py",
-    "test_base_model.py",
-    "test_losses.py",
-    "test_initialization.py",
-    "test_train_step.py",
-    "test_examples.py",
+    "test_combine.py",
+    "test_commands.py",
+    "test_loop.py",
+    "test_invariance.py",
+    "test_task_gradients.py",
+    "test_ways_out.py",
+    "test_gradients.py",
+    "test_interruption.py",
+    "test_gramian_balancers.py",
     "test_attention.py",
-    "test_preference_objective.py",
+    "test_base_model.py",
     "test_forward.py",
+    "test_train_step.py",
+    "test_initialization.py",
+    "test_losses.py",
+    "test_preference_objective.py",
+    "test_base_weights.py",
     "test_storage.py",
 )
 
@@ -115,31 +118,53 @@ def usual_signals() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-STEP_FUNCTIONS: dict[str, Any] = {}
+SHARED: dict[str, Any] = {}
 
 
-@pytest.fixture(scope="module")
-def shared_programs() -> Iterator[None]:
+@contextlib.contextmanager
+def programs_shared() -> Iterator[None]:
     """Runs that differ only in their folders share one set of compiled functions."""
+    from mft_jax.huggingface import base_weights
     from mft_jax.run import parts
 
-    build = parts.build_step_functions
+    build, make_insert = parts.build_step_functions, base_weights._insert
 
     def built(config: Any, base: Any, mesh: Any, tasks: Any) -> Any:
         model = dataclasses.replace(config.model, path="")
         data = dataclasses.replace(config.data, tasks=())
-        often = {"eval_every_steps": 1, "save_every_steps": 1, "log_every_steps": 1}
-        loop = dataclasses.replace(config.loop, patience_evals=0, **often)  # these are the loop's
-        others = dataclasses.replace(config, model=model, data=data, loop=loop)
+        loop = config.loop  # of it a program knows only what is named here
+        known = (loop.steps, loop.rows_per_step, loop.micro_batches, loop.valid_rows)
+        tuning = dataclasses.replace(base.tuning, adapter="")
+        others = dataclasses.replace(
+            config, model=model, data=data, finetune=tuning, loop=type(loop)()
+        )
         counts = (tasks.table, tasks.expected_counts, tasks.valid_micro_batches)
-        key = (others, base.model_config, base.tuning, mesh, mesh.devices, counts)
+        key = (others, known, base.model_config, mesh, mesh.devices, counts)
         key = repr((*key, parts.make_balancer))
-        if key not in STEP_FUNCTIONS:
-            STEP_FUNCTIONS[key] = build(config, base, mesh, tasks)
-        return STEP_FUNCTIONS[key]
+        if key not in SHARED:
+            SHARED[key] = build(config, base, mesh, tasks)
+        return SHARED[key]
+
+    def insert(plan: Any, store_weight: Any) -> Any:
+        key = repr((plan.signature, plan.cast, plan.whole.mesh.devices, store_weight))
+        if key not in SHARED:
+            SHARED[key] = make_insert(plan, store_weight)
+        return SHARED[key]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parts, "build_step_functions", built)
+        patch.setattr(base_weights, "_insert", insert)
+        yield
+
+
+@pytest.fixture(scope="session")
+def sharing_programs() -> Callable[[], AbstractContextManager[None]]:
+    return programs_shared
+
+
+@pytest.fixture(scope="module")
+def shared_programs() -> Iterator[None]:
+    with programs_shared():
         yield
 
 

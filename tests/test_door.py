@@ -16,7 +16,7 @@ from mft_jax import door, testing
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(single_device, tmp_path_factory):
     folder = tmp_path_factory.mktemp("toy")
     config = testing.toy_config(folder, steps=2)
     config.loop.eval_every_steps = 2

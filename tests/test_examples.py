@@ -62,7 +62,14 @@ RETURNS = {
 }
 
 
-@pytest.mark.parametrize("name", [name for room in ROOMS for name in modules(room)])
+def every_day(names: list[str]) -> list[Any]:
+    """Balancers follow published numbers in tests of their own; their examples, operation by
+    operation, take longer than everyday tests may."""
+    marks = {name: [pytest.mark.slow] for name in names if name.startswith("balancers.")}
+    return [pytest.param(name, marks=marks.get(name, [])) for name in names]
+
+
+@pytest.mark.parametrize("name", every_day([name for room in ROOMS for name in modules(room)]))
 def test_examples_are_true(name):
     module = importlib.import_module(f"{mft_jax.__name__}.{name}")
     assert doctest.testmod(module).failed == 0

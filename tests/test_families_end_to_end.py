@@ -22,7 +22,7 @@ from mft_jax.testing import read_rows, tiny_checkpoint, toy_config
 from mft_jax.types import MftError
 
 # Programs for one device compile twice as fast; other tests have meshes.
-pytestmark = pytest.mark.usefixtures("single_device")
+pytestmark = pytest.mark.usefixtures("single_device", "shared_programs")
 
 
 def train(folder, steps, family="qwen2", variant="", **finetune):
@@ -55,8 +55,8 @@ def assert_family_is_kept(family, folder):
         assert stop in generation["eos_token_id"]
 
 
-# Two with most parts of their own (llama: below); the others take longer than everyday tests may.
-EVERY_DAY = ("gemma2", "mixtral")
+# The one with most parts of its own (llama: below); the others take longer than everyday tests may.
+EVERY_DAY = ("mixtral",)
 
 
 def every_day(names, chosen):

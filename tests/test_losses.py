@@ -1,5 +1,6 @@
 """Objectives against their equations, the released code, and what they never do."""
 
+import functools
 import json
 
 import jax
@@ -21,8 +22,9 @@ EXPECTED = {"token": np.array([9.0, 6.0, 3.0, 2.0]), "sample": np.array([3.0, 2.
 WEIGHT = np.array([0.1, 0.4, 0.3, 0.2])
 
 
-def make(name, alpha=None, normalization="batch", gamma=2.0):
-    objective_config = losses.ObjectiveConfig(name, normalization, gamma, alpha or {})
+@functools.cache
+def make(name, normalization="batch", gamma=2.0, alpha=()):
+    objective_config = losses.ObjectiveConfig(name, normalization, gamma, dict(alpha))
     return losses.make_objective(objective_config, TABLE, EXPECTED)
 
 
@@ -42,13 +44,14 @@ def rows():
     return nll, jax.tree.map(lambda x: x.astype(np.int32 if x.dtype == int else np.float32), batch)
 
 
-def value(objective, nll, batch, weight=None, micro_batches=1):
+EQUAL = np.full(len(TABLE), 1 / len(TABLE))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def value(objective, nll, batch, weight, micro_batches=1):
     """The loss over rows in micro-batches, and its per-task losses."""
-    weight = jnp.full(len(TABLE), 1 / len(TABLE)) if weight is None else jnp.asarray(weight)
-    split = [np.array_split(np.arange(len(nll)), micro_batches)][0]
-    parts = [
-        (jnp.asarray(nll[i]), jax.tree.map(lambda x, i=i: jnp.asarray(x[i]), batch)) for i in split
-    ]
+    split = np.array_split(np.arange(len(nll)), micro_batches)
+    parts = [(nll[i], jax.tree.map(lambda x, i=i: x[i], batch)) for i in split]
     each = [objective.sums(Outputs(nll), batch) for nll, batch in parts]
     sums = jax.tree.map(lambda *x: jnp.stack(x), *each)
     counts = jnp.stack([objective.counts(batch) for _, batch in parts])
@@ -104,7 +107,8 @@ def test_objectives_are_their_equations(name, weight):
     with jax.enable_x64(True):
         alpha = ALPHA if name in losses.FOCAL else {}
         nll, batch = rows()
-        got, _ = value(make(name, alpha, gamma=1.5), nll, batch, weight)
+        objective = make(name, gamma=1.5, alpha=tuple(alpha.items()))
+        got, _ = value(objective, nll, batch, weight)
         want = oracle_loss(name, nll, batch, weight, np.array([0.5, 2.0, 1.0, 1.0]), 1.5)
         assert got == pytest.approx(want, rel=1e-12)
 
@@ -124,7 +128,7 @@ def test_objectives_are_the_same_for_any_micro_batch_except_in_mode_microbatch(n
     whole, split = (value(make(name), nll, batch, WEIGHT, parts) for parts in (1, 3))
     np.testing.assert_allclose(whole[0], split[0], rtol=1e-6)
     np.testing.assert_allclose(whole[1], split[1], rtol=1e-6)
-    one, three = (value(make(name, None, "microbatch"), nll, batch, WEIGHT, n)[0] for n in (1, 3))
+    one, three = (value(make(name, "microbatch"), nll, batch, WEIGHT, n)[0] for n in (1, 3))
     np.testing.assert_allclose(one, whole[0], rtol=1e-6)
     each = [
         value(make(name), nll[i : i + 1], jax.tree.map(lambda x, i=i: x[i : i + 1], batch), WEIGHT)[
@@ -155,6 +159,11 @@ def test_weights_are_shares_so_their_scale_does_not_matter(name):
     np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def value_and_gradient(objective, nll, batch, weight):
+    return jax.value_and_grad(lambda nll: value(objective, nll, batch, weight)[0])(nll)
+
+
 @pytest.mark.parametrize("normalization", ["batch", "dataset", "microbatch"])
 @pytest.mark.parametrize("name", losses.OBJECTIVES)
 @pytest.mark.parametrize(
@@ -168,9 +177,8 @@ def test_loss_and_gradient_are_never_nan(name, normalization, case):
     weight = np.eye(4)[3] if case == "all weight on an absent task" else WEIGHT
     batch = batch._replace(loss_weights=weights)
     objective = make(name, normalization=normalization, gamma=0.5)
-    loss, gradient = jax.value_and_grad(lambda x: value(objective, x, batch, weight)[0])(
-        jnp.asarray(np.where(weights > 0, 1e-9, nll))  # probability 1 to rounding
-    )
+    certain = np.where(weights > 0, 1e-9, nll)  # probability 1 to rounding
+    loss, gradient = value_and_gradient(objective, certain, batch, weight)
     assert np.isfinite(loss) and np.all(np.isfinite(gradient))
     assert np.all(np.asarray(gradient)[weights == 0] == 0)
 
@@ -234,7 +242,7 @@ def test_alpha_of_the_configured_tasks_is_checked_with_the_config():
 @pytest.mark.parametrize("name", losses.OBJECTIVES)
 def test_the_losses_of_tasks_are_their_means_and_absent_where_no_token_is_valid(name):
     nll, batch = rows()
-    _, per_task = value(make(name), nll, batch)
+    _, per_task = value(make(name), nll, batch, EQUAL)
     np.testing.assert_array_equal(per_task.present(), [True, True, True, False])
     for task in range(3):  # the objective of one task is its loss
         only, _ = value(make(name), nll, batch, np.eye(4)[task])

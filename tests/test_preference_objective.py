@@ -192,6 +192,7 @@ def test_task_gradients_of_pairs_are_those_of_each_task():
         assert_close(row, of_task(task, 1))
 
 
+@pytest.mark.slow
 def test_a_balancer_of_losses_and_gradients_runs_with_it():
     initial = TaskSums(jnp.ones(TASKS), jnp.ones(TASKS))
     balancer = gradnorm(GradnormConfig(), RUN)

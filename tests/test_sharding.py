@@ -164,7 +164,7 @@ def of_other_rows(mesh, shapes):
     }
 
 
-@pytest.mark.parametrize("sizes", [(1, 8, 1), (2, 4, 1)])
+@pytest.mark.parametrize("sizes", [pytest.param((1, 8, 1), marks=pytest.mark.slow), (2, 4, 1)])
 def test_activations_stay_with_their_rows_and_frozen_weights_travel_as_codes(sizes):
     mesh = make_mesh(MeshConfig(*sizes))
     assert of_other_rows(

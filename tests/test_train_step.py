@@ -113,7 +113,10 @@ def one_step(method: str, batch: Batch, weight) -> tuple:
     return state, metrics, gradient
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
+LORA = pytest.param("lora", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("method", [LORA, "full"])
 def test_loss_and_gradient_are_those_of_the_equation_over_whole_logits(method):
     batch = jax.tree.map(jnp.asarray, rows_of(samples(0), 2))
     weight = np.float32([0.2, 0.3, 0.1, 0.4])
@@ -149,7 +152,7 @@ def test_every_trainable_leaf_moves_and_the_step_is_counted():
     assert float(metrics.learning_rate) == RATE
 
 
-@pytest.mark.parametrize("method", ["lora", "qlora"])
+@pytest.mark.parametrize("method", [LORA, "qlora"])
 def test_a_frozen_method_changes_only_adapters(method):
     state, _, gradient = one_step(method, rows_of(samples(0), 2), np.full(4, 0.25))
     assert set(state.trainable) == {path for path, info in INFOS.items() if info.quantizable}

@@ -36,11 +36,13 @@ WEIGHTS = {
     "fairgrad": lambda gram: fairgrad_weights(gram, FairgradConfig().alpha).weight,
     "nash_mtl": lambda gram: nash_mtl_weights(gram).weight,
 }
+WEIGHTS = {name: jax.jit(weights) for name, weights in WEIGHTS.items()}
 RUN = RunFacts(TaskTable(("any",)), total_steps=10, valid_micro_batches=1)
 MADE = {
     name: entry.factory(entry.config() if entry.config else None, RUN)
     for name, entry in BALANCERS.items()
 }
+UPDATES = {name: jax.jit(balancer.update) for name, balancer in MADE.items()}
 ONLY_GRADIENTS = [
     name for name, b in MADE.items() if b.needs <= {"task_gradients", "valid_gradients"} and b.needs
 ]
@@ -66,14 +68,14 @@ def gram(jacobian, dtype=np.float64):
 @pytest.mark.parametrize("name", TORCHJD)
 def test_weights_are_torchjds(name):
     with jax.enable_x64(True):
-        got = jax.jit(WEIGHTS[name])(gram(J))
+        got = WEIGHTS[name](gram(J))
     np.testing.assert_allclose(got, TORCHJD[name], atol=6e-5)
 
 
 def test_the_nash_update_is_torchjds():
     with jax.enable_x64(True):
         np.testing.assert_allclose(
-            nash_mtl_weights(gram(J)).weight @ J, [0.0542, 0.7061, 0.7061], atol=6e-5
+            WEIGHTS["nash_mtl"](gram(J)) @ J, [0.0542, 0.7061, 0.7061], atol=6e-5
         )
 
 
@@ -129,12 +131,15 @@ def test_dual_cone_projections_are_those_of_an_active_set_enumeration(seed):
         return at
 
     with jax.enable_x64(True):
-        got = upgrad_weights(jnp.asarray(matrix)).weight
+        got = WEIGHTS["upgrad"](jnp.asarray(matrix))
         np.testing.assert_allclose(
             got, sum(enumerate_sets(np.eye(4)[i] / 4) for i in range(4)), rtol=1e-5, atol=1e-7
         )
-        got = dualproj_weights(jnp.asarray(matrix)).weight
+        got = WEIGHTS["dualproj"](jnp.asarray(matrix))
         np.testing.assert_allclose(got, enumerate_sets(np.full(4, 0.25)), rtol=1e-5, atol=1e-7)
+
+
+FAIRGRAD = jax.jit(lambda matrix, alpha: fairgrad_weights(matrix, alpha).weight, static_argnums=1)
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0])
@@ -142,7 +147,7 @@ def test_dual_cone_projections_are_those_of_an_active_set_enumeration(seed):
 def test_fairgrad_solves_its_equation(alpha, seed):
     matrix = random_gram(seed, 5, 12, spread=2.0)
     with jax.enable_x64(True):
-        w = np.asarray(jax.jit(lambda m: fairgrad_weights(m, alpha).weight)(jnp.asarray(matrix)))
+        w = np.asarray(FAIRGRAD(jnp.asarray(matrix), alpha))
     np.testing.assert_allclose(matrix @ w, w ** (-1 / alpha), rtol=1e-3)
 
 
@@ -150,7 +155,7 @@ def test_pcgrad_is_its_algorithm_on_the_vectors_themselves():
     rng = np.random.default_rng(3)
     jacobian = rng.normal(size=(4, 3))
     with jax.enable_x64(True):
-        got = np.asarray(pcgrad_weights(gram(jacobian), KEY))
+        got = np.asarray(WEIGHTS["pcgrad"](gram(jacobian)))
         orders = [jax.random.permutation(key, 4) for key in jax.random.split(KEY, 4)]
     total = np.zeros(3)
     for i, order in enumerate(orders):
@@ -165,7 +170,7 @@ def test_pcgrad_is_its_algorithm_on_the_vectors_themselves():
 def test_gradvac_reaches_the_similarity_it_asks_for_and_follows_the_cosine():
     with jax.enable_x64(True):
         phi = jnp.full((2, 2), 0.3)
-        weight, after = gradvac_weights(gram(J), phi, KEY, 0.1)
+        weight, after = jax.jit(gradvac_weights)(gram(J), phi, KEY, 0.1)
         rows = np.asarray(weight) @ J  # the sum; for two tasks check one row by hand
         cosine = J[0] @ J[1] / np.linalg.norm(J[0]) / np.linalg.norm(J[1])
     np.testing.assert_allclose(after[0, 1], 0.9 * 0.3 + 0.1 * cosine, rtol=1e-9)
@@ -226,10 +231,9 @@ def test_weights_and_state_are_never_nan_and_an_absent_task_has_none(name, case)
     balancer = MADE[name]
     state = balancer.init(size, TaskSums(ones, ones))
     matrix = jnp.asarray(jacobian @ jacobian.T)
-    update = jax.jit(balancer.update)
     for step in range(2):
         signals = Signals(jnp.asarray(step), None, None, matrix, matrix)
-        weight, new = update(state, signals)
+        weight, new = UPDATES[name](state, signals)
         assert np.all(np.isfinite(weight)), weight
         shapes = [jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (state, new)]
         assert shapes[0] == shapes[1]
@@ -257,9 +261,10 @@ def test_an_absent_task_changes_nothing_for_the_others(name):
 
 def test_projection_onto_the_simplex_is_the_nearest_point():
     rng = np.random.default_rng(0)
+    onto_simplex = jax.jit(g.onto_simplex)
     with jax.enable_x64(True):
         for point in rng.normal(size=(20, 3)):
-            got = np.asarray(g.onto_simplex(jnp.asarray(point), jnp.ones(3, bool)))
+            got = np.asarray(onto_simplex(jnp.asarray(point), np.ones(3, bool)))
             assert got.min() >= 0 and got.sum() == pytest.approx(1.0)
             grid = np.array(list(simplex_grid(3, 50)))
             nearest = np.linalg.norm(grid - point, axis=1).min()

@@ -20,11 +20,12 @@ def config_file(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained(config_file, tmp_path_factory) -> tuple[Path, str]:
+def trained(config_file, tmp_path_factory, sharing_programs) -> tuple[Path, str]:
     """A run's folder, and what the command printed."""
     workdir = tmp_path_factory.mktemp("run") / "toy"
     first = jax.devices()[:1]
-    with pytest.MonkeyPatch.context() as patch:  # as in `single_device`, which is of a module
+    # As in `single_device` and `shared_programs`, which are of a module.
+    with sharing_programs(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "devices", lambda *backend: first)
         with pytest.raises(SystemExit) as ended, contextlib.redirect_stdout(io.StringIO()) as out:
             main(["train", f"--config={config_file}", f"--workdir={workdir}"])

@@ -18,7 +18,7 @@ from mft_jax.testing import load_module
 from mft_jax.types import TaskTable
 
 # Programs for one device compile twice as fast.
-pytestmark = pytest.mark.usefixtures("single_device")
+pytestmark = pytest.mark.usefixtures("single_device", "shared_programs")
 
 
 def call(capsys, *arguments) -> tuple[int, str, str]:
@@ -95,7 +95,15 @@ def test_data_shows_counts_and_packing(config_file, capsys):
     assert "all tasks: `prompt` -> `answer`" in out and "- rare: 2 validation samples" in out
 
 
-@pytest.mark.parametrize("arguments", [["config"], ["train", "--help"], ["--help"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["config"],
+        pytest.param(["train", "--help"], marks=pytest.mark.slow),
+        pytest.param(["--help"], marks=pytest.mark.slow),
+    ],
+    ids=" ".join,
+)
 def test_a_reader_that_ends_early_is_no_error(arguments):
     reader, writer = os.pipe()
     os.close(reader)
@@ -132,7 +140,7 @@ def test_bench_prints_what_balancers_cost_beside_uniform_also_for_a_short_run(co
 def test_compare_runs_every_variation_once_goes_on_where_it_stopped_and_writes_one_page(
     config_file, tmp_path, capsys
 ):
-    flags = [f"--config={config_file}", f"--workdir={tmp_path / 'all'}", "--config.loop.steps=3"]
+    flags = [f"--config={config_file}", f"--workdir={tmp_path / 'all'}"]
     vary = ["--vary=balancer.name=uniform,coba", "--vary=balancer.coba.ablate=none"]
     code, out, err = call(capsys, "compare", *flags, *vary)
     assert code == 0, err

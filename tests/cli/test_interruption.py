@@ -97,30 +97,40 @@ def assert_same_as(whole: Path, workdir: Path) -> None:
         np.testing.assert_array_equal(ab["b"], right[path]["b"])
 
 
-@pytest.mark.parametrize(
-    "number",
-    [signal.SIGTERM]
-    + [
-        pytest.param(number, marks=pytest.mark.slow)
-        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-    ],
-)
-def test_a_stop_signal_saves_and_exits_cleanly_and_the_same_command_resumes(
-    config_file, whole, tmp_path, capsys, number
-):
-    workdir = tmp_path / "run"
-    code, output = stop_at(7, number, config_file, workdir)
+def assert_stopped(step: int, number: signal.Signals, config_file: Path, workdir: Path) -> int:
+    """The step at which the run was saved."""
+    code, output = stop_at(step, number, config_file, workdir)
     assert code == CAN_GO_ON == 75, output
     assert f"{number.name}: saving after this step, then ending, in at most 300 s" in output
     taken = len(steps_of(workdir))
     assert saved_steps(workdir)[-1] == taken < STEPS
     assert f"interrupted and saved at step {taken}" in output
     assert (workdir / "report.html").exists()
+    return taken
+
+
+def test_a_stop_signal_saves_and_exits_cleanly_and_the_same_command_resumes(
+    config_file, whole, tmp_path, capsys
+):
+    workdir = tmp_path / "run"
+    taken = assert_stopped(7, signal.SIGTERM, config_file, workdir)
     train_here(config_file, workdir)
     assert f"resumed at step {taken}" in capsys.readouterr().out
     assert_same_as(whole, workdir)
 
 
+@pytest.mark.slow
+def test_every_other_stop_signal_does_too_and_a_run_may_be_stopped_again(
+    config_file, whole, tmp_path
+):
+    workdir = tmp_path / "run"
+    for step, number in ((7, signal.SIGINT), (17, signal.SIGHUP), (27, signal.SIGUSR1)):
+        assert_stopped(step, number, config_file, workdir)
+    train_here(config_file, workdir)
+    assert_same_as(whole, workdir)
+
+
+@pytest.mark.slow  # every day a run resumes from a copy of its folder (tests/run/test_loop.py)
 def test_a_killed_run_loses_at_most_the_steps_since_the_last_checkpoint(
     config_file, whole, tmp_path, capsys
 ):

@@ -18,6 +18,7 @@ KILLS = int(os.environ.get("MFT_KILLS", "8"))  # 50 take ten minutes of two core
 STEPS, SAVE_EVERY = 40, 5
 
 pytestmark = pytest.mark.slow
+ONE_DEVICE = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,7 @@ def start(config_file: Path, workdir: Path) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "mft_jax", "train"]
         + [f"--config={config_file}", f"--workdir={workdir}"],
+        env=os.environ | {"XLA_FLAGS": ONE_DEVICE},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

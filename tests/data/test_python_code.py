@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import functools
 import sys
 
 import pytest
@@ -40,9 +41,15 @@ def package(tmp_path_factory):
     sys.path.remove(str(root))
 
 
+@functools.cache
+def of_library(task, split, seed):
+    """The records of one of the five tasks; nothing changes them."""
+    return python_records(f"stdlib:{task}", split, seed)
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_validation_has_at_least_ten_records_of_every_task(task):
-    records = python_records(f"stdlib:{task}", "valid", seed=0)
+    records = of_library(task, "valid", 0)
     assert len(records) >= 10
     assert len(names(records)) == len(records)
     for record in records:
@@ -52,11 +59,11 @@ def test_validation_has_at_least_ten_records_of_every_task(task):
 
 
 @pytest.mark.parametrize(
-    "seed", [0, 1, 2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (3, 4))]
+    "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3, 4))]
 )
 def test_validation_gets_about_a_tenth_of_functions_and_examples(seed):
     for task, low, high in (("completion", 0.05, 0.25), ("unit_test", 0.05, 0.25)):
-        train, valid = (python_records(f"stdlib:{task}", s, seed) for s in ("train", "valid"))
+        train, valid = (of_library(task, s, seed) for s in ("train", "valid"))
         assert low < len(valid) / (len(train) + len(valid)) < high
         assert len(valid) >= 10
 
@@ -66,7 +73,7 @@ def test_modules_and_functions_are_on_one_side_of_the_split():
     codes = {"train": set(), "valid": set()}
     for split in sides:
         for task in ("completion", "comment", "unit_test"):
-            records = python_records(f"stdlib:{task}", split, seed=3)
+            records = of_library(task, split, 1)
             sides[split] |= {name.partition(":")[0].partition(".")[0] for name in names(records)}
             if task == "comment":
                 codes[split] |= {code_of(record["prompt"]) for record in records}
@@ -76,26 +83,26 @@ def test_modules_and_functions_are_on_one_side_of_the_split():
 
 
 def test_the_seed_chooses_the_split():
-    first, again, other = (python_records("stdlib:comment", "valid", seed) for seed in (0, 0, 1))
+    first, other = (of_library("comment", "valid", seed) for seed in (0, 1))
+    again = python_records("stdlib:comment", "valid", 0)
     assert first == again
     assert names(first) != names(other)
 
 
 def test_tests_and_installed_packages_are_no_part_of_the_library():
-    everything = python_records("stdlib:completion", "train", 0)
-    everything += python_records("stdlib:completion", "valid", 0)
+    everything = [*of_library("completion", "train", 0), *of_library("completion", "valid", 0)]
     parts = {part for name in names(everything) for part in name.partition(":")[0].split(".")}
     assert not parts & {"site-packages", "test", "tests", "idle_test", "encodings"}
     assert {"json", "argparse"} <= parts
 
 
 def test_completion_continues_its_prompt():
-    for record in python_records("stdlib:completion", "valid", 0)[:100]:
+    for record in of_library("completion", "valid", 0)[:100]:
         ast.parse(code_of(record["prompt"]) + "\n" + record["answer"])
 
 
 def test_text2code_is_a_documented_head_and_its_body():
-    for record in python_records("stdlib:text2code", "valid", 0)[:100]:
+    for record in of_library("text2code", "valid", 0)[:100]:
         tree = ast.parse(code_of(record["prompt"]) + "\n" + record["answer"])
         assert ast.get_docstring(tree.body[0])
         head = ast.parse(code_of(record["prompt"])).body[0]
@@ -103,7 +110,7 @@ def test_text2code_is_a_documented_head_and_its_body():
 
 
 def test_comment_never_shows_the_docstring_it_asks_for():
-    for record in python_records("stdlib:comment", "valid", 0)[:200]:
+    for record in of_library("comment", "valid", 0)[:200]:
         (function,) = ast.parse(code_of(record["prompt"])).body
         assert ast.get_docstring(function) is None
         assert "\n\n" not in record["answer"] and ">>>" not in record["answer"]
@@ -112,7 +119,7 @@ def test_comment_never_shows_the_docstring_it_asks_for():
 @pytest.mark.parametrize("split", ["train", "valid"])
 def test_unit_test_answers_are_doctests_and_prompts_hold_none(split):
     parser = doctest.DocTestParser()
-    for record in python_records("stdlib:unit_test", split, 0):
+    for record in of_library("unit_test", split, 0):
         examples = parser.get_examples(record["answer"])
         assert examples
         (function,) = ast.parse(code_of(record["prompt"])).body
@@ -120,7 +127,7 @@ def test_unit_test_answers_are_doctests_and_prompts_hold_none(split):
 
 
 def test_translation_answers_compile_to_the_listing():
-    records = python_records("stdlib:translation", "valid", 0)
+    records = of_library("translation", "valid", 0)
     for record in records[:: len(records) // 50]:
         code = compile(record["answer"], "<answer>", "exec", dont_inherit=True, optimize=0)
         assert python_code.bytecode_listing(code) == code_of(record["prompt"])

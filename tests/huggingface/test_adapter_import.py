@@ -21,6 +21,7 @@ from mft_jax.sharding import MeshConfig, leaf_shardings, make_mesh
 from mft_jax.testing import add_noise, tiny_checkpoint
 from mft_jax.types import MftError
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 Q0 = "base_model.model.model.layers.0.self_attn.q_proj"
 NORMAL = FinetuneConfig("lora", rank=3, alpha=6.0)

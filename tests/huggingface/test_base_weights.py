@@ -22,6 +22,7 @@ from mft_jax.types import MftError
 from mft_jax.weights.nf4 import NF4Array
 from mft_jax.weights.storage import quantize
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
 Q = "model.layers.{}.self_attn.q_proj.weight"
 
 

@@ -18,8 +18,10 @@ from mft_jax.huggingface.logit_difference import logit_difference
 from mft_jax.models.decoder import init_params
 from mft_jax.models.params import param_infos
 from mft_jax.sharding import leaf_shardings
+from mft_jax.testing import add_noise
 from mft_jax.types import Batch, MftError
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
 V = "model.layers.{}.self_attn.v_proj.weight"
 EMBEDDING = "model.embed_tokens.weight"
 
@@ -32,8 +34,7 @@ def loaded(folder, mesh, settings, dtype=jnp.float32):
     params = load_params(folder, family, config, store_weight=store, shardings=placed)
     trainable = init_trainable(settings, params, param_infos(config), seed=0)
     if settings.method != "full":
-        key = jax.random.key(1)
-        trainable = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(key, x.shape), trainable)
+        trainable = add_noise(trainable, 0.1)
     return {
         "base_folder": folder,
         "trained": TrainedWeights(settings, trainable, {}, init_frozen(settings, params)),

@@ -27,6 +27,7 @@ from mft_jax.testing import add_noise, largest_relative_error
 torch = pytest.importorskip("torch", reason="parity needs the extra `parity` (torch)")
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft", reason="parity needs the extra `parity` (peft)")
+torch.set_num_threads(1)  # tiny products: more threads would only wait for each other
 pytestmark = [
     pytest.mark.parity,
     # peft reads an attribute that the newest transformers deprecates.
@@ -47,6 +48,13 @@ def tokens(rows=2, length=LENGTH, seed=0):
 
 def load(folder, settings, adapted=()):
     """(family, config, params, start)"""
+    if not adapted:  # then only the method is read of them
+        settings = FinetuneConfig(settings.method, quantization=settings.quantization)
+    return loaded(folder, settings, tuple(adapted))
+
+
+@functools.cache
+def loaded(folder, settings, adapted):
     mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
     family, config = read_model(folder)
     put = functools.partial(store_weight, settings, dtype=jnp.float32, adapted=adapted)

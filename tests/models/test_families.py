@@ -27,6 +27,7 @@ from mft_jax.models.rope import Rope
 from mft_jax.sharding import MeshConfig, leaf_shardings, make_mesh, tree_shardings
 from mft_jax.testing import tiny_checkpoint
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
 CASES = [(family.name, variant) for family in FAMILIES.values() for variant in family.tiny]
 ROWS = ([100], [1, 7, 40], [66, 33])  # lengths of the documents of each row
 LENGTH = 104
@@ -77,13 +78,18 @@ def loaded(folder: Path, method: str = "full"):
     return family, config, params
 
 
-def forward(config, params, *inputs):
+@functools.cache
+def compiled(config):
     @jax.jit
     def run(params, *inputs):
         decoder = bind(config, params)
         return decoder.logit_head().logits(decoder(*inputs).states)
 
-    return np.asarray(run(params, *(inputs or batch())))
+    return run
+
+
+def forward(config, params, *inputs):
+    return np.asarray(compiled(config)(params, *(inputs or batch())))
 
 
 @pytest.fixture(scope="session")

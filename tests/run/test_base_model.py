@@ -22,7 +22,7 @@ from mft_jax.run.restore import restore
 from mft_jax.sharding import MeshConfig, make_mesh
 from mft_jax.types import MftError
 
-pytestmark = pytest.mark.usefixtures("single_device")
+pytestmark = pytest.mark.usefixtures("single_device", "shared_programs")
 
 
 def run(config, workdir: Path):
@@ -69,10 +69,11 @@ def assert_one_copy(seen: list[Counter], state) -> None:
     assert any(counts[shape] == 3 * count for counts in seen)
 
 
-@pytest.mark.parametrize("method", ["qlora", "full"])
-def test_what_is_trained_lives_once(tmp_path, monkeypatch, method):
-    config = testing.toy_config(tmp_path / "toy", steps=3)
-    config.finetune.method = method
+@pytest.mark.parametrize(("method", "steps"), [("qlora", 10), ("full", 3)])
+def test_what_is_trained_lives_once(toy, tmp_path, monkeypatch, method, steps):
+    config = toy[0].copy_and_resolve_references()  # of qlora it is the program of `toy`
+    config.finetune.method, config.loop.steps = method, steps
+    config.loop.eval_every_steps = config.loop.save_every_steps = steps
     seen = count_copies(monkeypatch)
     outcome = run(config, tmp_path / "run")
     assert_one_copy(seen, outcome.state)

@@ -92,7 +92,9 @@ def small_draws(num_rows=8):
     return ValidationDraws(join_tasks([task]), row_length=8, batch_rows=BatchRows(num_rows), seed=0)
 
 
-def test_a_run_of_a_balancer_that_never_looks_draws_nothing(tmp_path, counted):
+def test_a_run_of_a_balancer_that_never_looks_draws_nothing(tmp_path, counted, monkeypatch):
+    first = jax.devices()[:1]  # programs for one device compile twice as fast
+    monkeypatch.setattr(jax, "devices", lambda *backend: first)
     config = testing.toy_config(tmp_path, steps=4)
     config.balancer.name = "uniform"
     session.train(resolve(config), tmp_path / "run", Display(Console(file=io.StringIO())))

@@ -31,7 +31,7 @@ def test_only_suspects_are_computed_by_themselves():
     assert asked == [0, 1]
 
 
-@pytest.mark.usefixtures("single_device")
+@pytest.mark.usefixtures("single_device", "shared_programs")
 def test_a_validation_sample_that_is_not_finite_is_blamed_on_its_own_task(tmp_path):
     # The start of a whole run: model, rows and pass together decide who is blamed.
     config = testing.toy_config(tmp_path)

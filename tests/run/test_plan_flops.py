@@ -25,6 +25,8 @@ def planned(tmp_path_factory):
     settings.balancer.name = "uniform"
     settings.mesh.data, settings.mesh.fsdp, settings.mesh.tensor = 1, 1, 1
     settings.finetune.method = "lora"
+    settings.model.remat, settings.model.attention = "block", "reference"
+    settings.objective.loss_chunk = 32  # all positions: what the compiler counts once
     config = resolve(settings)
     base = described(config, lambda line: None)
     wide = dataclasses.replace(

@@ -31,7 +31,7 @@ except mft_jax.MftError as error:
 
 
 def start(folder, index: int, port: int, devices: int) -> subprocess.Popen:
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", f"device_count={devices}")
     return subprocess.Popen(
         [sys.executable, "-c", PROCESS, str(index), str(port), str(folder)],
         env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
