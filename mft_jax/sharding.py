@@ -30,6 +30,7 @@ from mft_jax.models.nll import LossSharding
 from mft_jax.models.params import ParamInfo, ParamInfos
 from mft_jax.types import MftError, Params
 from mft_jax.weights import protocol as weights
+from mft_jax.weights.frozen import GroupedArray
 from mft_jax.weights.lora import LoraArray, TaskLoraArray, adapter_shardings
 from mft_jax.weights.placed import placed
 from mft_jax.weights.protocol import Axes
@@ -162,6 +163,8 @@ def placement(mesh: Mesh, infos: ParamInfos) -> ActivationSharding:
         def gather(stored: Any) -> Any:
             target = jax.tree.map(without_fsdp, leaf_shardings(mesh, infos[path], stored))
             gathered = jax.lax.with_sharding_constraint(stored, target)
+            if not isinstance(gathered, GroupedArray):
+                return gathered
             return placed(gathered, target.codes, BATCH_AXES)
 
         leaf = weights.gathered(leaf, gather)

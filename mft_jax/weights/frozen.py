@@ -1,9 +1,10 @@
 """Frozen weights stored as codes: products that never keep the dense weight.
 
-`QuantizedArray` is the base class of storage types. A storage type defines its `scales`, the
-`levels` of its codes and how its parts are sharded (`shardings`); products, stacks and gathering
-are defined here. A new storage type is one file with such a class, a function that
-quantises and one that counts bits, and a line in `weights.storage`.
+`QuantizedArray` is the base class of storage types. A storage type defines how one layer's codes
+become a dense matrix (`dequantize`) and how its parts are sharded (`shardings`); products, stacks
+and gathering are defined here. `GroupedArray` is that of types whose codes have a scale for every
+group, which a kernel multiplies by on TPUs. A new storage type is one file with such a class, a
+function that quantises and one that counts bits, and a line in `weights.storage`.
 """
 
 import abc
@@ -27,6 +28,31 @@ class QuantizedArray(Weight):
     """A frozen matrix [*N, in, out] as codes. Every leaf begins with the axes of the stack, over
     which `lax.scan` runs."""
 
+    @abc.abstractmethod
+    def dequantize(self, dtype: jax.typing.DTypeLike) -> Float[Array, "in out"]:
+        """The dense matrix of one layer."""
+
+    def dense(self, dtype: jax.typing.DTypeLike) -> Float[Array, "*N in out"]:
+        return over_stack(lambda w: w.dequantize(dtype), len(self.shape) - 2)(self)
+
+    def kernel_product(self, x: Array, transposed: bool, interpret: bool = False) -> Array:
+        """`x @ w`, or `x @ w.T` where `transposed`, as TPUs compute it."""
+        return dequantized_product(x, self, transposed)
+
+    def __rmatmul__(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
+        return frozen_matmul(x, self)
+
+    def ragged(self, x: Float[Array, "M in"], sizes: Int[Array, " E"]) -> Float[Array, "M out"]:
+        return _frozen_ragged_matmul(x, self, sizes)
+
+    def gathered(self, gather: Callable[[Any], Any]) -> Any:
+        return gather(self)
+
+
+class GroupedArray(QuantizedArray):
+    """A frozen matrix whose codes [*N, in, out] share a scale in groups of `GROUP_SIZE` along
+    `in`."""
+
     codes: Any
 
     @abc.abstractmethod
@@ -37,26 +63,9 @@ class QuantizedArray(Weight):
     def levels(self, codes: Integer[Array, "in out"]) -> Float[Array, "in out"]:
         """The values of codes before scaling, float32, without a table: a kernel calls this."""
 
-    @abc.abstractmethod
-    def dequantize(self, dtype: jax.typing.DTypeLike) -> Float[Array, "in out"]:
-        """The dense matrix of one layer."""
-
-    def dense(self, dtype: jax.typing.DTypeLike) -> Float[Array, "*N in out"]:
-        return over_stack(lambda w: w.dequantize(dtype), len(self.shape) - 2)(self)
-
     def kernel_product(self, x: Array, transposed: bool, interpret: bool = False) -> Array:
-        """`x @ w`, or `x @ w.T` where `transposed`, by the kernel of TPUs."""
         scales = self.scales()
         return kernel_product(x, self.codes, scales, self.levels, transposed, interpret)
-
-    def __rmatmul__(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
-        return frozen_matmul(x, self)
-
-    def ragged(self, x: Float[Array, "M in"], sizes: Int[Array, " E"]) -> Float[Array, "M out"]:
-        return _frozen_ragged_matmul(x, self, sizes)
-
-    def gathered(self, gather: Callable[[Any], Any]) -> Any:
-        return gather(self)
 
 
 @jax.custom_vjp
@@ -102,6 +111,12 @@ def dequantized_product(x: Array, w: QuantizedArray, transposed: bool) -> Array:
 
     Without the barriers XLA merges the two dequantisations (forward, backward) and keeps the dense
     weight alive between them.
+
+    >>> import jax.numpy as jnp
+    >>> from mft_jax.weights import integer
+    >>> w = integer.quantize(jnp.ones((64, 2)), jnp.int8)
+    >>> dequantized_product(jnp.ones((1, 2)), w, transposed=True).shape
+    (1, 64)
     """
     if transposed:
         w, x = jax.lax.optimization_barrier((w, x))

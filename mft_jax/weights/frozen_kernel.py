@@ -45,6 +45,11 @@ def kernel_product(
     """`x @ w`, or `x @ w.T` where `transposed`, in the dtype of `x`.
 
     `interpret` runs the kernel on any platform, slowly.
+
+    >>> x, codes = jnp.ones((1, 64)), jnp.full((64, 128), 3, jnp.int8)
+    >>> levels = lambda codes: codes.astype(jnp.float32)
+    >>> kernel_product(x, codes, jnp.ones((1, 128)), levels, False, interpret=True)[0, :2].tolist()
+    [192.0, 192.0]
     """
     d_in, out = codes.shape
     rows = x.reshape(-1, x.shape[-1])

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Integer
 
 from mft_jax.arrays import safe_divide
-from mft_jax.weights.frozen import GROUP_SIZE, QuantizedArray, in_groups, scale_groups
+from mft_jax.weights.frozen import GROUP_SIZE, GroupedArray, in_groups, scale_groups
 from mft_jax.weights.protocol import Axes, ShardingOf
 
 
@@ -26,7 +26,7 @@ from mft_jax.weights.protocol import Axes, ShardingOf
 )
 @typing.no_type_check
 @dataclasses.dataclass(frozen=True)
-class IntArray(QuantizedArray):
+class IntArray(GroupedArray):
     """Symmetric int4 or int8 codes, one bfloat16 scale per group: 4.25 or 8.25 bits per weight.
 
     >>> import jax.numpy as jnp

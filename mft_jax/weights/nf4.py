@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Integer, UInt4
 
 from mft_jax.arrays import safe_divide
-from mft_jax.weights.frozen import GROUP_SIZE, QuantizedArray, in_groups, scale_groups
+from mft_jax.weights.frozen import GROUP_SIZE, GroupedArray, in_groups, scale_groups
 from mft_jax.weights.protocol import Axes, ShardingOf
 
 SCALE_GROUP_SIZE = 256
@@ -56,7 +56,7 @@ NF4_LEVELS = np.array(
 )
 @typing.no_type_check
 @dataclasses.dataclass(frozen=True)
-class NF4Array(QuantizedArray):
+class NF4Array(GroupedArray):
     """NF4 codes with double-quantised scales (QLoRA, section 3): 4.129 bits per weight.
 
         scale = scale_min * exp(scale_step * (scale_codes - 1)), or 0 where scale_codes is 0

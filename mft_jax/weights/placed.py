@@ -22,7 +22,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Integer
 
-from mft_jax.weights.frozen import GROUP_SIZE, QuantizedArray, dequantized_product
+from mft_jax.weights.frozen import GROUP_SIZE, GroupedArray, dequantized_product
 from mft_jax.weights.frozen_kernel import kernel_product
 
 AxisName = str | None
@@ -35,13 +35,21 @@ AxisName = str | None
 )
 @typing.no_type_check
 @dataclasses.dataclass(frozen=True)
-class PlacedArray(QuantizedArray):
+class PlacedArray(GroupedArray):
     """One layer's `stored` weight, split over `axes` (mesh axes of in and out) of `mesh`.
 
     `rows` are the mesh axes over which the rows of activations are split.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from mft_jax.weights import integer
+    >>> mesh = jax.make_mesh((1,), ("tensor",), axis_types=(jax.sharding.AxisType.Auto,))
+    >>> w = integer.quantize(jnp.ones((64, 2)), jnp.int8)
+    >>> (jnp.ones((1, 64)) @ PlacedArray(w, mesh, (), (None, "tensor"))).round(1).tolist()
+    [[64.0, 64.0]]
     """
 
-    stored: QuantizedArray
+    stored: GroupedArray
     mesh: Mesh
     rows: tuple[str, ...]
     axes: tuple[AxisName, AxisName]
@@ -98,7 +106,7 @@ class PlacedArray(QuantizedArray):
         return (self.rows if are_rows else None, *(None,) * (x.ndim - 2))[: x.ndim - 1]
 
 
-def placed(w: QuantizedArray, sharding: NamedSharding, rows: tuple[str, ...]) -> QuantizedArray:
+def placed(w: GroupedArray, sharding: NamedSharding, rows: tuple[str, ...]) -> GroupedArray:
     """The weight with the `sharding` of its codes, whose last two axes are `in` and `out`.
 
     >>> import jax
@@ -110,4 +118,4 @@ def placed(w: QuantizedArray, sharding: NamedSharding, rows: tuple[str, ...]) ->
     (None, 'tensor')
     """
     names = (*sharding.spec, *(None,) * (len(w.shape) - len(sharding.spec)))
-    return PlacedArray(w, sharding.mesh, rows, typing.cast(Any, names[-2:]))
+    return PlacedArray(w, typing.cast(Mesh, sharding.mesh), rows, typing.cast(Any, names[-2:]))
