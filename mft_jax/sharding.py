@@ -153,7 +153,8 @@ def placement(mesh: Mesh, infos: ParamInfos) -> ActivationSharding:
     if mesh.size == 1:
         return UNSHARDED
     rows = batch_sharding(mesh)
-    loss = loss_sharding(mesh, infos["embedding/table"].shape[0])
+    tables = [info for info in infos.values() if info.kind in ("embedding", "head")]
+    loss = loss_sharding(mesh, tables[0].shape[0])
 
     def without_fsdp(stored: NamedSharding) -> NamedSharding:
         names = (None if name == "fsdp" else name for name in stored.spec)

@@ -170,7 +170,7 @@ def test_pcgrad_is_its_algorithm_on_the_vectors_themselves():
 def test_gradvac_reaches_the_similarity_it_asks_for_and_follows_the_cosine():
     with jax.enable_x64(True):
         phi = jnp.full((2, 2), 0.3)
-        weight, after = jax.jit(gradvac_weights)(gram(J), phi, KEY, 0.1)
+        weight, after = jax.jit(gradvac_weights, static_argnums=3)(gram(J), phi, KEY, 0.1)
         rows = np.asarray(weight) @ J  # the sum; for two tasks check one row by hand
         cosine = J[0] @ J[1] / np.linalg.norm(J[0]) / np.linalg.norm(J[1])
     np.testing.assert_allclose(after[0, 1], 0.9 * 0.3 + 0.1 * cosine, rtol=1e-9)
