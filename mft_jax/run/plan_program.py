@@ -24,6 +24,7 @@ CALLED = re.compile(
 TRIPS = re.compile(r'known_trip_count"?:\{"?n"?:"?(\d+)')
 CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 ESTIMATED = re.compile(r'"cost_estimate":\{[^}]*"flops":"?(\d+)')
+KERNEL = 'custom_call_target="tpu_custom_call"'  # of which the compiler states no cycles
 UNKNOWN_CYCLES = 10**15  # the compiler writes the largest number where it does not know
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -237,9 +238,10 @@ def _places(left: int, right: int, out: int, window: dict[str, str]) -> int:
 
 def cycles(program: Program) -> tuple[float, int]:
     """Cycles of a step by the compiler's cost model, and the number of instructions that it knows
-    nothing about. 0 where a compiler states none."""
+    nothing about, kernels among them. 0 where a compiler states none."""
     total, unknown = 0.0, 0
     for instruction, times in program:
+        unknown += KERNEL in instruction.rest
         found = CYCLES.search(instruction.rest)
         if found is None or instruction.op in ("while", "conditional", "call"):
             continue

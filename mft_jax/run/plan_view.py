@@ -133,7 +133,8 @@ def times_table(plan: Plan) -> WholeTable:
         why = f"{chip.links} links of {chip.link_gbs:g} GB/s, to one of them"
         rows.append(("exchange", f"{least} to {most}", why))
     if math.isfinite(times.compiler):
-        unknown = f"; {plan.compiled.unknown} instructions unknown" * bool(plan.compiled.unknown)
+        unstated = plan.compiled.unknown
+        unknown = f"; none stated of {unstated} instructions" * bool(unstated)
         why = f"its cycles at {chip.clock_ghz:g} GHz{unknown}"
         rows.append(("the compiler's estimate", seconds(times.compiler), why))
     columns = [Column("a step takes", "words"), Column("seconds"), Column("", "words")]

@@ -8,8 +8,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from mft_jax.run.plan_program import collectives, cycles, parse, product_flops
 
-# Shortened from what the TPU's compiler writes: a loop of four steps, whose body has a product and
-# a gather that is spread over two instructions with one channel.
+# Shortened from what the TPU's compiler writes: a loop of four steps, whose body has a product, a
+# kernel, and a gather that is spread over two instructions with one channel.
 TPU = """HloModule step, is_scheduled=true
 
 %product.1 (p0: bf16[8,16], p1: bf16[16,32]) -> bf16[8,32] {
@@ -22,6 +22,8 @@ TPU = """HloModule step, is_scheduled=true
   %arg = (s32[]{:T(128)}, u4[1,64,32]{2,1,0:T(64,128)(8,1)E(4)}) parameter(0)
   %fusion.1 = bf16[8,32]{1,0:T(8,128)} fusion(%a, %b), calls=%product.1, \
 backend_config={"estimated_cycles":"100"}
+  %kernel.1 = bf16[8,32]{1,0:T(8,128)} custom-call(%a), custom_call_target="tpu_custom_call", \
+backend_config={"custom_call_config":{"body":"TUz","cost_estimate":{"flops":"50"}}}
   %all-gather.1 = u4[1,64,32]{2,1,0:T(64,128)(8,1)E(4)S(1)} all-gather(%c), channel_id=6, \
 metadata={op_name="codes"}, backend_config={"estimated_cycles":"9223372036854775807"}
   %all-gather.2 = u4[1,64,32]{2,1,0:T(64,128)(8,1)E(4)} all-gather(%c), channel_id=6, \
@@ -47,8 +49,11 @@ ENTRY %main.1 (x: s32[]) -> (s32[], u4[1,64,32]) {
 def test_a_loops_body_counts_as_often_as_it_runs():
     program = parse(TPU)
     assert (program.times["main.1"], program.times["body"], program.times["product.1"]) == (1, 4, 4)
-    assert product_flops(program) == 4 * 2 * 8 * 16 * 32
-    assert cycles(program) == (400.0, 1)
+    assert product_flops(program) == 4 * (2 * 8 * 16 * 32 + 50)
+
+
+def test_cycles_of_kernels_are_not_stated():
+    assert cycles(parse(TPU)) == (400.0, 2)
 
 
 def test_collectives_are_counted_once_for_a_channel_by_kind_and_dtype():
