@@ -6,7 +6,6 @@ model is made on the spot and small, so that what grows is not hidden behind its
 
 import dataclasses
 import functools
-import math
 import statistics
 import tempfile
 import time
@@ -17,10 +16,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from mft_jax.balancers.coba import CobaConfig
 from mft_jax.balancers.registry import BalancerConfig
+from mft_jax.cli.bench.exponents import Measured, growth_table
 from mft_jax.cli.bench.made_step import MadeStep, rows_of_samples, with_model, with_tasks
 from mft_jax.cli.bench.peers import cpu_seconds
 from mft_jax.config import TrainConfig
@@ -52,13 +51,7 @@ RANK, SHORT_SAMPLE = 16, 128
 TASKS_LENGTH, TASKS_SAMPLE = 2048, 16  # a row holds a sample of every task
 LOADED_LENGTH, LOADED_ROWS, LOADED_BATCHES = 2048, 8, 32
 SAMPLE_TOKENS = (16, 400)
-TOLERANCE = 0.1  # of an exponent
 SHARE_OF_MEMORY = 0.8  # that temporaries may take; the rest is for arguments and the process
-CAPTION = (
-    "seconds: {unit}, median of {repeats}; MiB: temporaries of the compiled step\n"
-    "GFLOP: the step's arithmetic by shapes; ^: exponents, of the larger values\n"
-    "more devices are planned, not measured: mft plan --topology=v6e:16x16"
-)
 
 
 class Point(NamedTuple):
@@ -68,13 +61,6 @@ class Point(NamedTuple):
     seconds: Callable[[], float]
     temporaries: int = 0
     flops: float = 0.0
-
-
-class Measured(NamedTuple):
-    value: int
-    seconds: float
-    temporaries: int
-    flops: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +107,7 @@ def run(config: TrainConfig, extent: Extent, repeats: int, console: Console) -> 
             if points:
                 say(f"timing: {name}")
                 measured[name] = in_turns(points, repeats)
-    console.print(_table(measured, repeats))
+    console.print(growth_table(measured, repeats))
     return 0
 
 
@@ -243,68 +229,3 @@ def in_turns(points: Sequence[Point], repeats: int) -> list[Measured]:
         Measured(one.value, seconds, one.temporaries, one.flops)
         for one, seconds in zip(points, medians, strict=True)
     ]
-
-
-def exponent(values: Sequence[float], measured: Sequence[float]) -> float:
-    """The e of measured ~ values ** e by least squares, over the upper half of the values and at
-    least three of them: what does not grow hides the growth of the small ones.
-
-    >>> exponent([1, 2, 4, 8], [9, 5, 20, 80])
-    2.0
-    """
-    most = max(3, math.ceil(len(values) / 2))
-    x, y = (np.log(np.asarray(part[-most:], float)) for part in (values, measured))
-    return round(float(np.polyfit(x, y, 1)[0]), 2) + 0.0  # no minus before a zero
-
-
-def verdict(seconds: float, temporaries: float, flops: float) -> str:
-    """
-    >>> verdict(1.0, 0.9, 1.0), verdict(1.7, 1.0, 1.8), verdict(1.0, 1.6, 1.0)
-    ('not faster than linear', 'time as its arithmetic', 'memory faster than linear')
-    """
-    linear = 1 + TOLERANCE
-    if temporaries > linear:
-        return "memory faster than linear"
-    if seconds <= linear:
-        return "not faster than linear"
-    return "time as its arithmetic" if seconds <= flops + TOLERANCE else "time faster than linear"
-
-
-def _table(measured: dict[str, list[Measured]], repeats: int) -> Table:
-    cpu = jax.default_backend() == "cpu"
-    unit = "CPU seconds" if cpu else "until the device is done (of samples: CPU seconds)"
-    table = Table(
-        title="growth of a step's time and memory, and of the loader's",
-        title_justify="left",
-        caption=CAPTION.format(unit=unit, repeats=repeats),
-        caption_justify="left",
-        width=80,
-    )
-    table.add_column("what grows")
-    for column in ("value", "seconds", "us each", "MiB", "GFLOP"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for name, found in measured.items():
-        for index, one in enumerate(found):
-            cells = [f"{one.value:,}", f"{one.seconds:.4f}", f"{one.seconds / one.value * 1e6:.2f}"]
-            cells += [f"{one.temporaries / 2**20:,.1f}"] if one.temporaries else ["-"]
-            cells += [f"{one.flops / 1e9:,.2f}"] if one.flops else ["-"]
-            table.add_row("" if index else name, *cells)
-        table.add_row(*_exponents(found), end_section=True)
-    return table
-
-
-def _exponents(found: Sequence[Measured]) -> list[str]:
-    """The last row of what grows: its verdict, and its exponents."""
-    if len(found) < 2:
-        return ["too few values for an exponent"]
-    values = [one.value for one in found]
-    seconds = exponent(values, [one.seconds for one in found])
-    temporaries = flops = 0.0
-    cells = ["-", "-"]
-    if found[0].temporaries:
-        temporaries = exponent(values, [one.temporaries for one in found])
-        cells[0] = f"^ {temporaries:.2f}"
-    if found[0].flops:
-        flops = exponent(values, [one.flops for one in found])
-        cells[1] = f"^ {flops:.2f}"
-    return [verdict(seconds, temporaries, flops), "", f"^ {seconds:.2f}", "", *cells]

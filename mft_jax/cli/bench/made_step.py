@@ -33,7 +33,7 @@ SPREAD = 0.02  # standard deviation of a weight, and the scale of its codes
 
 def with_model(config: TrainConfig, folder: Path, shape: Mapping[str, Any]) -> TrainConfig:
     """The config with a Llama-like model of this shape; its config.json goes into `folder`."""
-    hf_config = FAMILIES["llama"].tiny_config("") | shape
+    hf_config = {**FAMILIES["llama"].tiny_config(""), **shape}
     (folder / "config.json").write_text(json.dumps(hf_config), "utf-8")
     source = dataclasses.replace(config.model, path=str(folder), weights="random")
     return dataclasses.replace(config, model=source)
