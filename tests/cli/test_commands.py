@@ -76,7 +76,16 @@ FLAGS = {
     "report": {"workdir"},
     "data": {"config"},
     "compare": {"config", "workdir", "vary"},
-    "bench": {"config", "suite", "repeats", "balancers", "num_tasks", "sizes"},
+    "bench": {
+        "config",
+        "suite",
+        "repeats",
+        "balancers",
+        "num_tasks",
+        "sizes",
+        "grow",
+        "longest",
+    },
 }
 
 

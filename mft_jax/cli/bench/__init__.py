@@ -1,15 +1,17 @@
-"""`mft bench`: what a step costs, by suite: beside the other balancers, or beside peft on torch."""
+"""`mft bench`: what a step costs, by suite: beside the other balancers, beside peft on torch, or as
+it grows."""
 
 from collections.abc import Sequence
 
 from absl import flags
 
 from mft_jax.cli import arguments as args
-from mft_jax.cli.bench import balancers, peers
+from mft_jax.cli.bench import balancers, growth, peers
+from mft_jax.config import TrainConfig
 from mft_jax.run.console import open_console
 from mft_jax.types import MftError
 
-SUITES = ("balancers", "peers")
+SUITES = ("balancers", "peers", "growth")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -20,7 +22,8 @@ def run(arguments: Sequence[str]) -> int:
         "balancers",
         SUITES,
         "balancers: their cost over uniform, and the loader's; peers: the step beside transformers "
-        "+ peft on the CPU, with equal weights and batches (extra `parity`)",
+        "+ peft on the CPU, with equal weights and batches (extra `parity`); growth: time and "
+        "memory by row length, tasks, rank and samples",
         flag_values=values,
     )
     flags.DEFINE_integer("repeats", 8, "timed steps of each kind", flag_values=values)
@@ -39,9 +42,20 @@ def run(arguments: Sequence[str]) -> int:
         f"models of the suite peers, of {', '.join(peers.SIZES)}",
         flag_values=values,
     )
+    flags.DEFINE_list(
+        "grow", list(growth.GROWN), "what grows in the suite growth", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "longest", 32768, "the longest row of the suite growth", flag_values=values
+    )
     args.parse("bench", arguments, values)
     if values.repeats < 1:
         raise MftError(f"--repeats={values.repeats}: expected at least 1")
+    if values.suite == "growth":
+        # It makes its own model and data, so it needs no file.
+        config = args.resolved(values) if values["config"].value else TrainConfig()
+        extent = growth.Extent.of(values.grow, values.longest)
+        return growth.run(config, extent, values.repeats, open_console())
     config = args.resolved(values)
     if values.suite == "peers":
         return peers.run(config, values.sizes, values.repeats, arguments)

@@ -241,7 +241,7 @@ def same_loss(ours: float, theirs: float) -> None:
         )
 
 
-def cpu_seconds(call: Callable[[], None]) -> float:
+def cpu_seconds(call: Callable[[], object]) -> float:
     """CPU seconds of the process, threads and kernel included."""
     before = resource.getrusage(resource.RUSAGE_SELF)
     call()
