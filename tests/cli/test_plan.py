@@ -117,11 +117,13 @@ def test_a_process_of_its_own_says_the_same(config_file):
 
 def small(layers: int, topology: str, folder):
     """A small model on a slice, as wide as a TPU needs to show what it keeps."""
+    folder = folder / str(layers)
+    folder.mkdir()
     settings = testing.toy_config(folder)
     settings.data.row_length = 256
     settings.mesh.data, settings.mesh.fsdp, settings.mesh.tensor = 1, -1, 1
     settings.loop.rows_per_step = settings.loop.valid_rows = 8
-    settings.model.path = str(folder / f"{layers}")
+    settings.model.path = str(folder / "shape")
     hf_config = {**FAMILIES["llama"].tiny_config(), **SHAPE, "num_hidden_layers": layers}
     Path(settings.model.path).mkdir()
     (Path(settings.model.path) / "config.json").write_text(json.dumps(hf_config), "utf-8")
