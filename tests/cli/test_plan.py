@@ -121,6 +121,7 @@ def small(layers: int, topology: str, folder):
     folder.mkdir()
     settings = testing.toy_config(folder)
     settings.data.row_length = 256
+    settings.model.remat = "block"  # what else layers keep would hide a dense weight
     settings.mesh.data, settings.mesh.fsdp, settings.mesh.tensor = 1, -1, 1
     settings.loop.rows_per_step = settings.loop.valid_rows = 8
     settings.model.path = str(folder / "shape")
@@ -131,6 +132,12 @@ def small(layers: int, topology: str, folder):
     return command.with_mesh_sizes(config, parse(topology).num_devices, topology)
 
 
+def gathered_dense(compiled) -> float:
+    """Bytes of all gathers of plain numbers."""
+    dense = [one for one in compiled.collectives if one.dtype in ("bf16", "f32")]
+    return sum(one.bytes for one in dense if one.kind == "all-gather")
+
+
 @needs_libtpu
 @pytest.mark.slow
 @pytest.mark.parametrize("topology", ["v5e:2x4", "v6e:2x2"])
@@ -139,11 +146,10 @@ def test_no_dense_weight_is_gathered_or_kept_across_layers(tmp_path, topology):
     of_few, of_many = (compile_apart(config, parse(topology)) for config in (few, many))
     infos = param_infos(described(few, lambda line: None).model_config)
     matrices = [info for info in infos.values() if info.kind == "matrix"]
-    least = min(2 * math.prod(info.product_widths) for info in matrices)
     layer = sum(2 * math.prod(info.product_widths) for info in matrices)
-    gathers = [one for one in of_many.collectives if one.kind == "all-gather"]
-    assert {one.dtype for one in gathers} >= {"u4", "u8"}
-    assert all(one.largest < least for one in gathers if one.dtype in ("bf16", "f32"))
+    assert {"u4", "u8"} <= {one.dtype for one in of_many.collectives if one.kind == "all-gather"}
+    # Adapters are gathered in every layer, and hidden states for the loss once.
+    assert (gathered_dense(of_many) - gathered_dense(of_few)) / 6 < 0.25 * layer
     assert (of_many.temporaries - of_few.temporaries) / 6 < 0.25 * layer
 
 
