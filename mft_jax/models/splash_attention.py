@@ -55,7 +55,8 @@ def splash_of(interpret: bool) -> Backend:
 
         kernel = _kernel(length + fill, q.shape[2], window, softcap, interpret)
         segments = jnp.pad(inputs.segment_ids, ((0, 0), (0, fill)))
-        scaled = (q * scale).astype(q.dtype)
+        # In float32: in bfloat16 the scale itself would be rounded.
+        scaled = (q.astype(jnp.promote_types(q.dtype, jnp.float32)) * scale).astype(q.dtype)
         y = jax.vmap(lambda q, k, v, ids: kernel(q, k, v, _segment_ids(ids)))(
             heads_first(scaled), heads_first(k), heads_first(v), segments
         )
