@@ -75,14 +75,21 @@ def test_document_2_does_not_move_when_document_1_changes(backend, name):
 
 
 # The kernel takes scaled queries, which are rounded once more where the scale is no power of two.
-ROUNDED_ONCE_MORE = [
-    pytest.mark.slow,
-    pytest.mark.xfail(strict=True, reason="dq costs 1.15 times what it costs the reference"),
-]
+ROUNDED_ONCE_MORE = pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="dq and dk cost more than 1.1 times as much"
+)
 
 
-@pytest.mark.parametrize("backend", ["blockwise", pytest.param("splash", marks=ROUNDED_ONCE_MORE)])
-def test_bfloat16_costs_no_more_than_it_costs_the_reference(backend):
+@pytest.mark.parametrize(
+    ("backend", "parts"),
+    [
+        ("blockwise", ("y", "dq", "dk", "dv")),
+        pytest.param("splash", ("y", "dv"), marks=pytest.mark.slow),
+        pytest.param("splash", ("dq",), marks=[pytest.mark.slow, ROUNDED_ONCE_MORE]),
+        pytest.param("splash", ("dk",), marks=[pytest.mark.slow, ROUNDED_ONCE_MORE]),
+    ],
+)
+def test_bfloat16_costs_no_more_than_it_costs_the_reference(backend, parts):
     case = CASES["groups of 3, width 80, a window"]
     given = random_heads(case)
     exact = compiled(reference, case)(*given, INPUTS)
@@ -96,7 +103,7 @@ def test_bfloat16_costs_no_more_than_it_costs_the_reference(backend):
         return [float(jnp.linalg.norm(x.astype(jnp.float32) - y)) for x, y in pairs]
 
     for part, mine, cost in zip(("y", "dq", "dk", "dv"), error(ours), error(theirs), strict=True):
-        assert mine <= 1.1 * cost, part
+        assert part not in parts or mine <= 1.1 * cost, part
 
 
 HEADS = {
